@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that several test files share: loaded kernel programs. A program takes nearly a second to compile.
 
-The plug-ins in tests/support have further fixtures. This file lists the plug-ins, so that pytest shows the compared
+The plug-ins in tests/support define more fixtures. This file lists the plug-ins, so that pytest shows the compared
 values if an assertion in a plug-in fails. A lab, a namespace or a program is created for the first test that needs it,
 and is kept for the whole session.
 """
@@ -62,7 +62,7 @@ def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
 
 @pytest.fixture
 def every(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """The bench whose program has no sample interval: it starts an RTT sample at every edge."""
+    """The bench with a program that has no sample interval. The program starts an RTT sample at every edge."""
     return bench_of(EVERY)
 
 

@@ -2,7 +2,7 @@
 """Tests properties of the project: licences, levels of imports, the length of files, and the contents of the packages.
 
 The tests build the packages with the command of `make build`, and open them. The tests read the imports from the
-sources with `ast`. Every import counts, even inside a function or through another module.
+sources with `ast`. The tests check every import, even an import inside a function or through another module.
 """
 
 import ast

@@ -70,7 +70,7 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
 
 
 def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """The agent runs before other programs, and sees packets that they drop.
+    """The agent runs before other programs, and sees packets that the other programs drop.
 
     A program that was attached before the agent drops packets of 101 bytes. A program that was attached after the agent
     drops packets of 102 bytes. The agent runs first and sees all packets.

@@ -157,7 +157,7 @@ def test_messages_of_a_running_agent(receiver: socket.socket, ns: Namespace, sta
     """The agent sends READY when it starts to count packets. The agent then sends its state. Before the agent ends, it
     sends STOPPING."""
     with Sink(namespace=ns) as sink:
-        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # systemd's own socket also has this mode
+        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # systemd's own socket also has mode 0777
         running = start(
             *("-i", "lo", "--interval", "100ms"),
             NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],

@@ -36,12 +36,12 @@ Key = tuple[str, int]  # subnet and side
 
 @dataclass(frozen=True)
 class Family:
-    """A frame with placeholders for the addresses and the length, and the offsets of these fields."""
+    """A frame with placeholders for the addresses and the length, and the offsets of the placeholders."""
 
     frame: bytes
     prefix: int
     length_at: int
-    length_lacks: int  # the length field does not include this number of bytes at the start of the frame
+    length_lacks: int  # number of bytes before the bytes that the length field counts
     source_at: int
     destination_at: int
 
@@ -134,7 +134,7 @@ def test_every_packet_is_counted_in_the_slot_of_its_subnet_or_in_the_overflow_sl
     classes = [place for place in range(len(CLASSES)) if place != UDP_CLASS]
     assert not traffic(reading)[:, :, classes].any()
     counted = traffic(reading)[:, :, UDP_CLASS]
-    # The subnets that send or receive the first packets get the slots. Later subnets get none.
+    # The subnets that send or receive the first packets get the slots. Later subnets get no slots.
     keys = list(offered.by_key)
     served, rest = keys[: CONFIG.max_subnets], keys[CONFIG.max_subnets :]
     found = {}

@@ -97,7 +97,7 @@ def test_each_flow_gets_one_entry_and_keeps_it(every: Bench, speakers: Speakers)
 
 def test_flows_with_similar_addresses_get_separate_entries(every: Bench, speakers: Speakers) -> None:
     """The IPv6 addresses differ only in the last byte of the first half and in the last byte of the second half.
-    The addresses of real networks often differ only in these bytes."""
+    In real networks, addresses often differ only in the last byte of each half."""
     feeder = Feeder(every.collector.program.entry_points[EGRESS])
     segment = builders.tcp((443, 443), 0, 1, ACK, builders.timestamp(1, 1), b"data")
     flows = [bytes.fromhex(f"20010db8000000{net:02x}00000000000000{host:02x}") for net in BYTES for host in BYTES]

@@ -2,10 +2,10 @@
 """Tests link headers as the kernel stores them: tags outside of the packet data, headers in several pages, padding, and
 aggregated segments.
 
-BPF_PROG_TEST_RUN cannot create such packets. So the tests send packets through a veth pair with the ends `near` and
-`far`. A tag outside of the data needs no VLAN device, because the kernel moves the outer tag of a received packet out
-of the data before the packet reaches the hook. In the other cases, a small BPF program pushes tags. The small program
-runs before the program of otel-epping.
+BPF_PROG_TEST_RUN cannot store a packet in these ways, so the tests send packets through a veth pair. The ends of the
+veth pair are `near` and `far`. A tag outside of the data needs no VLAN device, because the kernel moves the outer tag
+of a received packet out of the data before the packet reaches the hook. If a test needs other tags, a small BPF program
+pushes the tags. The small program runs before the program of otel-epping.
 """
 
 import ctypes
@@ -109,7 +109,7 @@ class Pair:
 def pair(collector: EppingCollector) -> Iterator[Pair]:
     with Namespace("near") as near, Namespace("far") as far:
         for namespace in (near, far):
-            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel sends packets itself
+            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # with IPv6, the kernel itself sends packets
         # The program identifies the interfaces of all namespaces by their ifindex, so no other interface may have these
         # numbers.
         near.ip(
@@ -135,7 +135,7 @@ def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
     """Check that two segments that leave `near` and a reply that enters `near` give an RTT.
 
     Each packet must be counted once, with its length in memory at the hook. The length includes headers that were
-    pushed before the hook. It does not include headers that were removed before the hook.
+    pushed before the hook. The length does not include headers that were removed before the hook.
     """
     port = next(ports)
     out = [bytes(link / segment(True, port, tsval, 0)) for tsval in (1000, 2000)]

@@ -30,7 +30,7 @@ TCP_TIMESTAMP = 0  # enum traffic_class
 @pytest.fixture
 def host() -> Iterator[Namespace]:
     with Namespace("host") as namespace:
-        namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel sends packets itself
+        namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # with IPv6, the kernel itself sends packets
         yield namespace
 
 

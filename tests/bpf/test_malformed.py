@@ -122,7 +122,8 @@ def test_a_packet_truncated_by_its_capture_needs_only_its_headers(bench: Bench, 
 
 def test_every_random_packet_is_counted_once(bench: Bench) -> None:
     """The test changes random bytes of the headers. The program must count each packet with all its bytes in exactly
-    one kind. If the packet has IP addresses, the program must also count it for their subnets."""
+    one kind. If the packet has IP addresses, the program must also count the packet for the subnets of the
+    addresses."""
     chance = random.Random(9)
     forms = [(4, plain), (4, with_ip_options(8)), (6, plain), (6, with_extensions((HOP_BY_HOP, 1), (FRAGMENT, 0)))]
     seen = set()

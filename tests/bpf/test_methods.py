@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parallel
 
 
 MAX_AGE_NS = EppingConfig().max_age_ns
-SOURCE_PORT = 14 + 20  # the offset of the field in a frame
+SOURCE_PORT = 14 + 20  # the offset of the source port in a frame
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ class TestWhatIsNoQuestion:
 
 
 def with_protocol(network: Packet, protocol: int) -> Packet:
-    """Returns an Ethernet and an IP header with this protocol number."""
+    """Returns an Ethernet header and an IP header. The IP header has the protocol number `protocol`."""
     network = network.copy()
     network.lastlayer().setfieldval("proto" if network.lastlayer().version == 4 else "nh", protocol)
     return network

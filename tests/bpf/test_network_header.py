@@ -3,9 +3,9 @@
 real offset of the network header with each packet.
 
 In these tests, another program runs before the program of otel-epping and inserts bytes before the network header. On
-VTI, xfrm and multipoint GRE devices, the kernel itself inserts bytes there: the Ethernet header of the lower interface
-(VTI, xfrm), or the outer IP and GRE headers (multipoint GRE). `make vmtest` tests real VTI, xfrm and multipoint GRE
-devices, and devices without an Ethernet header.
+VTI, xfrm and multipoint GRE devices, the kernel itself inserts bytes before the network header: the Ethernet header of
+the lower interface (VTI, xfrm), or the outer IP and GRE headers (multipoint GRE). `make vmtest` tests real VTI, xfrm
+and multipoint GRE devices, and devices without an Ethernet header.
 """
 
 import fcntl
@@ -78,7 +78,7 @@ class Tun:
             self._device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             fcntl.ioctl(self._device, TUNSETIFF, struct.pack("=16sH22x", TUN.encode(), IFF_TUN | IFF_NO_PI))
             fcntl.ioctl(self._device, TUNSETLINK, hardware)
-            namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)  # otherwise the kernel sends packets itself
+            namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)  # with IPv6, the kernel itself sends packets
             namespace.ip(f"link set {TUN} up")
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 
@@ -104,7 +104,7 @@ class Tun:
         self._socket.sendto(bytes(packet), (TUN, protocol))
 
     def counters(self, name: str = TUN) -> dict[str, tuple[int, int]]:
-        """Return the packets and bytes of an interface by direction and kind, without the counters that are 0."""
+        """Return the packets and bytes of an interface by direction and kind. Leave out counters that are 0."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
@@ -147,8 +147,8 @@ def segment(version: int, outgoing: bool, port: int, tsval: int, tsecr: int) -> 
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("version", [4, 6])
 def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, version: int, front: str) -> None:
-    """Two transmitted segments and a received reply give an RTT. The length with which a packet is counted must equal
-    the length with which the device counts the packet."""
+    """Two transmitted segments and a received reply give an RTT. The program and the device must count the same length
+    for each packet."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before, rtts = tun.counters(), tun.rtts()
         port = 20_000 + list(FRONTS).index(front) + 100 * version

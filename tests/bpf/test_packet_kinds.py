@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests under which kind, class, ECN code point and size the program counts a packet."""
+"""Tests which kind, class, ECN code point and size the program counts for a packet."""
 
 from ipaddress import ip_network
 

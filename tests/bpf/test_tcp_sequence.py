@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests TCP without timestamps: which segments give an RTT, and which give none. Also tests the metrics of flows."""
+"""Tests which TCP segments without timestamps give an RTT, and which segments give no RTT. Also tests the metrics of
+flows."""
 
 import ipaddress
 from collections.abc import Callable
@@ -128,8 +129,8 @@ def test_an_ack_of_the_other_host_gives_the_next_sequence_number(connection: Con
 
 
 def test_a_pure_acknowledgement_shows_a_gap(connection: Connection) -> None:
-    """Data that fills the gap may be a retransmission of data that the program did not see. So the ACK of such data
-    gives no RTT."""
+    """Data that fills the gap may be a retransmission of data that the program did not see. So the ACK of data that
+    fills the gap gives no RTT."""
     connection.opened()
     connection.client(10 * MS, 10)
     connection.client(200 * MS, 0, length=10)
@@ -322,7 +323,8 @@ def test_a_fast_retransmission_after_duplicate_acknowledgements(connection: Conn
 def test_the_handshake_sets_the_time_limit_of_out_of_order_segments(
     bench_of: Callable[[EppingConfig], Bench], connection: Connection, methods: tuple[str, ...]
 ) -> None:
-    """The time limit is the RTT of the handshake. If the program did not measure this RTT, the time limit is 3 ms."""
+    """The time limit is the RTT of the handshake. If the program did not measure the RTT of the handshake, the time
+    limit is 3 ms."""
     connection.bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     bench = connection.bench
     for entry, sender, at_ns, flags, seq, ack in ((EGRESS, 0, 0, "S", -1, 0), (INGRESS, 1, 40 * MS, "SA", -1, 0)):

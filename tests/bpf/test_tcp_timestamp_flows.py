@@ -19,7 +19,7 @@ def test_a_syn_resets_the_timestamps_of_a_reused_port(every: Bench) -> None:
     flow = every.flow().begun(50_000)
     flow.client(1 * MS, 50_001)
     # There is no SYN. So the program regards packets of the new connection as late packets of the first connection,
-    # because their TSvals are lower.
+    # because the TSvals of the new connection are lower.
     flow.client(2 * MS, 1000, flags="A", payload=b"")
     flow.client(3 * MS, 1001)
     assert flow.server(10 * MS, 5, tsecr=1001) is None

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets start an RTT sample, and which similar packets do
-not."""
+"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets start an RTT sample, and which similar packets start
+no sample."""
 
 from collections.abc import Callable
 
@@ -52,7 +52,7 @@ def test_the_first_tsval_of_a_flow_joined_midway_is_not_timed(every: Bench) -> N
 
 
 def test_a_retransmission_with_the_same_tsval_is_never_timed(every: Bench) -> None:
-    """This is Karn's rule, because the echo may be a reply to the first transmission or to the retransmission."""
+    """Karn's rule applies: the echo may be a reply to the first transmission or to the retransmission."""
     flow = every.flow().begun(1000)
     flow.client(10 * MS, 1010)
     with every.counting() as counted:

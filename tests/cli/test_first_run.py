@@ -2,7 +2,8 @@
 """Tests the first run on a machine where a requirement is missing. One line gives the cause and the cure.
 
 `check` prints the same line. The tests really remove the requirements: setpriv(1) removes capabilities, and setarch(8)
-reports an old kernel release. A mount that only the process under test sees hides the files of packages.
+reports an old kernel release. To hide the files of a package, the tests cover the files by a mount in the mount
+namespace of the tested process.
 """
 
 import json

@@ -28,7 +28,7 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
     The test sends the signal to the whole process group, as a terminal does.
     """
     python = ("-X", "importtime", "-m", "otel_epping", *arguments)
-    # `replay` and `demo` run as root: `replay` must read pytest's files, and `demo` must create network namespaces.
+    # `replay` runs as root to read pytest's files. `demo` runs as root to create network namespaces.
     command = as_nobody(CAPABLE_NOBODY, *python) if arguments[0] in ("run", "watch") else [sys.executable, *python]
     settings = environment({"OTEL_METRICS_EXPORTER": "console,otlp"})
     process = ns.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)

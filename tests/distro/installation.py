@@ -4,9 +4,9 @@ installation is removed after use.
 
 The installation gets the settings with which the host accesses Debian, PyPI and the Go modules: resolv.conf, apt's
 settings for proxies and date checks, the variables in HANDED_VARIABLES, and the files and folders that these variables
-name. Settings that the host lacks are omitted. Downloaded packages are kept in the cache folder. For apt packages, each
-release has its own folder next to the tree of the release. For pip packages, there is one folder for all releases.
-Programs that the Makefile builds with Go are shared with the host.
+name. Settings that the host does not have are omitted. Downloaded packages are kept in the cache folder. For apt
+packages, each release has its own folder next to the tree of the release. For pip packages, there is one folder for all
+releases. Programs that the Makefile builds with Go are shared with the host.
 """
 
 import contextlib

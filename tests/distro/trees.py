@@ -48,8 +48,8 @@ def cache_folder() -> Path:
 def tree(release: str) -> Path:
     """Return the root folder of a release's tree.
 
-    The tree is created if the cache has no tree, or a tree that an earlier version of the recipe created. A
-    tree of sid is also created again if it is too old.
+    The tree is created if the cache has no tree. The tree is created again if an earlier version of the recipe created
+    it. A tree of sid is also created again if it is too old.
 
     No other process replaces the tree until this process ends. Needs root. Raises DistroError.
     """

@@ -24,13 +24,13 @@ _STOP_S = 20.0
 
 def built(name: Literal["otelcol", "prometheus"]) -> str:
     """Return the path of the binary. `make integration` builds the binary before the tests. If there is no binary yet,
-    this call builds it, which takes minutes."""
+    this function builds the binary, which takes minutes."""
     return subprocess.run([HERE / "build.sh", name], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def fetch(namespace: Namespace, request: urllib.request.Request | str) -> bytes:
-    """Send a request from inside the namespace, and return the body of the response. Raises OSError if the status is
-    not a success."""
+    """Send a request from inside the namespace, and return the body of the response. Raises OSError if the status of
+    the response is an error."""
     with namespace.entered(), urllib.request.urlopen(request, timeout=10) as answer:
         body: bytes = answer.read()
         return body
@@ -49,8 +49,8 @@ class Backend:
 
     def __enter__(self) -> "Backend":
         with self._log.open("w") as log:
-            # The process inherits no environment variables, because the variables of this environment may be meant for
-            # other programs.
+            # The process inherits no environment variables, because variables in the environment of the tests may be
+            # meant for other programs.
             self._process = self.namespace.popen(self._argv, env=self._variables, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S
         while not self._ready():

@@ -220,8 +220,8 @@ def _in_ms(network: Network, *times: float) -> str:
 
 
 def test_prometheus_and_we_compute_the_same_quantiles(ran: Run) -> None:
-    """The two quantiles differ by at most the width of one bucket. They differ because interpolation inside a bucket is
-    not standardized, and because Prometheus does not store the minimum and the maximum."""
+    """The two quantiles differ by at most the width of one bucket. The quantiles differ because interpolation inside a
+    bucket is not standardized, and because Prometheus does not store the minimum and the maximum."""
     points = {
         labels(attributes): point
         for (name, attributes), point in ran.last(CUMULATIVE).items()

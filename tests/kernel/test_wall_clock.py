@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the clock of timestamps with simulated clocks, which have steps in both directions, drift and suspension."""
+"""Tests the clock that gives the timestamps. The clocks of the simulated machine have steps in both directions, drift
+and suspension."""
 
 import threading
 from itertools import pairwise

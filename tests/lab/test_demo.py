@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that the demo measures correctly, detects wrong results, and leaves nothing behind, no matter how it ends.
 
-All processes of a demo inherit an environment variable that no other process has. By this variable, the tests find the
-processes, namespaces and BPF objects of the demo. A complete demo takes half a minute and almost no CPU time, so it
-runs in parallel with the other tests.
+All processes of a demo inherit an environment variable that no other process has. The tests use the environment
+variable to find the processes, namespaces and BPF objects of the demo. A complete demo takes half a minute and almost
+no CPU time, so it runs in parallel with the other tests.
 """
 
 import os

@@ -256,7 +256,8 @@ def test_explicit_buckets_are_exported_if_a_variable_asks_for_them(
 def test_a_silent_dns_server_delays_no_reading(
     ns: Namespace, start: Callable[..., Agent], public: Path, protocol: str
 ) -> None:
-    """If the DNS server does not respond, the C library waits at least 10 s. This wait cannot be interrupted."""
+    """If the DNS server does not respond, the C library waits at least 10 s. The wait for the DNS server cannot be
+    interrupted."""
     resolver = public / "resolv.conf"
     resolver.write_text("nameserver 127.0.0.1\n")
     with ns.entered(), socket.socket(type=socket.SOCK_DGRAM) as silent:

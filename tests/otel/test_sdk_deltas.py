@@ -42,8 +42,8 @@ class Receiver:
 
 
 def test_deltas_are_complete_after_failures() -> None:
-    """When an export succeeds, one counter and one scope have no new data. The earlier deltas of this counter and this
-    scope still arrive."""
+    """When an export succeeds, one counter and one scope have no new data. The earlier deltas of the counter and of the
+    scope without new data still arrive."""
     receiver = Receiver(AggregationTemporality.DELTA)
     for arrives in (True, False, False, True, False, True):
         receiver.add("one", "orders", 1)

@@ -118,7 +118,7 @@ def test_descriptor_numbers_above_the_limit_of_select(ns: Namespace, public: Pat
 def test_an_agent_survives_a_time_without_descriptors(ns: Namespace, start: Callable[..., Agent], public: Path) -> None:
     """While the process has no free descriptor, interfaces, settings, exports and probes fail.
 
-    Afterwards they work again.
+    When descriptors are free again, interfaces, settings, exports and probes work again.
     """
     path = public / "settings.yaml"
     path.write_text("interface: lo\nhealth_port: 9872\n")

@@ -72,7 +72,7 @@ def replay(replayer: Replayer, tmp_path: Path) -> Replay:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_every_link_type(replayer: Replayer, replay: Replay, name: str) -> None:
-    """A packet of any link type is counted with the number of bytes that it has as an Ethernet frame."""
+    """The counted bytes of a packet of any link type are the bytes of the packet as an Ethernet frame."""
     for version in (4, 6):
         conversation = fresh(version)
         packets = conversation.packets(*LINKS[name])
@@ -94,8 +94,8 @@ def test_every_format(replayer: Replayer, replay: Replay, order: str, name: str)
 
 
 def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) -> None:
-    """In the pcapng file, each direction has its own interface. Two taps, one for each direction, write such a
-    capture."""
+    """In the pcapng file, each direction has its own interface. If each direction has its own tap, a capture has two
+    interfaces."""
     conversation = fresh()
     packets = conversation.packets(*LINKS["ethernet"])
     raw = conversation.packets(*LINKS["raw"])
@@ -104,7 +104,7 @@ def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) 
 
 
 def test_captures_one_after_the_other(replayer: Replayer, replay: Replay) -> None:
-    """Each file has a request. The reply to this request is in the next file."""
+    """Each file has a request. The reply to each request is in the next file."""
     conversation = fresh()
     for one in conversation.packets(*LINKS["cooked v2"]):
         replay(pcap([one], link=one.link))

@@ -109,8 +109,8 @@ def test_a_quantile_is_at_most_half_a_bucket_from_that_of_the_values(rtts_ns: li
     found = histogram.quantile(of_rtts(rtts_ns, scale), q, float(values.min()), float(values.max()))
     true = float(np.percentile(values, q * 100, method="inverted_cdf"))
     half_a_bucket = 2 ** (2.0 ** -(scale + 1))
-    # If q * n is almost an integer, percentile() may return the neighbouring value because of rounding. In this case,
-    # the value and its neighbour are both right.
+    # If q * n is almost an integer, percentile() may return the neighbouring value because of rounding. If percentile()
+    # returns the neighbouring value, both values are right.
     neighbours = [
         float(np.percentile(values, p * 100, method="inverted_cdf")) for p in (max(0, q - 1e-9), min(1, q + 1e-9))
     ]

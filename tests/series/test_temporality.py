@@ -303,7 +303,7 @@ def row() -> tuple[Kernel, TemporalityTracker, Received]:
 def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, TemporalityTracker, Received]) -> None:
     """Histograms and counters are read in parallel.
 
-    So a packet may be in one reading, and its RTT in the next reading.
+    So a packet may be in one reading, and the RTT of the packet in the next reading.
     """
     kernel, tracker, received = row
     kernel.packet(1, 100)
@@ -344,7 +344,8 @@ def test_an_rtt_read_after_its_packet_keeps_its_extremes(
 def test_a_row_is_exported_once_its_slot_is_known(delta: bool) -> None:
     """A slot may come into use between the reading of its key and the reading of its counters.
 
-    In this case, the row is exported only after the next reading, which contains the key.
+    If the slot comes into use between the two readings, its row is exported only after the next reading, which contains
+    the key.
     """
     kernel: Any = Kernel()
     tracker = TemporalityTracker(delta=delta, started_ns=STARTED_NS)

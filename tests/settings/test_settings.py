@@ -228,7 +228,7 @@ def test_an_empty_file_or_value_sets_nothing(path: Path, text: str) -> None:
 def test_values_are_not_converted_as_in_yaml(path: Path) -> None:
     """YAML 1.1 would read `no` as False, and `1:30` as 90. YAML 1.2 would read `0o10` as 8.
 
-    Our reader returns each of these values as text.
+    The reader of otel-epping returns `no`, `1:30` and `0o10` as text.
     """
     path.write_text("interface: [no, 0o10, 1:30]\ninterval: 60\n")
     given = file.read(str(path))

@@ -60,8 +60,8 @@ def test_clsact_counts_the_same_as_tcx_and_leaves_nothing(ns: Namespace, up0: st
         ]  # fmt: skip
         converse(ns)
         assert len(filters(ns, "lo")) == 2
-        # The exports of each agent add packets to the loopback interface. So the test compares the RTTs of TCP, and no
-        # packet counts.
+        # The exports of each agent add packets to the loopback interface. So the test compares the number of TCP RTTs,
+        # and not the number of packets.
         assert [agent.stop() for agent in agents] == [0, 0]
         counts = []
         for sink in (first, second):
@@ -244,7 +244,7 @@ def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agen
     """A seccomp filter simulates a kernel without TCX.
 
     Without TCX, the agent needs CAP_NET_ADMIN to attach to interfaces that appear later. So the agent keeps
-    CAP_NET_ADMIN, and logs that it keeps it.
+    CAP_NET_ADMIN, and logs that the capability is kept.
     """
     command = [*BEFORE_TCX, *AGENT]
     assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout

@@ -37,7 +37,7 @@ NUMBERS = count()
 
 @pytest.fixture
 def host() -> Iterator[Namespace]:
-    """A host whose interfaces are veths. The thread of the test enters its network namespace."""
+    """A host whose interfaces are veths. The thread of the test enters the network namespace of the host."""
     with Namespace("follow") as namespace, namespace.entered():
         yield namespace
 
@@ -416,7 +416,7 @@ def test_roles_of_selected_interfaces(
 def test_limits_of_interface_numbers_and_of_equal_indexes() -> None:
     """If all interface numbers are in use, packets are counted without an interface name.
 
-    At most four interfaces can have the same index modulo 4096. A fifth interface with this index modulo 4096 is
+    At most four interfaces can have the same index modulo 4096. A fifth interface with the same index modulo 4096 is
     rejected.
     """
     with Namespace("limits") as host, host.entered(), EppingCollector(SMALL) as collector:

@@ -56,7 +56,7 @@ class Watched:
     addresses: list[tuple[str, int]]
 
     def counted(self) -> list[int]:
-        """Return the numbers of received and of transmitted packets that the program has counted."""
+        """Return two numbers: the received packets and the transmitted packets that the program has counted."""
         numbers = {name: number for number, name in self.collector.attachments.names.items()}
         found: list[int] = self.collector.interface_packets([numbers[self.name]])[0].tolist()
         return found
@@ -193,7 +193,7 @@ def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_program_that_hides_no_packets_is_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The other program hides no packets now, but may do so later.
+    """The other program hides no packets now, but may hide packets later.
 
     So the monitor still moves our program to the front.
     """
@@ -494,7 +494,7 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
 
 
 def test_an_xdp_program_that_drops_some_packets_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """An XDP program drops some packets, so packets are missing on the hook. This is no fault.
+    """An XDP program drops some packets, so packets are missing on the hook. The missing packets are no fault.
 
     A second program on the hook is no fault either. The monitor moves our program before the second program, and the
     same packets are still missing.

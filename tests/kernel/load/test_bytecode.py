@@ -64,7 +64,7 @@ def recorded(number: int) -> list[Step]:
 def any_program(seed: int) -> bytes:
     """Return a random program. Each block may jump to a later block or exit. Some blocks are rare.
 
-    Some load 64 bits.
+    Some blocks load a 64-bit number.
     """
     chance = random.Random(seed)
     count = chance.randrange(3, 40)

@@ -88,7 +88,7 @@ def test_check_without_any(ns: Namespace) -> None:
 def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command otel-epping, run by a Python interpreter.
 
-    The interpreter's file has capabilities, as in a container image.
+    The executable file of the interpreter has capabilities, as in a container image.
     """
     folder = tmp_path_factory.mktemp("capable")
     folder.chmod(0o755)
@@ -236,7 +236,7 @@ def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command
     assert status["NoNewPrivs"] == "1"
     assert b"PATH=" in variables
     assert secret.encode() not in variables
-    assert b"ARCH=mips" not in variables  # with this variable, BCC would compile for another architecture
+    assert b"ARCH=mips" not in variables  # BCC would compile for the architecture in the variable
     agent.kill()
     agent.communicate()
 

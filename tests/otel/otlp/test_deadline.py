@@ -94,7 +94,7 @@ def test_a_huge_response_takes_little_memory(manners: str) -> None:
 
 
 def test_a_silent_resolver_blocks_one_thread_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """getaddrinfo() has no timeout except those of resolv.conf(5), which are at least half a minute."""
+    """getaddrinfo() has only the timeouts of resolv.conf(5), which can add up to half a minute or more."""
     go_on, asked = threading.Event(), []
 
     def getaddrinfo(*arguments: Any, **options: Any) -> Any:

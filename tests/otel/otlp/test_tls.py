@@ -188,7 +188,7 @@ def test_the_certificate_of_the_exporter_takes_precedence(
     authority: Authority, renewed: Authority, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     with listening(HTTP, authority.folder) as port:
-        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # this variable takes precedence over CURL_CA_BUNDLE
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # takes precedence over CURL_CA_BUNDLE
         monkeypatch.setenv(variable, str(renewed.pem))
         with sending(HTTP, port, CERTIFICATE=str(authority.pem)) as one:
             assert one.send(REQUEST) == Answer()

@@ -40,8 +40,8 @@ COMPRESS: dict[str, Compress] = {
     "zstd": zstd.compress,
     "lz4": lambda content: LZ4.compress(content, content_checksum=True),
 }
-# The maximum number of bytes that are lost immediately before a damaged place. The maximum is the size of a block of
-# the format, plus the number of bytes that are decompressed at a time.
+# The maximum number of bytes before a damaged place that the reader cannot return. The maximum is the size of a block
+# of the format, plus the number of bytes that are decompressed at a time.
 BLOCK = {"gzip": 1 << 16, "bzip2": 900_000 + 4096, "xz": 8192, "lzma": 8192, "zstd": (128 << 10) + 4096, "lz4": 70_000}
 EACH = pytest.mark.parametrize("name", COMPRESS)
 PACKETS = [packet(number) for number in range(40)]
