@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Words, grow
-from otel_epping.kernel.count_table import CountTable
+from otel_epping.kernel.count_table import HistogramTable
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.parallel import Shared
 from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
@@ -68,7 +68,7 @@ class HistogramReader:
     ended  (rows,) the number of RTTs of each row
     """
 
-    def __init__(self, array: Array, counts: CountTable) -> None:
+    def __init__(self, array: Array, counts: HistogramTable) -> None:
         self._array, self._counts = array, counts
         buckets, offset = array.dtype.fields["buckets"][:2]  # type: ignore[index]  # a struct
         self._buckets: int = buckets.shape[0]

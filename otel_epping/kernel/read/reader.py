@@ -12,6 +12,7 @@ import numpy as np
 from otel_epping.kernel.arrays import Counts, Records, Times, Words, grow
 from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.config import EppingConfig, possible_cpus
+from otel_epping.kernel.count_table import HistogramTable
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.directions import Directions, Traffic
 from otel_epping.kernel.read.flow_table import FlowTable
@@ -21,7 +22,7 @@ from otel_epping.kernel.read.min_max import MinMax, decode
 from otel_epping.kernel.read.parallel import run_parallel
 from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.kernel.read.subnet_counters import SubnetCounters, packets_of
-from otel_epping.kernel.reading import Gone, Reading, RowOwners
+from otel_epping.kernel.reading import Gone, Reading, RowOwners, RttTable
 
 # The names of the maps that readers read.
 READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "slot_cache")
@@ -130,7 +131,8 @@ class Reader:
         self._flows, self._interfaces = flows, interfaces
         self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, possible_cpus())
         self._counts = self._counters.empty_table()
-        self._histograms = HistogramReader(arrays["histograms"], self._counts)
+        self._histogram_table = HistogramTable.empty()
+        self._histograms = HistogramReader(arrays["histograms"], self._histogram_table)
         self._created_ns: Times = np.zeros(0, np.int64)
         self._owners = RowOwners()
 
@@ -166,21 +168,20 @@ class Reader:
                 self._flows.scan_soon()
             active, flows = self._read_counts(interval)
             slots = self._slots.rows(0, interval.rows).copy()
-            min_ns, max_ns = self.min_max.take(slice(interval.rows))
             self._read_created(slots, now_ns)
             names = self._interfaces.names()
             if not self._packet_clock:  # no warning about a missing direction in a capture
                 interval.update_directions(self._flows, self._pairs, names, traffic)
             interfaces, interfaces_since_ns = self._interfaces.read(names, now_ns)
+            generation = owners << 1 | (self._created_ns != 0)
             reading = Reading(
                 time_ns=now_ns,
                 slots=slots,
                 created_ns=self._created_ns,
-                generation=owners << 1 | (self._created_ns != 0),
-                buckets=self._counts.buckets,
-                sum_ns=self._counts.sum_ns,
-                min_ns=min_ns,
-                max_ns=max_ns,
+                generation=generation,
+                answered=np.ones(interval.rows, np.bool_),
+                unanswered=0,
+                rtts=self._rtts(slots, generation),
                 counters=self._counters.records(self._counts),
                 active=active,
                 flows=flows,
@@ -198,6 +199,17 @@ class Reader:
             interval.end_interfaces(self._interfaces, slots)
         return reading
 
+    def _rtts(self, slots: Records, generation: Words) -> RttTable:
+        """Presents each slot of the program as a histogram of the slot of the same subnet that has the method 0."""
+        rows, methods = np.arange(len(slots)), slots["key"]["method"].astype(np.int64)
+        keys = slots["key"].copy()
+        keys["method"] = 0
+        traffic = {keys[row].tobytes(): row for row in np.flatnonzero(methods == 0)}
+        for row in np.flatnonzero(methods):
+            rows[row] = traffic.get(keys[row].tobytes(), row)
+        table, (min_ns, max_ns) = self._histogram_table, self.min_max.take(slice(len(slots)))
+        return RttTable(rows, methods, generation, table.buckets, table.sum_ns, min_ns, max_ns)
+
     def _prepare(self, owners: Words) -> None:
         """Makes room for all rows, and resets the rows whose slots were reclaimed since the previous reading.
 
@@ -205,11 +217,13 @@ class Reader:
         """
         rows = len(owners)
         self._counts.grow(rows)
+        self._histogram_table.grow(rows)
         self._histograms.grow(rows)
         self._created_ns = grow(self._created_ns, rows)
         changed = self._owners.update(owners)
         if len(changed):
             self._counts.reset(changed)
+            self._histogram_table.reset(changed)
             self._histograms.reset(changed)
             self._created_ns[changed] = 0
 

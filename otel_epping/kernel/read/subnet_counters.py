@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel.arrays import Counts, Records, Words
-from otel_epping.kernel.count_table import CountTable
+from otel_epping.kernel.count_table import CounterTable
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.flow_table import FlowTable
 
@@ -70,13 +70,13 @@ class SubnetCounters:
             [*_fields(traffic, (_UNUSED, *_ECN)), *ecn, *_fields(flow_counters, ()), (_SILENCE, np.uint64)]
         )
 
-    def empty_table(self) -> CountTable:
+    def empty_table(self) -> CounterTable:
         """Returns a table without rows. A row can store a record of the type `dtype`."""
-        return CountTable.empty(self.dtype.itemsize // _WORD.itemsize)
+        return CounterTable.empty(self.dtype.itemsize // _WORD.itemsize)
 
-    def records(self, counts: CountTable) -> Records:
+    def records(self, counts: CounterTable) -> Records:
         """Returns the counters of a table as records. The result is a view of the shape (rows,)."""
-        return counts.counters.view(self.dtype)[:, 0]
+        return np.asarray(counts.counters.view(self.dtype)[:, 0])
 
     def _read_traffic(self, counters: Counts) -> None:
         struct, cpus = self._traffic.dtype, self._cpus
@@ -99,7 +99,7 @@ class SubnetCounters:
         for begin, window in self._flow_counters.windows(len(counters)):
             counters[begin : begin + len(window), columns] = window.view(_WORD).reshape(len(window), -1)
 
-    def read(self, counts: CountTable, since: Words) -> tuple[Counts, int]:
+    def read(self, counts: CounterTable, since: Words) -> tuple[Counts, int]:
         """Reads the counters of the first len(since) rows into a table that already has these rows.
 
         since  (rows,) the parameter of FlowTable.active()
