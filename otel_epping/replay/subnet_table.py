@@ -60,14 +60,15 @@ def _counts_by_name(reading: Reading, config: EppingConfig) -> dict[str, _Subnet
             entry.packets += packets[row]
             entry.bytes += sizes[row]
     for histogram_number in np.flatnonzero(rtts.counts.is_counted()).tolist():
-        if name := names.get(int(rtts.rows[histogram_number])):
-            method = len(METHODS) if name == _OVERFLOW else int(rtts.methods[histogram_number])
-            found.setdefault(name, _SubnetCounts()).histograms[method] = histogram_number
+        row = int(rtts.rows[histogram_number])
+        if row in names:
+            method = len(METHODS) if row == OVERFLOW_SLOT else int(rtts.methods[histogram_number])
+            found.setdefault(names[row], _SubnetCounts()).histograms[method] = histogram_number
     return found
 
 
 def _times(rtts: RttTable, number: int, scale: int) -> list[str]:
-    """Returns the cells of a histogram: the number of RTTs, and the minimum, quantiles and maximum of the RTTs in ms."""
+    """Returns the cells of a histogram: the number of RTTs, and the minimum, quantiles and maximum in ms."""
     first, run = rtts.buckets.run(number)
     counts = histogram.trim(run, buckets.first_index(scale) + first, scale)
     minimum_s, maximum_s = rtts.min_ns[number] / 1e9, rtts.max_ns[number] / 1e9
