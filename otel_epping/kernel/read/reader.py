@@ -174,6 +174,8 @@ class Reader:
                 interval.update_directions(self._flows, self._pairs, names, traffic)
             interfaces, interfaces_since_ns = self._interfaces.read(names, now_ns)
             generation = owners << 1 | (self._created_ns != 0)
+            rtts = self._rtts(slots, generation)
+            generation = np.where(rtts.rows == np.arange(len(slots)), generation, owners << 1)
             reading = Reading(
                 time_ns=now_ns,
                 slots=slots,
@@ -181,7 +183,7 @@ class Reader:
                 generation=generation,
                 answered=np.ones(interval.rows, np.bool_),
                 unanswered=0,
-                rtts=self._rtts(slots, generation),
+                rtts=rtts,
                 counters=self._counters.records(self._counts),
                 active=active,
                 flows=flows,
