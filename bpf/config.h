@@ -6,9 +6,19 @@
  */
 #pragma once
 
-/* Number of slots for subnets, without the overflow slot. */
-#ifndef MAX_SUBNETS
-#define MAX_SUBNETS 16384
+/* Number of slots: each combination of subnet, interface and side needs one. The shared slots are not included. */
+#ifndef MAX_SLOTS
+#define MAX_SLOTS 32768
+#endif
+
+/* Number of histograms: each combination of slot and method with an RTT needs one. */
+#ifndef MAX_HISTOGRAMS
+#define MAX_HISTOGRAMS 49152
+#endif
+
+/* Number of blocks of buckets. Each range of 16 buckets of a histogram in which an RTT was counted needs one. */
+#ifndef MAX_BLOCKS
+#define MAX_BLOCKS 131072
 #endif
 
 /* Number of entries of the flow table (flow_table.h). */

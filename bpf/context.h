@@ -9,7 +9,7 @@
 struct endpoint {
     const struct address *address;
     u32 side; /* enum side */
-    u32 slot; /* slot of the endpoint's subnet for TRAFFIC_METHOD */
+    u32 slot; /* slot of the endpoint's subnet */
 };
 
 /*

@@ -79,7 +79,7 @@ static __always_inline u32 cached_slot(const struct context *ctx, const struct e
 
     if (cached >> 32 != epoch) {
         cold();
-        cached = (u64)epoch << 32 | slot_of(ctx, endpoint, TRAFFIC_METHOD);
+        cached = (u64)epoch << 32 | slot_of(ctx, endpoint, false);
         *cache = cached;
     }
     return cached;

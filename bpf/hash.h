@@ -21,3 +21,23 @@ static __always_inline u64 mix(u64 hash, u64 word)
     hash = (hash ^ word) * HASH_KEY;
     return hash ^ hash >> 32;
 }
+
+/* Returns the number of the highest bit that is 1. The value must not be 0. */
+static __always_inline u32 leading_bit(u64 value)
+{
+    u32 bit = 0;
+
+#define HALVE(n)      \
+    if (value >> n) { \
+        value >>= n;  \
+        bit += n;     \
+    }
+    HALVE(32)
+    HALVE(16)
+    HALVE(8)
+    HALVE(4)
+    HALVE(2)
+    HALVE(1)
+#undef HALVE
+    return bit;
+}

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include "hash.h"
 #include "maps.h"
 
 #define RTT_MIN_NS 1000ULL
@@ -28,25 +29,6 @@
 _Static_assert(RTT_MIN_NS >> CELL_FIRST_OCTAVE == 1, "the cells begin with the octave of the least RTT");
 _Static_assert(RTT_MAX_NS >> (CELL_FIRST_OCTAVE + CELL_OCTAVES - 1) == 1, "and end with that of the greatest");
 _Static_assert(RTT_MAX_NS <= RTT_MASK, "an RTT has 36 bits");
-
-static __always_inline u32 leading_bit(u64 value)
-{
-    u32 bit = 0;
-
-#define HALVE(n)      \
-    if (value >> n) { \
-        value >>= n;  \
-        bit += n;     \
-    }
-    HALVE(32)
-    HALVE(16)
-    HALVE(8)
-    HALVE(4)
-    HALVE(2)
-    HALVE(1)
-#undef HALVE
-    return bit;
-}
 
 static __always_inline u64 bucket_of(u64 rtt_ns)
 {
@@ -83,13 +65,76 @@ static __always_inline void atomic_max(u64 *word, u64 value)
     }
 }
 
-static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interface_counters *counters)
+/* Returns the low (0) or high (1) 32-bit number of a word. */
+static __always_inline u32 number_of(u64 pair, u64 high)
 {
-    struct histogram *histogram = histograms.lookup(&slot);
-    const struct control *control = current_control();
+    return pair >> 32 * high;
+}
 
-    if (!histogram)
-        return;
+/*
+ * Sets the low or high number of a word, unless another CPU has set it. Returns 0 after success, and otherwise the
+ * other CPU's number. A number is set only once, so the exchange fails at most twice.
+ */
+static __always_inline u32 set_number(u64 *pair, u64 high, u32 number)
+{
+    u64 before = *pair;
+
+    for (int i = 0; i < 3 && !number_of(before, high); i++) {
+        u64 current = __sync_val_compare_and_swap(pair, before, before | (u64)number << 32 * high);
+
+        if (current == before)
+            return 0;
+        before = current;
+    }
+    return number_of(before, high);
+}
+
+/* Histograms and blocks are scarce if less than a quarter of them is free. Then each slot gets only one histogram, and
+ * each histogram gets only FAIR_BLOCKS blocks, so that no subnet can take the last ones from the other subnets. */
+#define FAIR_BLOCKS 4
+
+static __always_inline bool are_scarce(const struct claims *used, u32 limit)
+{
+    return in_use(used) >= limit - limit / 4;
+}
+
+/*
+ * Takes a free block for 16 buckets of a histogram. Returns NO_BLOCK if no block is free, or if blocks are scarce and
+ * the histogram has FAIR_BLOCKS blocks.
+ *
+ * Benign race: two CPUs may increment `blocks_used` at the same time, so the number may be too low. At worst the
+ * histogram gets more than FAIR_BLOCKS blocks.
+ */
+static __always_inline u32 claim_block(struct histogram *histogram, u64 pair, u64 place)
+{
+    u32 number, theirs, row = CLAIMS_BLOCKS;
+    struct claims *used = claims.lookup(&row);
+
+    if (!used || (are_scarce(used, MAX_BLOCKS) && histogram->blocks_used >= FAIR_BLOCKS) || free_blocks.pop(&number))
+        return NO_BLOCK;
+    theirs = set_number(&histogram->blocks[pair], place & 1, number);
+    if (theirs == NO_BLOCK) {
+        __sync_fetch_and_add(&used->claimed, 1);
+        histogram->blocks_used++;
+        return number;
+    }
+    free_blocks.push(&number, 0); /* another CPU was first */
+    return theirs;
+}
+
+static __always_inline struct block *block_of(struct histogram *histogram, u64 bucket)
+{
+    u64 place = bucket / BLOCK_BUCKETS, pair = bounded(place / 2, PAIRS(HISTOGRAM_BLOCKS));
+    u32 number = number_of(histogram->blocks[pair], place & 1) ?: claim_block(histogram, pair, place);
+
+    return number == NO_BLOCK ? 0 : blocks.lookup(&number);
+}
+
+static __always_inline void histogram_record(u32 number, u64 rtt_ns, struct interface_counters *counters)
+{
+    u32 overflow = OVERFLOW_HISTOGRAM;
+    struct histogram *histogram = histograms.lookup(&number);
+    const struct control *control = current_control();
 
     if (rtt_ns < RTT_MIN_NS) {
         rtt_ns = RTT_MIN_NS;
@@ -99,17 +144,27 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
         counters->rtt_clamped[1]++;
     }
 
-    u64 bucket = bounded(bucket_of(rtt_ns), BUCKETS);
+    u64 bucket = bucket_of(rtt_ns);
+    struct block *block = histogram ? block_of(histogram, bucket) : 0;
+
+    if (!block) { /* all blocks are in use; the overflow histogram has all of its blocks */
+        histogram = histograms.lookup(&overflow);
+        block = histogram ? block_of(histogram, bucket) : 0;
+    }
+    if (!histogram || !block)
+        return;
+
+    u64 place = bucket % BLOCK_BUCKETS;
     u32 interval = control->interval;
     u64 tag = (u64)interval << RTT_BITS, parity = bounded(interval & 1, 2);
 
     /* These loads request both cache lines early, because an atomic addition waits for its cache line, and the
      * instructions after the addition wait, too. */
-    asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
+    asm volatile("" ::"r"(histogram->began), "r"(block->buckets[place]));
     /* A reader that reads `ended` first, and later reads the same number in `began`, has a consistent row
      * (histograms.py). */
     __sync_fetch_and_add(&histogram->began, 1);
-    __sync_fetch_and_add(&histogram->buckets[bucket], 1);
+    __sync_fetch_and_add(&block->buckets[place], 1);
     __sync_fetch_and_add(&histogram->sum_ns, rtt_ns);
     atomic_max(&histogram->min_word[parity], tag | (RTT_MASK - rtt_ns));
     atomic_max(&histogram->max_word[parity], tag | rtt_ns);

@@ -26,8 +26,15 @@
 #define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four for each, so that each finds a free row */
 #define UNKNOWN_INTERFACE_ROW INTERFACE_ROWS
 #define UNKNOWN_INTERFACE 0
-#define OVERFLOW_SLOT 0
-#define SLOTS (MAX_SUBNETS + 1)
+
+/*
+ * Two slots are shared. UNANSWERED_SLOT counts packets of subnets that have not answered yet, if no slot is free for
+ * such a subnet. OVERFLOW_SLOT counts packets of all other subnets without a slot.
+ */
+enum shared_slot { OVERFLOW_SLOT, UNANSWERED_SLOT, SHARED_SLOTS };
+
+#define SLOTS (MAX_SLOTS + SHARED_SLOTS)
+#define NO_BLOCK 0
 
 _Static_assert((INTERFACE_ROWS & (INTERFACE_ROWS - 1)) == 0, "a power of two");
 
@@ -41,32 +48,76 @@ enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
 /* The side of an endpoint, seen from the interface: towards the internet (external) or the customers (internal). */
 enum side { SIDE_EXTERNAL, SIDE_INTERNAL, SIDE_UNKNOWN };
 
-/* ---- subnets: key -> slot. A slot is a row of the arrays `slots`, `histograms` and `flow_counters`. */
+/* ---- subnets: key -> slot. A slot is a row of the arrays `slots`, `traffic` and `flow_counters` (subnet.h). */
 
 struct subnet_key {
     struct address prefix;
     u16 interface; /* identifier: struct interface.id */
     u8 family;
     u8 side;
-    u8 method;
     /* 0 in this program. In user space: the number of bits by which a prefix is shorter than the prefix of a subnet
      * (series/prefixes.py). */
     u8 shorter;
-    u8 zero[2];
+    u8 zero[3];
 };
 
 _Static_assert(sizeof(struct subnet_key) == 24, "a hash key without padding");
 
-BPF_TABLE("hash", struct subnet_key, u32, subnets, MAX_SUBNETS);
-BPF_QUEUE(free_slots, u32, MAX_SUBNETS);
+BPF_TABLE("hash", struct subnet_key, u32, subnets, MAX_SLOTS);
+BPF_QUEUE(free_slots, u32, MAX_SLOTS);
+
+/* Two 32-bit numbers share a word, because LLVM 14 can compare and exchange only 64 bits (histogram.h). */
+#define PAIRS(numbers) (((numbers) + 1) / 2)
+
+/* A subnet is a newcomer until an RTT is measured for it. */
+enum slot_state { SLOT_FREE, SLOT_NEWCOMER, SLOT_ANSWERED, SLOT_STATE_MASK = 255 };
 
 struct slot {
     struct subnet_key key;
     u64 created_ns;
-    u64 live; /* 1: the row is complete and belongs to `key`. This field is written last. */
+    /* covering << 8 | enum slot_state; covering is the row of the subnet's covering prefix in `claims`. If the state is
+     * not SLOT_FREE, all other fields are valid. */
+    u64 state;
+    u64 histograms[PAIRS(METHOD_COUNT)]; /* the histogram of each method; 0: none */
 };
 
+_Static_assert(sizeof(struct slot) == CACHE_LINE, "a cache line");
+
 BPF_F_TABLE("array", u32, struct slot, slots, SLOTS, BPF_F_MMAPABLE);
+
+/*
+ * The difference of both numbers is in use. Both numbers wrap around. The rows count all slots, the slots of newcomers,
+ * histograms, blocks, and the slots of the subnets in each covering prefix. A hash selects the row of a covering
+ * prefix, so several covering prefixes may share a row. Only the program writes `claimed`, and only user space writes
+ * `released`. So no change of a number can be lost.
+ */
+#define COVERING_BITS 12
+enum claims_row { CLAIMS_SLOTS, CLAIMS_NEWCOMERS, CLAIMS_HISTOGRAMS, CLAIMS_BLOCKS, CLAIMS_COVERING };
+
+struct claims {
+    u32 claimed;
+    u32 released;
+};
+
+BPF_F_TABLE("array", u32, struct claims, claims, CLAIMS_COVERING + (1 << COVERING_BITS), BPF_F_MMAPABLE);
+
+static __always_inline u32 in_use(const struct claims *claims)
+{
+    return claims->claimed - claims->released;
+}
+
+/*
+ * Estimates the number of subnets without a slot that have not answered (HyperLogLog: Flajolet et al., 2007). A hash of
+ * the subnet selects a register. The register has the greatest number of leading zeros in the rest of the hash, plus 1.
+ * The value is interval << 8 | number, so that the first value of a new interval is greater than all earlier values.
+ */
+#define SKETCH_BITS 12
+
+struct sketch_register {
+    u64 word;
+};
+
+BPF_F_TABLE("array", u32, struct sketch_register, unanswered_sketch, 1 << SKETCH_BITS, BPF_F_MMAPABLE);
 
 /* ---- control: values that user space changes while the program runs */
 
@@ -110,9 +161,22 @@ DIRECT_TABLE(DIRECT_INTERFACES, struct interface, interfaces, INTERFACE_ROWS + 1
 /* ---- histograms */
 
 /*
- * For each RTT the program increments `began` before it changes the other fields, and `ended` after that. A reader
- * reads `ended` first, then the other fields, then `began`. If `began` and `ended` are equal, the fields that were read
- * are consistent: each RTT is in all fields or in no field.
+ * The buckets of a histogram are in blocks. A block is claimed when an RTT is counted in one of its buckets. RTTs of a
+ * subnet are typically in three of 26 blocks, so blocks need a fifth of the memory of whole histograms.
+ */
+#define BLOCK_BUCKETS 16
+#define HISTOGRAM_BLOCKS ((BUCKETS + BLOCK_BUCKETS - 1) / BLOCK_BUCKETS)
+
+struct block {
+    u32 buckets[BLOCK_BUCKETS];
+};
+
+_Static_assert(sizeof(struct block) == CACHE_LINE, "a cache line");
+
+/*
+ * For each RTT the program increments `began` before it changes the other counts, and `ended` after that. A reader
+ * reads `ended` first, then the other counts, then `began`. If `began` and `ended` are equal, the counts that were read
+ * are consistent: each RTT is in all counts or in no count.
  */
 struct histogram {
     u64 began;
@@ -120,10 +184,20 @@ struct histogram {
     u64 sum_ns;
     u64 min_word[2]; /* see atomic_max() in histogram.h; [0] in even intervals, [1] in odd ones */
     u64 max_word[2];
-    u32 buckets[BUCKETS];
+    u32 slot;
+    u16 method;      /* enum method */
+    u16 blocks_used; /* number of blocks that are not NO_BLOCK; may be too low by a few, see claim_block() */
+    u64 blocks[PAIRS(HISTOGRAM_BLOCKS)];
 };
 
-BPF_F_TABLE("array", u32, struct histogram, histograms, SLOTS, BPF_F_MMAPABLE);
+/* Histogram 0 belongs to OVERFLOW_SLOT and has RTTs of all methods. User space gives it all its blocks at the start.
+ * Block 0 is never used: all of its buckets are 0. */
+#define OVERFLOW_HISTOGRAM 0
+
+BPF_F_TABLE("array", u32, struct histogram, histograms, MAX_HISTOGRAMS + 1, BPF_F_MMAPABLE);
+BPF_QUEUE(free_histograms, u32, MAX_HISTOGRAMS);
+BPF_F_TABLE("array", u32, struct block, blocks, MAX_BLOCKS + HISTOGRAM_BLOCKS + 1, BPF_F_MMAPABLE);
+BPF_QUEUE(free_blocks, u32, MAX_BLOCKS);
 
 /* An RTT of a cell belongs to `bucket` if the RTT is at most `edge_ns`. Otherwise the RTT belongs to the next bucket
  * (histogram.h). */

@@ -22,6 +22,3 @@ enum method { EACH_METHOD(ENUMERATOR) METHOD_COUNT };
 #ifndef METHODS
 #define METHODS ((1U << METHOD_COUNT) - 1)
 #endif
-
-/* Traffic is counted in the slots of this method. */
-#define TRAFFIC_METHOD METHOD_TCP_TIMESTAMP

@@ -74,9 +74,9 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
         return;
     }
     cold();
-    ctx->source.slot = slot_of(ctx, &ctx->source, TRAFFIC_METHOD);
-    ctx->destination.slot = slot_of(ctx, &ctx->destination, TRAFFIC_METHOD);
-    if (ctx->source.slot == OVERFLOW_SLOT || ctx->destination.slot == OVERFLOW_SLOT)
+    ctx->source.slot = slot_of(ctx, &ctx->source, false);
+    ctx->destination.slot = slot_of(ctx, &ctx->destination, false);
+    if (ctx->source.slot < SHARED_SLOTS || ctx->destination.slot < SHARED_SLOTS)
         return;
     *second = *first;
     first->tag = tag;
