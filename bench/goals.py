@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The goals, and the comparison of measured figures with the goals."""
+"""The goals of the benchmarks. Compares measured figures with the goals."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,9 +10,10 @@ HOLDS, FAILS, NOT_MEASURED, NEEDS_COMPARE = "holds", "FAILS", "not measured", "n
 
 
 class Goal(NamedTuple):
-    """A figure and its upper limit. `limit` is a number, or the name of another figure whose value is the limit.
+    """The upper limit of a figure. `limit` is a number, or the name of another figure whose value is the limit.
 
-    If `compared` is true, the figure is our value divided by the value of the first program that `--compare` names.
+    If `compared` is true, the figure is our program's value divided by the value of the first program that `--compare`
+    names.
     """
 
     what: str
@@ -77,7 +78,7 @@ GOALS = (
 
 
 def verdict(goal: Goal, figures: Mapping[str, float], has_compared: bool) -> tuple[float | None, float | None, str]:
-    """Returns the measured value, the limit, and the result: HOLDS, FAILS, NOT_MEASURED or NEEDS_COMPARE."""
+    """Returns the measured value, the limit, and HOLDS, FAILS, NOT_MEASURED or NEEDS_COMPARE."""
     measured = figures.get(goal.figure)
     limit = figures.get(goal.limit) if isinstance(goal.limit, str) else float(goal.limit)
     if measured is None and goal.compared and not has_compared:
