@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks. Each benchmark measures all the programs that it compares in the same run.
+"""Benchmarks. A benchmark that compares programs measures all these programs in the same run.
 
 Run the benchmarks with `python -m bench` (see `__main__.py`). docs/performance.md describes the methods and has the
 results.

@@ -2,9 +2,9 @@
 """Runs benchmarks, and prints their tables and a table of the goals.
 
 `python -m bench [NAME...]` runs the named benchmarks. Without a NAME, the command runs all benchmarks except
-million_subnets. The option `--compare` names other loaded BPF programs that are also measured, by their ids or names in
-`bpftool prog list`. Some goals limit our time relative to another program: this is the first program that `--compare`
-names. The exit code is 0 even if a goal is not met. The last table shows which goals are met.
+million_subnets. `--compare` names other loaded BPF programs to measure, by the ids or names that `bpftool prog list`
+prints. Some goals compare our program with another program. For these goals, the other program is the first program
+that `--compare` names. The exit code is 0 even if a goal is not met. The last table shows which goals are met.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _machine() -> dict[str, Any]:
-    """Describes the machine. Returns its CPUs, the versions of the kernel and of the software, and the current time."""
+    """Returns the CPUs of this machine, the versions of the kernel, Python and otel-epping, and the current time."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
     return {
         "otel_epping": __version__,

@@ -23,7 +23,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class AgentProcess:
-    """A running agent that exports to `endpoint`. A context manager that kills the process on exit."""
+    """A running agent that exports to `endpoint`. This context manager kills the agent's process on exit."""
 
     def __init__(self, veth: VethPair, endpoint: str, *options: str) -> None:
         self._veth = veth
@@ -52,7 +52,7 @@ class AgentProcess:
         return self._log.read()
 
     def wait_until(self, condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.01) -> None:
-        """Waits until `condition()` is true. Raises EppingError if the agent ends first, or on timeout."""
+        """Waits until `condition()` is true. Raises EppingError if the agent ends before that, or after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.process.poll() is not None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OTLP/gRPC receiver that discards all metrics. It runs in its own process, so the agent's CPU time excludes it.
+"""An OTLP/gRPC receiver that discards all metrics. The receiver runs in its own process, so the agent's CPU time
+excludes the receiver.
 
 The receiver process prints its port number, and then the size of each request in bytes.
 """
@@ -23,7 +24,7 @@ _SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 class Blackhole:
     """A running receiver.
 
-    `endpoint` is its URL. `sizes` lists the uncompressed sizes of all requests so far, in bytes.
+    `endpoint` is the URL of the receiver. `sizes` lists the uncompressed sizes of all requests so far, in bytes.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:

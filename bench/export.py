@@ -6,9 +6,10 @@ number of subnets and a method runs in its own process. Only the method gRPC inc
 readout.py measures the reading alone. The methods are:
 
     ours   The exporter builds, encodes and discards each request before it builds the next request.
-    SDK    The SDK builds the data points of all subnets. Its official encoder encodes them into one request.
-    gRPC   Like ours, but the official exporter sends each request to a receiver in another process, which acknowledges
-           it. The CPU time is the time of our process for reading, building, encoding and sending.
+    SDK    The SDK builds the data points of all subnets. The SDK's official encoder encodes all of them into one request.
+    gRPC   Like ours, but the official exporter sends each request to a receiver in another process. The receiver
+           acknowledges each request. The CPU time is the time of our process for reading, building, encoding and
+           sending.
 
 The first export creates state that is kept for each subnet: its encoded attributes. The time is the median time of the
 exports after the first. The memory is the peak during the first export.

@@ -3,8 +3,8 @@
 
 For each subnet, the program runs on one packet in each direction. These runs create slots, counters and flow table
 entries. Each subnet then has about seven data points: a histogram, packets and bytes in each direction, opened flows
-and active flows. Filling a histogram by packets would need about 2,000 packets. So the RTTs are written directly into
-the histogram in the map: 40 adjacent buckets at scale 4, with 48 RTTs each on average.
+and active flows. About 2,000 packets per subnet would be necessary to fill the histogram. So the RTTs are written
+directly into the histogram in the map: 40 adjacent buckets at scale 4, with 48 RTTs each on average.
 """
 
 import mmap

@@ -39,7 +39,9 @@ def call(function: Callable[..., Any], **arguments: Any) -> Any:
 
 @dataclass
 class Usage:
-    """CPU time (user and system) and wall time in s; peak of resident memory in MB, minus the memory at the start."""
+    """The CPU time (user and system) and wall time in s, and the growth from the first to the peak resident memory in
+    MB.
+    """
 
     cpu_s: float = 0.0
     wall_s: float = 0.0

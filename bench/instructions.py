@@ -2,9 +2,10 @@
 """Counts the instructions that are executed for a packet. The result does not depend on the speed of the machine.
 
 simulator.py executes the program. For one flow, the benchmark counts the instructions for the last of eight packets.
-For mixed packets of 50 flows to 10 subnets, it reports the mean count per packet. To compare two versions of the
-program, run this benchmark in a checkout of each version, with the same compiler. The benchmark does not measure the
-time of instructions and cache misses. The benchmarks `cold_cache` and `kernel` measure the time.
+For mixed packets of 50 flows to 10 subnets, the benchmark reports the mean number of instructions per packet. To
+compare two versions of the program, run this benchmark in a checkout of each version, with the same compiler. The
+benchmark does not measure the time of instructions and cache misses. The benchmarks `cold_cache` and `kernel` measure
+the time.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time that the program needs for a packet, measured with BPF_PROG_TEST_RUN for many workloads.
+"""Measures the time per packet with BPF_PROG_TEST_RUN, for many workloads.
 
 In each round, the kernel runs several programs on the packets of a workload: first a program that does nothing, then
 our program with all methods, and then all compared programs. The kernel measures only the time of these runs. *Net* is
@@ -8,16 +8,17 @@ the time of a program minus the time of the program that does nothing. The figur
 - `repeated`: the kernel runs the program on one packet in a loop. All data is in the caches and all branches are
   predicted, so the figure is the time of the instructions.
 - All other workloads need a system call for each packet. The system call displaces the contents of caches and branch
-  predictors, as a network stack does. This happens with one flow and with many flows, so their figures can be compared.
+  predictors, as a network stack does. This happens for one flow and for many flows, so the figures for one flow and for
+  many flows can be compared.
 - In workloads that are not mixed, all packets of a flow are identical, so they do not start or complete RTT samples.
   Mixed packets (traffic_model.py) resemble real traffic, and some of them complete RTT samples.
 - Our program is measured with its default tables, and with tables as large as the tables of the program ePPing (131,072
   flows). In the workload of a million flows, the large table holds 1,048,576 flows. Our program is loaded again for
   each workload. For mixed workloads our program is loaded three times, because its time depends on the addresses of
-  code and maps (by a few ns). The result is the mean of the three loaded programs. The compared programs are not loaded
-  again, so their tables keep the flows of earlier workloads.
-- The *bare* programs (lookup.py) only look up one key. Their map is an LRU hash or a plain hash that contains the flows
-  of the workload.
+  code and maps (by a few ns). The result is the mean time of the three loaded copies. The compared programs are not
+  loaded again, so their tables keep the flows of earlier workloads.
+- The *bare* programs (lookup.py) only look up one key. The map of a bare program is an LRU hash or a plain hash that
+  contains the flows of the workload.
 """
 
 import statistics
@@ -40,7 +41,7 @@ from otel_epping.replay.replayer import CAPTURE
 
 _ROUNDS = 5
 _REPEATED = 200_000
-_LOADS = 3  # our program is loaded this often for each mixed workload
+_LOADS = 3  # how many times our program is loaded for each mixed workload
 
 
 def _measure(contenders: list[Contender], workload: Workload, hook: str, tiny: bool) -> Times:

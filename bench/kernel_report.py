@@ -47,7 +47,7 @@ class Times:
 
     @property
     def ours(self) -> str:
-        """The name of our program with tables that are large enough for the workload."""
+        """LARGE if our program was measured with large tables, otherwise OURS."""
         return LARGE if LARGE in self.gross else OURS
 
     def share(self, other: str) -> float | None:
@@ -123,7 +123,7 @@ def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float
 
 
 def _growth(one: Times, many: Times, name: str) -> float:
-    """Returns the additional time of a program with many flows, compared with one flow, in net ns per packet."""
+    """Returns the net ns per packet with many flows, minus the net ns per packet with one flow."""
     return many.net_ns(name) - one.net_ns(name if name in one.gross else one.ours)
 
 

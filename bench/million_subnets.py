@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for a million subnets: 2^20 subnets at scale 2. One export contains new packet counts for all subnets.
+"""Measures the memory for a million subnets (2^20) at scale 2. One export contains new packet counts for all subnets.
 
-`otel-epping check` predicts the memory. The memory of the maps that the kernel reports must not exceed the predicted
+`otel-epping check` predicts the memory. The kernel's figure for the memory of the maps must not exceed the predicted
 kernel memory. The peak of the agent's memory must not exceed the predicted memory of the agent. The export interval is
 60 s. The packets, the receiver and the histograms are the same as in agent_usage.py.
 """
@@ -30,7 +30,7 @@ _ROUNDED_MIB = 0.05  # the largest rounding error: `check` prints one decimal
 
 
 def _checked(options: list[str]) -> dict[str, float]:
-    """Returns the MiB that `otel-epping check` predicts: for the kernel, and for the agent if it is printed."""
+    """Returns the MiB that `otel-epping check` predicts for the kernel, and for the agent if `check` predicts it."""
     command = [sys.executable, "-m", "otel_epping", "check", *options]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -60,8 +60,8 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         active_subnets.activate(agent, traffic, subnets, layouts, _SCALE)
         kernel_mib = sum(map_info(fd)["memlock"] for fd in agent.maps().values()) / _MIB
         progress("million_subnets: export")
-        # An export that starts before all packets are sent is incomplete. The export after it may fail because it takes
-        # too long. So the benchmark waits for a complete export in several attempts.
+        # An export that starts before all packets are sent is incomplete. The next export may fail, because a complete
+        # export may take too long. So the benchmark waits for several exports, until an export is complete.
         for _ in range(_TRIES):
             sent = agent.next_export(receiver, interval_s)
             if whole := sent > subnets * _MIN_BYTES:

@@ -34,7 +34,10 @@ _FIRST_PORT, _PORTS, _HOSTS = 0x4000, 0x8000, 250
 
 
 def _transport(form: str) -> bytes:
-    """Returns the bytes after the IP header. The fields that differ between flows or packets have default values."""
+    """Returns the bytes after the IP header.
+
+    Fields whose value depends on the flow or the packet have default values.
+    """
     if form == UDP:  # the payload starts with a QUIC short header (RFC 9000 section 17.3)
         return struct.pack("!HHHH", 0, 0, 8 + PAYLOAD, 0) + b"\x40".ljust(PAYLOAD, b"\0")
     if form == ECHO:
@@ -82,8 +85,8 @@ def put(rows: Bytes, offset: int, values: Indexes | int, size: int = 4) -> None:
 
 
 def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int = 4) -> Bytes:
-    """Returns a packet for each flow number in `flows`. If `egress` is true, the client sends the packets, otherwise
-    the servers.
+    """Returns a packet for each flow number in `flows`. If `egress` is true, the client sends the packets. Otherwise
+    the servers send the packets.
 
     The servers are in `subnets` subnets. The flow number determines the subnet of the server.
     """
@@ -112,7 +115,7 @@ def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int =
 class Packets:
     """Packets in the order in which they are sent.
 
-    `rows` has the frames, `sizes` their lengths. `egress` is true for packets that leave the host.
+    `rows` has the frames, and `sizes` has the lengths of the frames. `egress` is true for packets that leave the host.
     """
 
     rows: Bytes

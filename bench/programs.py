@@ -35,7 +35,10 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True)
 class Contender:
-    """A measured program: the same for both hooks, or one for each hook. `hooks` has the descriptor for each hook."""
+    """A measured program, or a pair of programs with one program for each hook.
+
+    `hooks` has the descriptor for each hook.
+    """
 
     name: str
     hooks: dict[str, int]

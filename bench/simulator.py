@@ -34,7 +34,7 @@ class SimulatedMap:
     value_size: int
     max_entries: int
     base: int = 0  # the address of the first element, if the map is an array
-    # If the map is a hash map: the addresses of the values, by key.
+    # The address of the value for each key, if the map is a hash map.
     values: dict[bytes, int] = field(default_factory=dict)
     queue: list[int] = field(default_factory=list)
 
@@ -79,7 +79,7 @@ _COMPARISONS: dict[int, Callable[[int, int], bool]] = {
 
 
 class Simulator:
-    """Executes BPF programs that share maps. The instructions refer to a map by a descriptor, its key in `tables`."""
+    """Executes BPF programs that share maps. The keys of `tables` are the map descriptors in the instructions."""
 
     def __init__(self, programs: dict[str, bytes], tables: dict[int, SimulatedMap]) -> None:
         self.now_ns = 10**12

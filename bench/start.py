@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time from the command `otel-epping run` to the first counted packet, if a packet is sent every 2 ms.
+"""Measures the time from the command `otel-epping run` to the first counted packet. A packet is sent every 2 ms.
 
 A packet has been counted when the program's interface counters are not 0. The start of the agent is divided into these
 parts, which are measured from outside the agent:

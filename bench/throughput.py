@@ -14,8 +14,8 @@ Each round measures each program for less than 0.1 s. The order of the programs 
 relative to the measurement without a program in the same round. Measurements must be short, because the speed of the
 machine changes. With measurements of 0.5 s, our loss divided by the loss of another program varied by up to a third.
 Unfavourable addresses of code and maps can increase the loss by a quarter. So our program is loaded several times, at
-different addresses. The rounds use these loaded programs in turn. This benchmark does not measure several cores, real
-network cards and aggregates (GRO, GSO).
+different addresses. The rounds use these loaded programs in turn. This benchmark does not measure the effects of
+several cores, real network cards or aggregates (GRO, GSO).
 """
 
 import random
@@ -83,9 +83,9 @@ Turns = dict[str, list[tuple[float, float]]]
 
 
 def _measure(veth: VethPair, contenders: list[list[Contender]], send: Callable[[], None], tiny: bool) -> Turns:
-    """Measures all rounds. Each list in `contenders` contains the loaded copies of one program.
+    """Measures all rounds. Each list in `contenders` contains all loaded copies of one program.
 
-    Each round uses the next copy of each list.
+    In each round, the next copy from each list is measured.
     """
     seconds, rounds = (0.02, 1) if tiny else (_TURN_S, _ROUNDS)
     turns: Turns = {}

@@ -25,7 +25,7 @@ class TimedRuns(ProgTestRuns):
 
     def __init__(self, contender: Contender, packets: Packets, repeat: int = 1) -> None:
         super().__init__(-1, len(packets.rows))
-        self._packets = packets  # keeps the frames in memory, because the kernel reads them
+        self._packets = packets  # keeps the frames in memory, because the kernel reads the frames
         self.options["data_in"] = packets.rows.ctypes.data + packets.rows.strides[0] * np.arange(len(packets.rows))
         self.options["data_size_in"] = self.contexts["wire_len"] = packets.sizes
         self.options["repeat"] = repeat

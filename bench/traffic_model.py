@@ -29,15 +29,15 @@ _TCP, _WITH_TIMESTAMPS, _ICMP = 0.72, 0.87, 0.003
 # The TSval advances after 12 pairs (a data packet and its ACK). So 1 of 24 packets completes an RTT sample.
 _PAIRS_OF_A_TSVAL = 12
 
-_PER_S = 20  # a flow sends this many packets per second until its last packet
+_PER_S = 20  # each flow sends at this rate, in packets per second, until its last packet
 _IDLE_S = 300  # the same as FLOW_IDLE_NS of bpf/flow_maps.h
 _DRAWN = 20  # the model draws this many random flow lengths for each flow in the table
 
 # The distribution of flow lengths in packets, from 4 billion flows of a campus network (Jurkiewicz, Rzym, Borylo: "Flow
-# length and size distributions in campus Internet traffic", Computer Communications 167, 2021). The distribution is a
-# mixture of distributions (docs/tutorial.rst of the project flow-models). _SHORT has the shares of six uniform
-# distributions: the first covers flows of 1 packet, the second flows of 1 to 2 packets, and the last flows of 1 to 6
-# packets. _LONG has the share, sigma and median of each log-normal distribution.
+# length and size distributions in campus Internet traffic", Computer Communications 167, 2021). This distribution is a
+# mixture of uniform and log-normal distributions (docs/tutorial.rst of the project flow-models). _SHORT has the shares
+# of six uniform distributions: the first covers flows of 1 packet, the second flows of 1 to 2 packets, and the last
+# flows of 1 to 6 packets. _LONG has the share, sigma and median of each log-normal distribution.
 _SHORT = (0.3050, 0.2484, 0.0637, 0.0492, 0.0093, 0.0822)
 _LONG = ((0.1313, 0.5207, 7.806), (0.0733, 0.7701, 22.11), (0.0293, 1.1253, 128.6), (0.0083, 1.9838, 1084.5))
 
@@ -94,7 +94,10 @@ class TrafficModel:
         return Packets(rows, sizes, egress)
 
     def _number(self, rows: npt.NDArray[np.uint8], kind: int, reply: bool, pair: Indexes, phase: Indexes) -> None:
-        """Writes sequence numbers and timestamps into requests or replies. `pair` has pair numbers."""
+        """Writes sequence numbers and timestamps into requests or replies.
+
+        `pair` is the number of the packet's pair within its flow.
+        """
         if kind == _ECHO:
             put(rows, _TRANSPORT.transport, 0 if reply else 8, 1)
             put(rows, _TRANSPORT.transport + 6, pair & 0xFFFF, 2)
@@ -107,7 +110,7 @@ class TrafficModel:
 
 
 def real_lengths(chance: np.random.Generator, flows: int) -> Reals:
-    """Selects `flows` random flow lengths from the distribution of real traffic. Returns them in packets."""
+    """Returns `flows` random flow lengths from the distribution of real traffic, in packets."""
     shares = np.array([*_SHORT, *(share for share, _, _ in _LONG)])
     kind = chance.choice(len(shares), flows, p=shares / shares.sum())
     lengths = np.empty(flows)

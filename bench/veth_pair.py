@@ -34,7 +34,7 @@ class Counted(NamedTuple):
 
 
 class VethPair:
-    """The two namespaces and the veth pair. A context manager.
+    """A context manager for two network namespaces and the veth pair between them.
 
     No packet is larger than the MTU, so programs see no aggregates of segments. If `serving` is true, the far end has
     the address .10 in each subnet of SUBNETS. Otherwise the far end drops packets to SUBNETS.

@@ -82,7 +82,10 @@ TINY = (ONE, MANY, FEW_MIXED, MANY_MIXED)
 
 
 def stream(workload: Workload, hook: str, tiny: bool) -> Iterator[Packets]:
-    """Yields the packets of each round. The first round only creates the flows, and its times are not used."""
+    """Yields the packets of each round.
+
+    The first round creates the flows. The times of the first round are not used.
+    """
     minimum = 100 if tiny else _MIN_RUNS
     if workload.form == MIXED:
         mixed = TrafficModel(workload.flows, workload.subnets, skewed=workload.skewed)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows how many RTTs of established flows are still measured when there are more flows than flow table entries. Run it
-with `make pressure`.
+"""Shows how many RTTs of established flows are still measured when there are more flows than flow table entries. `make
+pressure` runs this program.
 
 Each established flow sends a segment at regular intervals, and gets a reply. At the same time, three kinds of other
 packets arrive: new flows that have one or two packets each, SYNs without a reply, and (if requested) handshakes with a
@@ -112,7 +112,7 @@ class Traffic:
 def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
     """Returns the packets of established flows and handshakes.
 
-    The keys are times in ms, the values are lists of (kind, number of the flow or handshake, time of the request in
+    The keys are times in ms. The values are lists of (kind, number of the flow or handshake, time of the request in
     ms).
     """
     chance, due = random.Random(1), defaultdict(list)
@@ -134,7 +134,7 @@ def run(bench: Bench, load: Load) -> Outcome:
 
     New flows and SYNs are spread evenly over time, also between the packets of the same ms.
     """
-    number = next(runs)  # each run uses new flows, and later times than the runs before
+    number = next(runs)  # each run uses new flows, and its times are later than the times of all earlier runs
     due, traffic = timeline(load), Traffic(bench, load.hosts, number)
     begin_ns = START_NS + number * 600 * SECOND
     before, began = rtts(bench), time.monotonic()

@@ -3,9 +3,10 @@
 
 The agents watch the same interfaces, while flows, subnets, interfaces and collectors appear and disappear. There are
 more subnets than slots, and each conversation is a new flow. One agent exports cumulative counts over HTTP to a real
-collector, which is killed repeatedly. The other agent has a limit for the number of series. It exports deltas over gRPC
-to a receiver, which repeatedly rejects requests and then disappears. The test itself sends all packets, so the expected
-number of packets and RTTs is known. At the end, both agents must have exported each packet and each RTT exactly once.
+collector, which is killed repeatedly. The other agent has a limit for the number of series. This agent exports deltas
+over gRPC to a receiver that repeatedly rejects requests and then disappears. The test itself sends all packets, so the
+expected number of packets and RTTs is known. At the end, both agents must have exported each packet and each RTT
+exactly once.
 """
 
 import argparse
@@ -55,7 +56,7 @@ ASKING_S = 0.2
 class Traffic:
     """Conversations through the veth pairs soakN and peerN.
 
-    The agents watch soakN. `packets` and `rtts` are the numbers of packets sent and of RTTs expected.
+    The agents watch soakN. `packets` is the number of sent packets. `rtts` is the number of expected RTTs.
     """
 
     def __init__(self, ns: Namespace) -> None:
@@ -186,7 +187,10 @@ class Exported:
 
 
 class Agent:
-    """An agent that watches all interfaces named soak*. `variables` are additional environment variables."""
+    """An agent that watches all interfaces with a name that matches soak*.
+
+    `variables` are additional environment variables.
+    """
 
     def __init__(self, ns: Namespace, log: Path, **variables: str) -> None:
         self._log = log

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs otel-epping with a SIGUSR1 handler. The handler appends a line of JSON to the file $SOAK_HOLDS, with these
-fields:
+"""Runs otel-epping with a SIGUSR1 handler. The handler appends a line of JSON with these fields to the file
+$SOAK_HOLDS:
 
 malloc_bytes   bytes allocated by malloc(): numpy's arrays, requests, C and C++ objects
 blocks         blocks allocated by Python's own allocator for small objects
@@ -30,8 +30,8 @@ def _answer() -> None:
     mallinfo2.restype = _Mallinfo2
 
     def say(_: int, __: FrameType | None) -> None:
-        # Garbage and Python's cache of attribute look-ups (up to 4096 names) do not count as used memory, so remove
-        # them first.
+        # Garbage and Python's cache of attribute look-ups (up to 4096 names) are no leak. So remove both before the
+        # measurement.
         sys._clear_type_cache()
         gc.collect()
         malloc = mallinfo2()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks whether the memory of an agent stays flat.
 
-The resident memory of a process does not show a leak within minutes, because it varies too much. The exporting thread
-allocates and frees arrays and requests of up to one megabyte in its glibc arena. glibc returns freed memory to the
-kernel only from the end of an arena, so the arena may have 4 MB at one moment and 11 MB a minute later. The amount of
-allocated memory is exact. The agent reports the allocated memory (soak_agent.py).
+The resident memory of a process varies too much to show a leak within minutes. The exporting thread allocates and frees
+arrays and requests of up to one megabyte in its glibc arena. glibc returns freed memory to the kernel only from the end
+of an arena, so the arena may have 4 MB at one moment and 11 MB a minute later. The amount of allocated memory is exact.
+The agent reports the allocated memory (soak_agent.py).
 
 In each round, one interface is replaced, one collector is killed, 1500 flows are sent, and there are seven to eleven
 exports. The agent reports its memory several times per round. Only the smallest report of a round is used, because the
@@ -13,11 +13,11 @@ second half (Theil-Sen estimator). The median is robust against noise, and again
 doubles its size. The first half of the rounds is not used, because the memory grows when names, slots and tables are
 used for the first time.
 
-A slope is the number of additional blocks per round. Without a leak, the standard deviation of the number of blocks in
-a round is about 10. The standard deviation of the slope is 1.5 over 8 rounds, and 0.5 over 17 rounds. A leak of one
-small object per export causes a slope of 6.8 to 10. In a run of 17 rounds, the second half has 8 rounds. Then a slope
-above 2.4 may be a leak or chance, so the run continues, for up to the same time again (`looks_flat`). A slope above 4
-at the end is regarded as a leak (`check`).
+A slope is the number of additional blocks per round. Without a leak, the number of blocks per round has a standard
+deviation of about 10. The slope of 8 rounds has a standard deviation of 1.5, and the slope of 17 rounds 0.5. A leak of
+one small object per export causes a slope of 6.8 to 10. If a run has only 8 rounds in its second half, a slope above
+2.4 may be a leak or chance. So the run continues, until at most twice its planned duration (`looks_flat`). A slope
+above 4 at the end is regarded as a leak (`check`).
 """
 
 import json
@@ -34,8 +34,8 @@ MAX_BLOCKS = 4.0  # per round
 # A leak in C code exceeds this limit if the leak is 90 bytes per flow, or 15 kB per export. A table that grows without
 # a leak adds only 50 kB.
 MAX_BYTES = 131_072.0  # per round
-# The limit for the growth in all rounds together. glibc keeps freed memory of up to half of this limit. The other half
-# allows for holes in the arenas. A leak of 1 kB per flow would add 1.5 MB in each round.
+# The limit for the growth in all rounds together. Half of this limit allows for freed memory that glibc keeps. The
+# other half allows for holes in the arenas. A leak of 1 kB per flow would add 1.5 MB in each round.
 MAX_RESIDENT_KB = 12_288
 # If the growth is not above this share of the limits, the memory use is regarded as flat.
 FLAT = 0.6

@@ -74,8 +74,8 @@ def test_an_episode_depends_only_on_its_number_and_the_seed() -> None:
         assert episodes.make("1", number, EppingConfig()).steps != episodes.make("2", number, EppingConfig()).steps
 
 
-# Wrong rules for the model. Each row has the module, the name in the module, the wrong value, and a part of the
-# expected disagreement.
+# Wrong rules for the model. Each row has the module, the name in the module, the wrong value, and a part of the text of
+# the expected disagreement.
 WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (meaning, "MOST_LINK_HEADERS", 7, "non_ip"),
     (links, "FIXED", links.FIXED | {0x8909: 4}, "tcp"),

@@ -62,7 +62,7 @@ def test_handshakes_are_measured_with_syns_for_half_of_the_table(every: Bench) -
 def exported(producer: EppingMetricProducer) -> dict[tuple[str, str], int]:
     """Return the exported counts, summed over all subnets.
 
-    The keys are the metric and the value of the attribute that distinguishes its series, such as the outcome.
+    A key consists of the metric and the value of one attribute, such as the outcome of a measurement.
     """
     found: dict[tuple[str, str], int] = {}
     for metric in producer.produce().metrics:

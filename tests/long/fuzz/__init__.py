@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzes the loaded kernel program and checks it with a model: `python -m tests.long.fuzz --help`, or `make fuzz`.
+"""Fuzzes the loaded kernel program, and compares the program with a model: `python -m tests.long.fuzz --help`, or `make
+fuzz`.
 
 BPF_PROG_TEST_RUN sends packets through the program. Most of the packets are broken on purpose. For each packet, a model
 in Python predicts how the packet is counted and which RTT samples the packet completes. The model follows the RFCs and

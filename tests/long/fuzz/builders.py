@@ -45,7 +45,7 @@ def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
 
 
 def with_session_length(frame: bytes, link_bytes: int, more: int = 0) -> bytes:
-    """Returns the frame after setting the length field of its PPPoE header to the correct length plus `more`.
+    """Sets the length field of the frame's PPPoE header to the correct length plus `more`. Returns the frame.
 
     A frame without a PPPoE header is returned unchanged. The length field is the number of bytes after the PPPoE header
     of 6 bytes (RFC 2516 section 4).
@@ -111,7 +111,7 @@ def dns(transaction: int, is_response: bool) -> bytes:
 def quic(version: int, kind: int) -> bytes:
     """Returns the start of a QUIC packet with a long header (RFC 9000 section 17.2).
 
-    `kind` is the packet type in the numbers of QUIC version 1: for example, 0 is Initial.
+    `kind` is the number of the packet type in QUIC version 1, for example 0 for Initial.
     """
     number, first = {1: (1, 0), 2: (0x6B3343CF, 1)}[version]
     return struct.pack(">BIB", 0xC0 | (kind + first & 3) << 4, number, 8) + bytes(range(8)) + bytes(30)

@@ -46,7 +46,7 @@ CONFIGS = {
 
 @dataclass(frozen=True)
 class Task:
-    """The work for one configuration: sends a number of mutated packets to the program, or runs one episode."""
+    """A part of the fuzzing: sends a number of mutated packets with one configuration, or runs one episode."""
 
     config: str
     seed: int
@@ -58,7 +58,8 @@ class Task:
 class Outcome:
     """The result of a task.
 
-    `fault` describes a disagreement between the program and the model. It is empty if they agree.
+    `fault` describes a disagreement between the program and the model. `fault` is empty if the program and the model
+    agree.
     """
 
     config: str

@@ -45,7 +45,7 @@ class Copies:
     def _within(self, seen: Seen, identification: int, was_asked: Any, asked: Any) -> int:
         """Returns the time in ns within which an equal packet counts as a copy.
 
-        If 0, an equal packet never counts as a copy.
+        If the time is 0, an equal packet is not a copy.
         """
         meaning = seen.meaning
         if meaning.kind != "tcp":
@@ -63,7 +63,7 @@ class Copies:
 
 
 def _may_be_said_twice(meaning: Meaning, identification: int) -> bool:
-    """Returns true for an ACK or RST whose sender may send an identical packet later."""
+    """Returns true if the packet is an ACK or RST that its sender may send again in exactly the same form."""
     return meaning.kind == "tcp" and not identification and not meaning.payload and not meaning.flags & (SYN | FIN)
 
 

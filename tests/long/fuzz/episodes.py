@@ -131,7 +131,8 @@ def any_packet(chance: random.Random, link_header: int) -> Step:
 def cut_everywhere(chance: random.Random, number: int) -> Episode:
     """Truncates packets at every byte.
 
-    One copy is truncated on the network, and another copy only in the capture. Every second episode has a link header.
+    Each truncated packet occurs twice: truncated on the network, and truncated only in the capture. Every second
+    episode has a link header.
     """
     link_header = ETHERNET * (number % 2)
 
@@ -164,7 +165,7 @@ def every_option(chance: random.Random, number: int) -> Episode:
                 :room
             ]
             # The packets are received and transmitted alternately. If two consecutive packets have a timestamp, the
-            # second packet replies to the first.
+            # second packet echoes the TSval of the first packet.
             ports = (443, 40_000) if place % 2 == 0 else (40_000, 443)
             segment = builders.tcp(ports, clock, clock, ACK, options, b"data")
             yield hosts.step(place % 2 == 1, 6, segment, 0).frame

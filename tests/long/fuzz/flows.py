@@ -12,7 +12,7 @@ from enum import Enum
 from tests.long.fuzz.meaning import ACK, FIN, RST, SYN, Meaning
 
 OVERTAKEN_NS = 3_000_000  # the maximum delay of an out-of-order segment if the RTT of the handshake is unknown
-ASKS_AGAIN = 2  # a retransmission is expected after so many duplicate acknowledgements
+ASKS_AGAIN = 2  # after this number of duplicate acknowledgements, the sender retransmits
 IDLE_NS = 300_000_000_000  # a flow ends after this time without a packet
 
 
@@ -39,15 +39,15 @@ class Half:
     following: int | None = None  # the number after the last byte that was sent, or None if unknown
     advanced_ns: int = 0  # the time when `following` last changed
     first: int = 0  # the sequence number after the SYN; 0 if unknown (benign: 1 of 2^32 flows has the number 0)
-    acknowledged: int = 0  # the greatest number that it has acknowledged; 0 if none (benign: 1 of 2^32 is 0)
+    acknowledged: int = 0  # the greatest acknowledgement number sent; 0 if none (benign: 1 of 2^32 is 0)
     duplicates: int = 0  # the number of duplicate acknowledgements with the number `acknowledged`
     window: int | None = None
 
     begun_ns: int | None = None  # the time when the latest RTT sample was started, by any TCP method
     newest: int | None = None  # the newest TSval, or None if sequence numbers time the segments
     newest_ns: int = 0  # when `newest` was first seen
-    waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # (TSval, time) if pending
-    timed: tuple[int, int] | None = None  # the pending sequence number: (ACK that completes the sample, time)
+    waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # pending samples: (TSval, time)
+    timed: tuple[int, int] | None = None  # the pending sample: (number that completes the sample, time of the segment)
     leaves_one_out: bool = False
     tsval: int = 0  # the last TSval, even if sequence numbers time the segments
     handed_over: bool = False  # the timestamps stopped working, so sequence numbers time the segments
@@ -64,7 +64,10 @@ class Half:
 
     @property
     def waits(self) -> bool:
-        """True if a segment of this endpoint has started an RTT sample that is still pending. SYN-ACKs are excluded."""
+        """True if a segment of this endpoint has started an RTT sample that is still pending.
+
+        RTT samples of a SYN-ACK are ignored.
+        """
         return self.timed is not None or any(waiting is not None for waiting in self.waiting)
 
 
@@ -100,7 +103,7 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
         return Segment.EMPTY
     size = meaning.payload + bool(flags & SYN) + bool(flags & FIN)
     begin = distance(meaning.sequence, sender.following or 0)
-    # If a SYN has another sequence number than the previous SYN, it starts a new connection.
+    # A SYN starts a new connection if its sequence number differs from the sequence number of the previous SYN.
     begins = (meaning.sequence + 1) % (1 << 32)
     known = sender.following is not None and not (flags & SYN and begins != sender.first)
     segment, goes_on = Segment.EMPTY, begin > 0  # an empty segment ahead of the expected number shows a gap

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and builds the headers between an Ethernet header and IP, as their standards define them.
+"""Reads and builds the headers between an Ethernet header and IP, as the standards of these headers define.
 
 Each kind of header is identified by the EtherType before the header. Most headers have a fixed size and end with the
 EtherType of the next header. The standards do not define two cases. The program has these rules for the two cases:
@@ -19,7 +19,7 @@ class MalformedError(Exception):
 
 
 class NotIpError(Exception):
-    """The packet contains no IP packet, or it contains headers that the program does not read."""
+    """The packet contains no IP packet, or it contains headers that the program does not support."""
 
 
 def number(frame: bytes, at: int, size: int) -> int:
@@ -167,7 +167,7 @@ def read_batman(frame: bytes, at: int) -> Read:
 def read_arista(frame: bytes, at: int) -> Read:
     """Reads Arista's subtype 1: a version and a timestamp.
 
-    The timestamp has 48 bits if bit 5 of the version is set, otherwise 64.
+    The timestamp has 48 bits if bit 5 of the version is set. Otherwise the timestamp has 64 bits.
     """
     if number(frame, at, 2) != 1:
         raise NotIpError
@@ -204,7 +204,7 @@ Builder = Callable[[int, int], Built]  # arguments: the EtherType of the next he
 def fixed(kind: int) -> Builder:
     """Returns a builder of a header with a fixed size.
 
-    The builder fills the fields that the program does not read with `bits`.
+    If the program does not read a field, the builder fills the field with `bits`.
     """
 
     def build(following: int, bits: int) -> Built:

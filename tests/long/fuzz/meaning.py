@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models the meaning of a packet. The model reads the bytes of the packet as the RFCs define.
+"""Models the meaning of a packet. The model interprets the bytes of the packet as the RFCs define.
 
 The RFCs do not define some cases. For these cases, the kernel program has the limits in the constants below, and the
 following rules:
 
-- A packet is `malformed` if its IP header, a header before the IP header, or its TCP header is broken, truncated, or
-  longer than the packet's length field allows. A packet is also `malformed` if the length in its IP header is greater
-  than the length of the packet on the wire.
+- A packet is `malformed` if its TCP header, its IP header or a header before the IP header is broken, truncated, or
+  longer than a length field allows. A packet is also `malformed` if the length in its IP header is greater than the
+  length of the packet on the wire.
 - A packet with a truncated UDP or ICMP header keeps its kind, but is not measured.
 - All headers must be complete. The payload may be truncated, because captures truncate payloads.
 - A first fragment counts as a TCP, UDP or ICMP packet, if the fragment contains the complete TCP, UDP or ICMP header.
   The end of a TCP segment in a first fragment is unknown. All other fragments count as fragments.
-- If a packet is in a tunnel and the tunnel header is complete, the program reads the inner packet. It does not read a
-  second tunnel inside.
+- If a packet is in a tunnel and the tunnel header is complete, the program reads the inner packet. If the inner packet
+  is also a tunnel packet, the program does not read the second tunnel.
 """
 
 from contextlib import suppress
@@ -29,7 +29,7 @@ MOST_LINK_HEADERS = 8  # a packet with more link headers counts as not IP
 
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
 MOST_EXTENSIONS = 8  # a packet with more extension headers is malformed
-MOST_EXTENSION_BYTES = 2048  # a packet whose extension headers are longer is malformed
+MOST_EXTENSION_BYTES = 2048  # a packet with more bytes of extension headers is malformed
 
 TCP, UDP, GRE = 6, 17, 47
 IP_IN_IP = {4: 4, 41: 6}
@@ -61,7 +61,7 @@ class Meaning:
     timestamp: tuple[int, int] | None = None  # TSval, TSecr
     echo: tuple[int, bytes] | None = None  # ICMP type; identifier and sequence number
     link_end: int = 0
-    is_first_fragment: bool = False  # the kind of the other fragments is "fragment"
+    is_first_fragment: bool = False  # all other fragments have the kind "fragment"
     head: bytes = b""  # the first 8 bytes of the UDP payload; empty if the payload has fewer than 8 bytes
 
 
@@ -232,7 +232,8 @@ def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) ->
                 break
             meaning.is_first_fragment |= bool(offset_and_more & 1)
             units = 0
-        # The length field of an authentication header is its number of 4-byte words minus 2 (RFC 4302 section 2.2).
+        # The length field of an authentication header contains its length in 4-byte words minus 2 (RFC 4302 section
+        # 2.2).
         size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8
         seen += 1
         if size > rest or seen > MOST_EXTENSIONS:

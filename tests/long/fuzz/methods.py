@@ -139,7 +139,7 @@ class TcpTimestamp:
 
 class TcpSequence:
     """Measures from a segment that continues the earlier data to the ACK that acknowledges this segment and nothing
-    after it. At most one sample is pending at a time. This method is used only for endpoints without working
+    after it. At most one sample is pending at a time. This method is used only if an endpoint has no working
     timestamps.
     """
 
@@ -244,7 +244,7 @@ class Exchanges:
             self.aliases[(*ends, identifier)] = (*ends, asked_as)
 
     def answer(self, seen: Seen, identifier: object) -> tuple[bool, int | None]:
-        """Returns two values: whether a request with this identifier was seen, and the time of this request.
+        """Returns two values: true if a request with this identifier was seen, and the time of this request.
 
         The time is None if the request was repeated, or if the request already had a reply.
         """

@@ -68,7 +68,7 @@ class Tally:
 
 
 class Model:
-    """A model of the program: counts packets and RTTs as the program must count them.
+    """A model of the program, which counts the packets and RTTs that the program must count.
 
     A new model has no flows and no subnets.
     """

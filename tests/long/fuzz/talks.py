@@ -22,7 +22,7 @@ PSH = 8
 # The captures in this folder contain more forms of packets. The fuzzer also works without this folder.
 CAPTURES = Path(__file__).parents[4] / "shared" / "pcaps"
 LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of about this length
-SNAPPED = 256  # the fuzzer uses so many bytes of each captured frame
+SNAPPED = 256  # the fuzzer uses this number of bytes of each captured frame
 MOST_LINK_HEADERS = 8
 
 
@@ -46,9 +46,9 @@ class Hosts(NamedTuple):
 def any_hosts(chance: random.Random, link_header: int, tunnels: float = 0) -> Hosts:
     """Returns two random hosts.
 
-    The hosts are chosen from few hosts in few subnets, so some talks belong to the same flow. The packets have no link
-    header, or an Ethernet header with or without tags. `tunnels` is the probability that the packets of the hosts are
-    in a tunnel.
+    There are only a few hosts in a few subnets to choose from, so some talks belong to the same flow. The packets have
+    no link header, or an Ethernet header with or without tags. `tunnels` is the probability that the packets of the
+    hosts are in a tunnel.
     """
     version = chance.choice((4, 6))
     if version == 4:
@@ -129,7 +129,7 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     sequence = [chance.choice((1, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     clock = [chance.choice((1000, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     heard = [0, 0]  # the newest TSval that each endpoint has sent
-    # The fault of an endpoint's timestamps. The fault begins and ends at the segments below.
+    # The fault of an endpoint's timestamps, or "". The fault begins and ends with the segments of these numbers.
     oddity = [chance.choice((*[""] * 6, *_ODDITIES)) for _ in range(2)]
     oddity_begins = chance.choice((0, 0, 3, 6))
     oddity_ends = oddity_begins + chance.choice((4, 10, 100))

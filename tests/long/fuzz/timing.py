@@ -78,7 +78,7 @@ class Timing:
         """Handles an acknowledgement that echoes no pending TSval.
 
         Tolerates the first such acknowledgement, because it may echo an older TSval. Switches to sequence numbers at
-        the second.
+        the second such acknowledgement.
         """
         if not self.hands_over or later(half.awaited, meaning.acknowledged):
             return

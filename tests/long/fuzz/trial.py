@@ -190,7 +190,7 @@ class Trial:
         waiting = self.bench.collector.waiting()
         if counted["rtt_begun"] != sum(counted[end] for end in ENDS) + waiting:
             found.append(
-                f"{counted['rtt_begun']} RTT samples started, but their number differs from the number of ended samples "
+                f"{counted['rtt_begun']} RTT samples started. This number differs from the ended samples "
                 f"plus {waiting} pending samples"
             )
         slots, wrong = self._slots()
