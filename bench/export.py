@@ -6,7 +6,7 @@ number of subnets and a method runs in its own process. Only the method gRPC inc
 readout.py measures the reading alone. The methods are:
 
     ours   The exporter builds, encodes and discards each request before it builds the next request.
-    SDK    The SDK builds the data points of all subnets. The SDK's official encoder encodes all of them into one request.
+    SDK    The SDK builds the data points of all subnets. The official encoder encodes all data points into one request.
     gRPC   Like ours, but the official exporter sends each request to a receiver in another process. The receiver
            acknowledges each request. The CPU time is the time of our process for reading, building, encoding and
            sending.

@@ -67,7 +67,9 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
             if whole := sent > subnets * _MIN_BYTES:
                 break
         if not whole:
-            raise EppingError(f"only {sent:,} bytes were exported for {subnets:,} subnets: run it again", agent.log)
+            raise EppingError(
+                f"only {sent:,} bytes were exported for {subnets:,} subnets. Run the benchmark again", agent.log
+            )
         peak_mib = agent.memory_mb("VmHWM") * 1e6 / _MIB
     columns = [Heading("quantity"), Heading("measured", ",.1f"), Heading("predicted by otel-epping check", ",.1f")]
     table = Table(f"{subnets:,} subnets at scale {_SCALE}", columns)
