@@ -53,7 +53,12 @@ GOALS = (
         ".2f",
         compared=True,
     ),
-    Goal("additional ns with 60,000 flows instead of 1, relative to the bare look-up", "kernel.growth_share", 1, ".2f"),
+    Goal(
+        "additional time with 60,000 flows, compared with 1 flow, relative to the bare look-up",
+        "kernel.growth_share",
+        1,
+        ".2f",
+    ),
     Goal("TCP packets lost, relative to COMPARE", "throughput.tcp_share", 0.35, ".2f", compared=True),
     Goal("UDP packets lost, relative to COMPARE", "throughput.udp_share", 0.35, ".2f", compared=True),
     Goal("read the maps of 16,384 subnets, ms", "readout.16384_ms", 10, ".1f"),
@@ -65,8 +70,8 @@ GOALS = (
     Goal("agent with 10,000 active subnets, % of a core", "agent_usage.10000_percent", 1.5, ".2f"),
     Goal("agent with 10,000 active subnets, MB resident", "agent_usage.10000_mb", 90, ".1f"),
     Goal("agent with 1,000 active subnets, MB resident", "agent_usage.1000_mb", 80, ".1f"),
-    Goal("kernel memory at the defaults, MiB without the part for each CPU", "memory.base_mib", 64, ".1f"),
-    Goal("kernel memory at the defaults, additional MiB for each CPU", "memory.per_cpu_mib", 4, ".1f"),
+    Goal("kernel memory with the default settings, without the memory for each CPU, MiB", "memory.base_mib", 64, ".1f"),
+    Goal("additional kernel memory for each CPU with the default settings, MiB", "memory.per_cpu_mib", 4, ".1f"),
     Goal(
         "a million subnets: kernel memory, MiB", "million_subnets.kernel_mib", "million_subnets.kernel_check_mib", ".1f"
     ),

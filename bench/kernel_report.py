@@ -81,8 +81,9 @@ def _net(all_times: list[Times], names: list[str], others: list[Contender]) -> T
     columns += [Heading(name, ".0f") for name in names[1:]]
     columns += [Heading(f"/ {other.name}", ".2f") for other in others] + [Heading("RTTs", ".1%")]
     note = (
-        "Time minus the time of the program that does nothing. /: our time divided by the time of that program, with "
-        "large tables if they were measured. RTTs: share of packets that complete an RTT sample."
+        "Net ns: the time of a program minus the time of the program that does nothing. Columns with /: our net time "
+        "divided by the net time of the named program (our time with large tables, if large tables were measured). "
+        "RTTs: the share of packets that complete an RTT sample."
     )
     table = Table("Cost per packet in the kernel, net ns", columns, note)
     for times in all_times:

@@ -146,8 +146,10 @@ def main() -> None:
         "--packets", type=int, default=2_000_000, help="number of mutated packets, for all configurations together"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--config", action="append", choices=list(CONFIGS), help="only this one; may be repeated")
-    parser.add_argument("--only", metavar="CONFIG:NUMBER", help="only this episode")
+    parser.add_argument(
+        "--config", action="append", choices=list(CONFIGS), help="run only this configuration; may be repeated"
+    )
+    parser.add_argument("--only", metavar="CONFIG:NUMBER", help="run only this episode")
     arguments = parser.parse_args()
     tasks = _tasks(arguments)
     _say(f"captures: {len(talks.captures())} found in {talks.CAPTURES}")
