@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests, in folders that mirror those of the package. Run them from the repository's root, by pytest or `make`."""
+"""The tests. Each folder of tests has the name of the package's folder that it tests. Run the tests from the
+repository's root, by pytest or `make`."""

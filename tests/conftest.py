@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that several test files share: loaded kernel programs. A program takes nearly a second to compile.
 
-The plug-ins in tests/support have further fixtures. This file lists the plug-ins, so that pytest shows the compared
+The plug-ins in tests/support define more fixtures. This file lists the plug-ins, so that pytest shows the compared
 values if an assertion in a plug-in fails. A lab, a namespace or a program is created for the first test that needs it,
 and is kept for the whole session.
 """
@@ -16,8 +16,8 @@ from hypothesis import settings
 from otel_epping.kernel.config import EppingConfig
 from tests.support.prog_test_run import Bench
 
-# A shell makes its background jobs ignore SIGINT. The programs that tests start would inherit this setting. But tests
-# send SIGINT to these programs.
+# A shell makes its background jobs ignore SIGINT. The programs that tests start would then ignore SIGINT, too. But
+# tests send SIGINT to the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
@@ -30,7 +30,7 @@ pytest_plugins = [
     "tests.support.recorder",
 ]
 
-# `make unit` uses this small number of examples. All other runs use Hypothesis' default of 100.
+# `make unit` uses the profile "quick", which has 20 examples. All other runs use Hypothesis' default of 100 examples.
 settings.register_profile("quick", max_examples=20)
 
 EVERY = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
@@ -46,8 +46,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session")
 def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
-    """Returns a function from a configuration to a bench. Tests share the benches, so each test uses its own flows and
-    subnets."""
+    """Returns a function that takes a configuration and returns a bench. Tests share the benches, so each test uses its
+    own flows and subnets."""
     benches: dict[EppingConfig, Bench] = {}
 
     def bench_of(config: EppingConfig) -> Bench:
@@ -62,11 +62,12 @@ def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
 
 @pytest.fixture
 def every(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """The bench whose program has no sample interval: it starts an RTT sample at every edge."""
+    """The bench with a program that has no sample interval. The program starts an RTT sample at every edge."""
     return bench_of(EVERY)
 
 
 @pytest.fixture
 def bench(every: Bench) -> Bench:
-    """The same bench as `every`. Files that need another configuration define their own `bench`."""
+    """By default, `bench` is the same object as `every`. A test file that needs another configuration defines its own
+    fixture `bench`."""
     return every

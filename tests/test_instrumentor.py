@@ -119,7 +119,7 @@ def run(ns: Namespace, sink: Sink, code: str, *before: str, **settings: str) -> 
 
 
 def rtts(sink: Sink) -> list[Point]:
-    """Return the points of the latest export of RTTs: those of tcp_timestamp on the external side."""
+    """Return the RTT points of the latest export that have the method tcp_timestamp and the side external."""
     points = [
         point
         for point in sink.points(metric_table.RTT.name)
@@ -138,7 +138,7 @@ def test_an_application_exports_the_rtts_of_its_network(ns: Namespace) -> None:
 
 
 def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
-    """The endpoint, the resource and our settings come only from the file."""
+    """The endpoint, the resource and the settings of otel-epping come only from the configuration file."""
     path = tmp_path / "otel.yaml"
     with Sink(namespace=ns) as sink:
         path.write_text(CONFIG.format(endpoint=sink.grpc_endpoint))
@@ -189,7 +189,7 @@ def test_forked_workers_do_not_export_the_network_again(ns: Namespace) -> None:
         ]
         assert (
             len(exports_of_rtts) == 1
-        )  # the parent's last export has them; the two workers have exported, too, but no RTTs
+        )  # only the parent's last export contains RTTs; the exports of the two workers contain none
         (rtt,) = rtts(sink)
         assert rtt.point.count >= 20
         assert len(sink.points("shop.orders")) >= 3
@@ -206,7 +206,7 @@ def test_uninstrument_exports_and_detaches(ns: Namespace, hook: str) -> None:
     with Sink(namespace=ns) as sink:
         run(ns, sink, APPLICATION + UNINSTRUMENTS, OTEL_EPPING_HOOK=hook)
         (rtt,) = rtts(sink)
-        assert 10 <= rtt.point.count <= 45  # only the RTTs of the first conversation, at most 40
+        assert 10 <= rtt.point.count <= 45  # only the first conversation gives RTTs, at most 40
     assert "clsact" not in ns.run("tc", "qdisc", "show", "dev", "lo")
 
 
@@ -218,8 +218,8 @@ def test_a_clsact_filter_is_removed_at_exit(ns: Namespace) -> None:
 
 
 def test_the_example(ns: Namespace) -> None:
-    """The example runs unchanged. Its requests fail because there is no route. Both the failures and the RTTs are
-    exported."""
+    """The example runs unchanged. The requests of the example fail because there is no route. The failures and the RTTs
+    are exported."""
     settings = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
@@ -244,7 +244,8 @@ def test_the_example(ns: Namespace) -> None:
 
 
 def test_detached_links_are_attached_again(ns: Namespace) -> None:
-    """Tests that the monitor works here as in the agent, although it runs in a thread of the application."""
+    """Tests that the hook monitor works in an application as in the agent, although the monitor runs in a thread of the
+    application."""
     with Sink(namespace=ns) as sink:
         said = run(ns, sink, APPLICATION + LOSES_ITS_LINKS)
         for direction in ("ingress", "egress"):

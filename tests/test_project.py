@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests properties of the project: licences, levels of imports, the length of files, and the contents of the packages.
 
-The tests build the packages with the command of `make build`, and open them. They read the imports from the sources
-with `ast`. Every import counts, even inside a function or through another module.
+The tests build the packages with the command of `make build`, and open them. The tests read the imports from the
+sources with `ast`. The tests check every import, even an import inside a function or through another module.
 """
 
 import ast
@@ -70,7 +70,7 @@ def within(module: str, package: str) -> bool:
 
 
 def module_name(path: Path) -> str:
-    """Return the dotted name of the module in this file of the package."""
+    """Return the dotted name of the module in the file `path`."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -79,8 +79,8 @@ MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports(module: str) -> set[str]:
-    """Return the modules that this module imports anywhere in its file. Modules of the package have their full names;
-    other modules have the names in the import statements."""
+    """Return the modules that are imported anywhere in the file of `module`. Modules of the package have their full
+    names; other modules have the names in the import statements."""
     found: set[str] = set()
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(MODULES[module].read_text())):

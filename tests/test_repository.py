@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the files around the sources: workflows, issue forms, policies, and the citation file.
 
-`make lint` checks their format. These tests check that they agree with the Makefile, with the supported versions of
-Python, and with each other.
+`make lint` checks the format of these files. The tests check that the files agree with the Makefile, with the supported
+versions of Python, and with each other.
 """
 
 import re

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that `otel-epping run` starts: the agent."""
+"""The agent, which is the process that `otel-epping run` starts."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Health checks of the agent, for the HTTP probes and for systemd's watchdog.
 
-"Ready" and "alive" have the same meaning as in Kubernetes:
+The words "ready" and "alive" have the same meaning as the readiness and liveness probes of Kubernetes:
 
 ready  The program is attached to each watched interface, and sees the packets on these interfaces. The counts are read
        in time. Exports succeed.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otel_epping.kernel.attach.attachments import Attachments
 
-if TYPE_CHECKING:  # this import would load the SDK, which the agent loads later, while the program is compiled
+if TYPE_CHECKING:  # at run time, the agent imports the SDK later, while the program is compiled
     from otel_epping.otel.exporter import ProducerExporter
 
 _MAX_LISTED = 8
@@ -23,7 +23,7 @@ _LOADING = "the kernel program is being loaded"
 
 
 class Check(NamedTuple):
-    """The result of one check: the name of the check, True if the check passed, and a text for people."""
+    """The result of one check: the name of the check, True if the check passed, and a readable explanation."""
 
     name: str
     ok: bool
@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
 
 class Health:
-    """Runs the checks. A check only reads values that other code has already written, so it never waits.
+    """Runs the checks. A check only reads values that other code has already written, so a check never waits.
 
     Before start() is called, while the program is being loaded, the agent is alive but not ready.
     """
@@ -51,7 +51,7 @@ class Health:
         failing: Callable[[], Sequence[str]],
         mirror_ports: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """Passes the objects that the checks read. Call this method after the program is loaded.
+        """Sets the objects that the checks read. Call this method after the program is loaded.
 
         `failing` returns the names of the exporters whose last export failed. `mirror_ports` returns the names of the
         interfaces that were detected as mirror ports but are not watched with --mirror.
@@ -61,7 +61,7 @@ class Health:
         self._attachments = attachments
 
     def ready(self) -> list[Check]:
-        """Runs the checks of readiness: packets are counted, and the counts are exported."""
+        """Runs the readiness checks. The agent is ready if it counts packets and exports the counts."""
         if self._attachments is None:
             return [Check("attached", False, _LOADING)]
         attachments = self._attachments
@@ -74,14 +74,14 @@ class Health:
         ]
 
     def live(self) -> list[Check]:
-        """Runs the check of liveness: the reader of each exporter still reads the counts."""
+        """Runs the liveness check. The agent is alive if the reader of each exporter still reads the counts."""
         if self._attachments is None:
             return [Check("read", True, _LOADING)]
-        # An export that waits for its receiver delays the next reading, but at most until the deadline of the export.
+        # If the receiver of an export is slow, the next reading is delayed, but at most by `max_export_s`.
         return [self._check_read(max((exporter.max_export_s for exporter in self._exporters), default=0.0))]
 
     def _check_attached(self, attachments: Attachments) -> Check:
-        """Checks that the program is on both hooks of each watched interface.
+        """Checks that the program is attached to both hooks of each watched interface.
 
         The check fails if no interface is watched.
         """
@@ -95,14 +95,14 @@ class Health:
         return Check("attached", True, f"watching {listed(attached)}")
 
     def _check_seen(self, attachments: Attachments) -> Check:
-        """Checks that the program sees the packets that the kernel counts (kernel/attach/hook_monitor.py)."""
+        """Checks that the program receives the packets that the kernel counts (kernel/attach/hook_monitor.py)."""
         faults = attachments.faults
         return Check("seen", not faults, listed(faults, separator="; ") if faults else "packets are seen")
 
     def _check_measured(self) -> Iterator[Check]:
         """Yields a failed check if an interface was detected as a mirror port but is not watched with --mirror.
 
-        On such an interface, packets are counted, but no RTT is measured.
+        If a mirror port is not watched with --mirror, packets are counted, but no RTT is measured.
         """
         if names := sorted(self._mirror_ports()):
             text = f"both directions arrive the same way on {listed(names)}: use --mirror for mirror ports"
@@ -111,12 +111,12 @@ class Health:
     def _check_read(self, extra_s: float) -> Check:
         """Checks that the last reading of each reader is at most (2 * interval + 1 s + `extra_s`) old.
 
-        Until a reader reads for the first time, the time of its creation is used as the time of its last reading.
+        The time since the creation of a reader is used as the age if the reader has no reading yet.
         """
         if not self._exporters:
             return Check("read", True, "counts are read at each scrape")
         age_s = time.monotonic() - min(exporter.producer.read_at_s for exporter in self._exporters)
-        # The additional second is the time that the reading itself may take on a busy machine.
+        # The limit includes one extra second, because a reading can take one second on a busy machine.
         ok = age_s <= 2 * self._interval_s + 1 + extra_s
         return Check("read", ok, f"counts were read {age_s:.0f} s ago; the interval is {self._interval_s:g} s")
 
@@ -127,7 +127,10 @@ class Health:
 
 
 def listed(texts: Sequence[str], limit: int = _MAX_LISTED, separator: str = ", ") -> str:
-    """Returns one line with the first `limit` texts, followed by the number of the remaining texts."""
+    """Joins the first `limit` texts to one line.
+
+    The line ends with the number of the remaining texts, if there are any.
+    """
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return separator.join(texts[:limit]) + more
 

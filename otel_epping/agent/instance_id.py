@@ -3,8 +3,8 @@
 
 OpenTelemetry's semantic conventions (section "Service" of the resource conventions) require that no two running
 instances have the same id. The conventions also define a UUID namespace for ids that are derived from stable
-properties. Here, the properties are the host, its network namespace and the selected interfaces. If two running agents
-have the same properties, the second agent gets a random id.
+properties. The agent derives the id from the host, the network namespace and the selected interfaces. If two running
+agents have the same properties, the second agent gets a random id.
 """
 
 import socket
@@ -20,16 +20,17 @@ _MACHINE_ID = Path("/etc/machine-id")
 
 
 class InstanceId:
-    """Reserves the id of the agent that watches these interfaces.
+    """Reserves the id of an agent that watches the given interfaces.
 
-    A context manager: on exit, the id becomes free for another agent.
+    Use the object as a context manager. On exit, another agent can reserve the same id.
 
     value  the id
     """
 
     def __init__(self, interfaces: Iterable[str]) -> None:
         machine = ""
-        # A container may have no machine id, or the machine id of its image. But each container has its own host name.
+        # A container may have no machine id, or the same machine id as all containers of its image. But each container
+        # has its own host name.
         with suppress(OSError):
             machine = escaped(_MACHINE_ID.read_bytes().strip())
         namespace = Path("/proc/self/ns/net").stat().st_ino

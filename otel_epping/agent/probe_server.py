@@ -5,12 +5,13 @@
     /readyz?verbose    the text format of Kubernetes components: [+]attached ok: watching eth0
     HTTP status        200, or 503 if a check fails
 
-One thread serves all clients, and a slow client does not delay other clients: the thread reads from all connections,
-and answers each request as soon as the request is complete. A request must be complete two seconds after the client
-connects, and have at most 4 KiB. If 64 connections are open and a new client connects, the oldest connection is closed.
+One thread serves all clients. The thread reads from all connections, and answers each request as soon as the request is
+complete. So a slow client does not delay other clients. A request must be complete within two seconds after the client
+connects. A request must not be larger than 4 KiB. If 64 connections are open and a new client connects, the oldest
+connection is closed.
 
 http.server is used only to parse requests and to format answers. The server class of http.server is not used, because
-it handles one client after the other.
+the class handles one client after the other.
 """
 
 import json
@@ -50,7 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
     error_message_format = "%(message)s\n"
 
     def __init__(self, request: bytes, probes: Mapping[str, Probe]) -> None:
-        # super().__init__() is not called, because it needs a socket. These attributes are enough to handle a request.
+        # The constructor of the base class is not called, because the constructor needs a socket. To handle a request,
+        # the base class needs only the following attributes.
         self._probes = probes
         self.client_address = ("", 0)
         self.rfile, self.wfile = BytesIO(request), BytesIO()
@@ -58,7 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.handle_one_request()
 
     def do_GET(self) -> None:  # http.server requires this name
-        """Answers with the result of the requested probe. If no probe has this path, the answer lists all paths."""
+        """Answers with the result of the requested probe.
+
+        If no probe has the requested path, the answer lists all paths.
+        """
         url = urlsplit(self.path)
         probe = self._probes.get(url.path)
         if not probe:
@@ -123,8 +128,9 @@ class ProbeServer:
     `probes` maps each path to the function that runs the checks. Raises EppingError if the address or port cannot be
     used.
 
-    The two steps are separate, so that the agent can drop its capabilities between them. Opening a port below 1024
-    needs a capability. The new thread must not have capabilities, and it inherits them from the thread that starts it.
+    The port is opened before the agent drops its capabilities, because opening a port below 1024 needs a capability.
+    The thread is started after the agent drops its capabilities, because a new thread inherits the capabilities of the
+    thread that starts it.
     """
 
     def __init__(self, address: str, port: int, probes: Mapping[str, Probe]) -> None:
@@ -187,8 +193,8 @@ class ProbeServer:
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            # The client has disconnected, or no descriptor is free. If no descriptor is free, accept() fails again at
-            # once. Without a pause, the thread would then use a whole CPU.
+            # The client has disconnected, or no file descriptor is free. If no descriptor is free, the next accept()
+            # fails, too. Without a pause, the thread would repeat accept() and use a whole CPU.
             time.sleep(_ACCEPT_PAUSE_S)
             return
         connection.setblocking(False)

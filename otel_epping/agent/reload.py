@@ -14,16 +14,16 @@ from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS, LIMIT_SE
 _log = logging.getLogger(__name__)
 
 _NO_DUPLICATE_DETECTION = (
-    "the kernel program was loaded without a mirror port, so if a mirror port receives a packet twice, the program "
-    "counts the second packet as a retransmission: restart the agent if this happens"
+    "the kernel program was loaded without a mirror port: if a mirror port receives a packet twice, the program counts "
+    "the second copy as a retransmission. To detect duplicate packets, restart the agent"
 )
 
 
 class Reloader:
     """Holds the settings in effect, and applies new settings.
 
-    `reread` reads the settings file again, and returns the resulting settings. It raises EppingError if the file is
-    invalid. `change_limits` sets the limits on series for all exporters.
+    `reread` reads the settings file again, and returns the resulting settings. `reread` raises EppingError if the file
+    is invalid. `change_limits` sets the limits on series for all exporters.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Reloader:
         self._change_limits = change_limits
         self._settings, self._reread, self._interfaces, self._collector = settings, reread, interfaces, collector
         self._needs_restart = {each.field for each in DEFINITIONS if not each.spec.reloadable}
-        # If no limit was set at the start, the agent does not keep the counts that a limit needs. So a new limit then
-        # needs a restart.
+        # If no limit was set when the agent started, the agent does not store the counts that are needed to apply a
+        # limit. So a limit that is added later needs a restart.
         self._needs_restart |= set() if settings.is_bounded else LIMIT_SETTINGS
 
     def reload(self) -> None:
-        """Applies the changes that do not need a restart. For all other changes, logs that they need a restart.
+        """Applies the changes that do not need a restart. Logs the changes that need a restart.
 
         If the file is invalid, logs an error and changes nothing.
         """
@@ -73,7 +73,10 @@ class Reloader:
         self._change_limits(self._settings.limits)
 
     def _select_interfaces(self, old: Settings) -> None:
-        """Watches the interfaces that the new settings select. If this fails, keeps the old selection."""
+        """Watches the interfaces that the new settings select.
+
+        If the agent cannot watch the new selection, it keeps the old selection.
+        """
         try:
             self._interfaces.select(self._settings.selection)
         except EppingError as error:

@@ -36,13 +36,13 @@ _MIB = 2**20
 # Minimum time between two updates of the watched interfaces. If hundreds of interfaces change at once, one update
 # handles many changes.
 _PAUSE_S = 0.1
-# Time until a failed update of the watched interfaces is repeated. An update fails, for example, if no descriptor is
-# free.
+# Time between a failed update of the watched interfaces and the next attempt. An update fails, for example, if no file
+# descriptor is free.
 _RETRY_S = 2.0
 _MAX_LISTED = 20
-# These times are measured back from the deadline of a stop. At the latest _DETACH_S before the deadline, the agent
-# starts to detach the program, even if the export is not finished. If the export is still not finished _ABANDON_S
-# before the deadline, the agent abandons the export.
+# When the agent stops, it exports the last interval. If the export is not finished _DETACH_S before the deadline of the
+# stop, the agent starts to detach the program. If the export is not finished _ABANDON_S before the deadline, the agent
+# abandons the export.
 _DETACH_S = 3.0
 _ABANDON_S = 0.2
 
@@ -50,14 +50,14 @@ _ABANDON_S = 0.2
 class Agent:
     """One run of the agent. The main thread calls load(), serve() and stop() once each, in this order.
 
-    A context manager: on exit, it frees the resources that the agent still holds. Each of the three methods raises
-    EppingError if it fails.
+    Use the agent as a context manager. On exit, the agent frees its remaining resources. load(), serve() and stop()
+    raise EppingError if they fail.
     """
 
-    # load() sets these attributes.
+    # Attributes that load() sets.
     _instance: InstanceId
     _collector: EppingCollector
-    # serve() sets these attributes.
+    # Attributes that serve() sets.
     _interfaces: InterfaceMonitor
     _hooks: HookMonitor
     _pipelines: "Pipelines"
@@ -65,8 +65,8 @@ class Agent:
     def __init__(self, settings: Settings, reread: Callable[[Settings], Settings]) -> None:
         """After SIGHUP, the agent calls `reread`, which reads the settings file again and returns the new settings."""
         self._settings, self._reread = settings, reread
-        # These are the standard OTEL_* variables. The SDK reads some of them when the SDK is imported. So the variables
-        # are checked and set before the import.
+        # `_variables` contains the standard OTEL_* variables. The SDK reads some of the variables when the SDK is
+        # imported. So the variables are checked and set before the SDK is imported.
         self._variables = standard.read()
         self._variables.apply()
         requirements.check_file_systems()
@@ -91,8 +91,8 @@ class Agent:
         A new thread inherits the capabilities of the thread that starts it. So the order of the steps is important:
 
         1. Open the port for health probes, because a port below 1024 requires a capability.
-        2. Start the thread that loads the program. That thread drops its own capabilities after the program is loaded.
-        3. Drop the capabilities of this thread.
+        2. Start the loader thread, which loads the program and then drops the capabilities of the loader thread.
+        3. Drop the capabilities of the main thread.
         4. Start all other threads, which are the threads of the probe server, of the libraries and of the exporters.
         """
         self._instance = self._resources.enter_context(InstanceId(self._settings.selection.all))
@@ -101,16 +101,16 @@ class Agent:
             kept = self._drop_capabilities()
             if probe_server:
                 self._resources.enter_context(probe_server)
-            # The SDK is imported while the program is loaded. This does not delay the start, because most of the
-            # loading is the work of the compiler, which is another process.
+            # The SDK is imported while the program is loaded. The import does not delay the start, because most of the
+            # loading time is spent in the compiler, which is a separate process.
             from otel_epping.otel.pipeline import exporter_classes
 
             exporter_classes(self._variables.exporters)
         try:
             self._collector = self._resources.enter_context(loading.result())
         except EppingError:
-            # A signal that stops the agent may also have ended the compiler, because systemd signals all processes of a
-            # control group. In this case the failure is not an error.
+            # systemd sends a stop signal to all processes of a control group. So the signal that stops the agent may
+            # also end the compiler. If loading fails while the agent is being stopped, the failure is not an error.
             if not self._stop.is_set():
                 raise
         if self._stop.is_set():
@@ -158,12 +158,12 @@ class Agent:
     def stop(self) -> bool:
         """Exports the counts of the last interval, and detaches the program from the interfaces.
 
-        Returns True if the last export of each exporter succeeded. At the deadline of `Stop` the process ends, even if
-        these steps are not complete.
+        Returns True if the last export of each exporter succeeded. The process ends at the deadline of `Stop`, even if
+        stop() has not finished the export or detached the program.
 
         Detaching takes long if many interfaces are watched, because the kernel takes at least 10 ms to remove a TCX
-        link, and removes the links one after the other. So the program is detached after the export, or while the
-        export waits for a receiver. In both cases, the last counts have already been read. If the process ends before
+        link, and removes the links one after the other. So the program is detached only after the last counts have been
+        read. Detaching starts when the export is finished, or _DETACH_S before the deadline. If the process ends before
         all links are removed, the kernel removes the remaining links.
         """
         _log.info("stopping: exporting the last interval")
@@ -187,7 +187,7 @@ class Agent:
         """
         if not self._settings.health_endpoint:
             return None
-        from otel_epping.agent.probe_server import ProbeServer  # imports http.server, which only the probes need
+        from otel_epping.agent.probe_server import ProbeServer  # imports http.server only if probes are used
 
         probes = {"/livez": self._health.live, "/readyz": self._health.ready}
         return ProbeServer(*self._settings.health_endpoint, probes)
@@ -198,10 +198,10 @@ class Agent:
         return collector
 
     def _drop_capabilities(self) -> Collection[str]:
-        """Drops the capabilities of this thread, and returns the capabilities that the thread keeps.
+        """Drops the capabilities of the calling thread, and returns the capabilities that the thread keeps.
 
-        With the hook clsact, the thread keeps CAP_NET_ADMIN. The agent needs this capability to create a clsact filter,
-        and to remove the filter at the end.
+        With the hook clsact, the thread keeps CAP_NET_ADMIN. The agent needs CAP_NET_ADMIN to create a clsact filter,
+        and to remove the filter when the agent stops.
         """
         return capabilities.drop_capabilities({"CAP_NET_ADMIN"} if self._hook == "clsact" else ())
 
@@ -235,7 +235,7 @@ class Agent:
 
 
 def _warn_of_capabilities(kept: Collection[str]) -> None:
-    """Logs a warning if a thread of this process still has capabilities. Usually no thread has any."""
+    """Logs a warning if a thread of this process still has capabilities. Usually no thread has capabilities."""
     if kept:
         _log.warning("%s", capabilities.describe(kept))
     elif holders := capabilities.threads_with_capabilities():
@@ -245,7 +245,7 @@ def _warn_of_capabilities(kept: Collection[str]) -> None:
 def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     """Runs the agent. Returns True if the last export of each exporter succeeded.
 
-    Also returns True if a signal stopped the agent before it watched an interface. After SIGHUP, the agent calls
+    Also returns True if a signal stopped the agent before the agent watched an interface. After SIGHUP, the agent calls
     `reread`, which reads the settings file again and returns the new settings. Raises EppingError if the agent cannot
     start.
     """

@@ -18,21 +18,20 @@ from otel_epping.agent.health import Health, as_text
 _log = logging.getLogger(__name__)
 
 _STATUS_INTERVAL_S = 10.0
-# Usually systemd receives a datagram at once. If the receive queue of systemd is full, the agent waits for at most
-# this time.
+# The longest time that the agent waits if systemd's receive queue is full. Usually systemd receives a datagram at once.
 _SEND_TIMEOUT_S = 1.0
 
 
 class Notifier:
     """Sends messages to systemd. Does nothing if a program other than systemd started this process.
 
-    `interval_s` is the time between two calls of report(). It is 10 s, or half of the timeout of systemd's watchdog if
-    that half is shorter. `interval_s` is None if systemd did not start this process.
+    `interval_s` is the time between two calls of report(). `interval_s` is 10 s, or half of the timeout of systemd's
+    watchdog, whichever is shorter. `interval_s` is None if systemd did not start this process.
     """
 
     def __init__(self) -> None:
         self.interval_s: float | None = None
-        # An @ at the start of the address stands for a zero byte, with which the name of an abstract socket starts.
+        # The name of an abstract socket starts with a zero byte. NOTIFY_SOCKET contains an @ in place of the zero byte.
         self._address = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
         self._has_watchdog = False
         if self._address:
@@ -45,7 +44,7 @@ class Notifier:
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        # If systemd has ended or does not listen, the agent continues without the message.
+        # If systemd cannot receive the message, the agent continues without an error.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(_SEND_TIMEOUT_S)
             sender.connect(self._address)
@@ -66,7 +65,7 @@ class Notifier:
     def reloading(self, status: str) -> Iterator[None]:
         """Reports that the settings are being reloaded while the body of the with statement runs.
 
-        Units with Type=notify-reload require these messages.
+        Units with Type=notify-reload require a message at the start and at the end of a reload.
         """
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:

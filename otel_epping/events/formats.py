@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats events as text, exactly as ePPing prints them. Scripts for ePPing's output can read this text.
+"""Formats events as text, exactly as ePPing prints them. Scripts that read ePPing's output can also read this text.
 
     standard  time of day, RTT, minimum RTT so far, protocol, flow; or a flow that opens or closes, with the reason
     json      one JSON array of objects, times in ns; the array is complete only after close()
     jsonl     the same objects, one per line
     ppviz     RTTs only, times in seconds; the format of Kathleen Nichols' pping, which her viewer reads
 
-A flow is printed as `source:port+destination:port` of the *reply*, so the host that replied comes first. For ICMP, both
-ports are the echo identifier. The source code of ePPing is pping/pping.c of github.com/xdp-project/bpf-examples: see
-print_event_standard(), print_event_json() and print_event_ppviz().
+A flow is printed as `source:port+destination:port` of the reply packet. So the host that replied is printed first. For
+ICMP, both ports are the echo identifier. The source code of ePPing is pping/pping.c of
+github.com/xdp-project/bpf-examples: see print_event_standard(), print_event_json() and print_event_ppviz().
 
 The JSON format has one field that ePPing does not print. If the method of an RTT is not one of ePPing's methods, the
 JSON object of this RTT ends with the field `method`.
@@ -27,7 +27,7 @@ from otel_epping.kernel.methods import METHODS
 
 FORMATS = ("standard", "json", "jsonl", "ppviz")
 
-# ePPing's words, in the order of the enums in bpf/events.h.
+# The words that ePPing prints, in the order of the enums in bpf/events.h.
 _TYPES = ("", "opening", "closing")
 _REASONS = ("none", "SYN", "SYN-ACK", "first observed packet", "FIN", "RST", "flow timeout")
 _TRIGGERS = ("src", "dest", "garbage collection")
@@ -136,7 +136,7 @@ def _jsonl(event: _Event, unix_ns: int) -> str:
 class EventWriter:
     """Writes events to a text stream in one of FORMATS. The caller flushes the stream.
 
-    `to_unix_ns` converts a time of the program's clock to Unix time. Both times are in ns.
+    `to_unix_ns` converts a time of the program's clock in ns to Unix time in ns.
     """
 
     def __init__(self, format: str, stream: TextIO, to_unix_ns: Callable[[int], int]) -> None:

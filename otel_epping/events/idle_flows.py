@@ -2,9 +2,9 @@
 """Closes flows that have become idle without a FIN or RST, as ePPing's garbage collection does.
 
 The program keeps the state of each flow in an LRU hash map, in which the entry of an idle flow may stay for ever. Each
-call of IdleFlowCloser.close_idle() scans this map and deletes idle flows. If a direction of such a flow was reported as
-open, close_idle() returns an event which reports that the direction is closed. The rules are those of ePPing:
-is_flow_old() and flowmap_cleanup() in pping/pping_kern.c.
+call of IdleFlowCloser.close_idle() scans the map and deletes idle flows. If a direction of a deleted flow was reported
+as open, close_idle() returns an event which reports that the direction is closed. The rules are the same as in ePPing:
+see is_flow_old() and flowmap_cleanup() in pping/pping_kern.c.
 """
 
 import socket
@@ -27,7 +27,10 @@ _WAITING, _OPEN = 1, 2
 
 
 class IdleFlowCloser:
-    """Closes the idle flows of a program that was built with events. `dtype` is EventReader.dtype, an event's type."""
+    """Closes the idle flows of a program that was built with events.
+
+    `dtype` is EventReader.dtype, the numpy type of an event.
+    """
 
     def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:
         watched = collector.program.maps["event_flows"]
@@ -37,12 +40,12 @@ class IdleFlowCloser:
         self._key = map_array.dtype_of(watched.key_layout)
         self._value = map_array.dtype_of(watched.layout)
         self._dtype = dtype
-        self._collector = collector  # keeps the map's descriptor open
+        self._collector = collector  # this reference keeps the map's descriptor open
 
     def close_idle(self, now_ns: int) -> Events:
         """Deletes all flows that are idle at `now_ns` on the program's clock, and returns their closing events.
 
-        The events have the shape (events,). They are sorted by flow key, because the order of the entries in the map
+        The events have the shape (events,). The events are sorted by flow key, because the order of the map's entries
         changes whenever the program is loaded.
         """
         found = []
@@ -57,9 +60,9 @@ class IdleFlowCloser:
     def _closing_events(self, keys: npt.NDArray[Any], opened: npt.NDArray[np.bool_], now_ns: int) -> Events:
         """Returns a closing event for each direction that was reported as open; `opened` has the shape (flows, 2).
 
-        Half 0 is the direction from the internal endpoint to the external one. The source of a closing event is the
-        endpoint that received the packets of the direction. In the same way, the source of an RTT event is the endpoint
-        that replied.
+        Half 0 is the direction from the internal endpoint to the external endpoint. The source of a closing event is
+        the endpoint that received the packets of the closed direction. Similarly, the source of an RTT event is the
+        endpoint that replied.
         """
         rows, halves = np.nonzero(opened)
         flows = keys["flow"][rows]
@@ -83,7 +86,7 @@ def _find_idle(
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Returns two masks: idle flows, shape (flows,), and directions that were reported as open, shape (flows, 2)."""
     state = halves["state"]
-    # A packet may have arrived after the clock was read. Then its time is later than now_ns.
+    # If a packet arrived after the clock was read, `last_ns` is later than `now_ns`.
     age_ns = np.where(halves["last_ns"] < now_ns, now_ns - halves["last_ns"], 0)
     echo = np.isin(protocol, (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6))
     lifetime_ns = np.where(echo[:, None], ECHO_LIFETIME_NS, LIFETIME_NS)

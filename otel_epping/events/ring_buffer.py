@@ -2,9 +2,10 @@
 """Reads individual events from the program's ring buffer: each RTT, and each flow that opens or closes.
 
 Only a program built with `EppingConfig(events=True)` writes events. The ring buffer consists of a page with the
-reader's position, a page with the program's position, and the records. User space maps all three. The records are
-mapped twice in sequence, so that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux). All records
-have the same size, so all unread records together are one numpy array. To read the records, no system call is needed.
+reader's position, a page with the program's position, and the records. User space maps both pages and the records. The
+records are mapped twice in sequence, so that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux).
+All records have the same size, so all unread records together are one numpy array. To read the records, no system call
+is needed.
 """
 
 import mmap
@@ -25,7 +26,8 @@ Events = npt.NDArray[Any]
 
 # enum event_type of bpf/events.h.
 RTT, OPENING, CLOSING = range(3)
-# Two more values, of enum event_reason and of enum event_trigger. Only user space uses them.
+# FLOW_TIMEOUT is an additional value of enum event_reason. GARBAGE_COLLECTION is an additional value of enum
+# event_trigger. Only user space uses FLOW_TIMEOUT and GARBAGE_COLLECTION.
 FLOW_TIMEOUT = 6
 GARBAGE_COLLECTION = 2
 
@@ -50,8 +52,8 @@ class EventReader:
         self.dtype = map_array.dtype_of(layout)
         self._no_events = np.zeros(0, self.dtype)
         size = self.dtype.itemsize
-        # An event has an opaque type here: numpy copies an opaque type in one operation, but a structured type field by
-        # field.
+        # The type of an event is opaque in this dtype. numpy copies an opaque item in one operation, but copies a
+        # structured item field by field.
         self._records = np.dtype(
             {
                 "names": ["header", "event"],
@@ -67,7 +69,7 @@ class EventReader:
         self._ring = mmap.mmap(fd, page + 2 * self._size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._written_to = memoryview(self._ring).cast("Q")
         self._page = page
-        self._collector = collector  # keeps the map's descriptor open
+        self._collector = collector  # this reference keeps the map's descriptor open
         self._lost_fd = maps["events_lost"].fd
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)

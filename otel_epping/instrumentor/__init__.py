@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EppingInstrumentor: measures the network of an application, and exports through the application's MeterProvider.
+"""EppingInstrumentor: measures network latency, and exports the metrics through the application's MeterProvider.
 
     OTEL_EPPING_INTERFACE=eth0 opentelemetry-instrument python app.py
 
@@ -13,9 +13,9 @@ Settings come from arguments of instrument(), from OTEL_EPPING_* variables (envi
 that OTEL_EPPING_CONFIG names, or from `instrumentation/development: python: otel_epping:` in the file that
 OTEL_CONFIG_FILE names. If the settings name no interface, the interfaces with a default route are watched.
 
-In each network namespace, only the first instrumented process measures the network. The other instrumented processes of
-the namespace export no metrics of otel-epping. If a server forks workers from the measuring process, the workers do not
-export these metrics either.
+In each network namespace, only the first instrumented process measures the network. Other instrumented processes in the
+same network namespace do not export the metrics of otel-epping. If a server forks workers from the measuring process,
+the workers do not export the metrics of otel-epping either.
 
 If the measurement cannot start (no privileges, no BCC, a wrong setting), the cause is logged as one warning, and the
 application continues.
@@ -95,7 +95,7 @@ _ONCE = "\0otel-epping/instrumentor"
 
 
 def _arguments(options: dict[str, Any]) -> Iterator[str]:
-    """Yields options as command-line flags, so that the code of the command line checks their values."""
+    """Yields options as command-line flags, so that the command-line parser can check the values."""
     for key, value in options.items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
@@ -105,7 +105,10 @@ def _arguments(options: dict[str, Any]) -> Iterator[str]:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    """Returns the settings from options, variables and the file. Raises EppingError if a setting is wrong."""
+    """Merges `options`, the environment variables and the configuration file.
+
+    Raises EppingError if a setting is wrong.
+    """
     command = click.command("otel-epping", context_settings=COMMAND)(all_options(lambda settings: settings))
     try:
         settings: Settings = command.main(list(_arguments(options)), standalone_mode=False)
@@ -115,10 +118,10 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _claim(undo: ExitStack) -> bool:
-    """Claims the measurement of this network namespace; returns False if another process has claimed it.
+    """Reserves this network namespace for this process; returns False if another process has reserved the namespace.
 
-    The claim is the name of an abstract Unix socket. The kernel frees the name when the process ends, even after
-    SIGKILL.
+    To reserve the namespace, the process binds an abstract Unix socket to a fixed name. The kernel frees this name when
+    the process ends, even after SIGKILL.
     """
     holder = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     try:
@@ -138,7 +141,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return _instruments
 
     def _instrument(self, **options: Any) -> None:
-        """Starts to measure. `meter_provider` defaults to the global provider; all other options are settings."""
+        """Starts the measurement. `meter_provider` defaults to the global provider; all other options are settings."""
         provider = options.pop("meter_provider", None) or get_meter_provider()
         with ExitStack() as undo:
             try:
@@ -174,22 +177,22 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         _log.info("watching %s", ", ".join(collector.attachments.watched))
 
     def _detach_at_exit(self, collector: EppingCollector, end_monitor: Callable[[], None]) -> None:
-        """Makes sure that the program is detached before the provider shuts down: then the last export has all counts.
+        """Detaches the eBPF program before the provider shuts down, so that the last export includes all counts.
 
-        Functions registered with atexit run in reverse order. The provider has already registered its shutdown, so the
-        function that is registered here runs before the shutdown.
+        Python calls functions registered with atexit in reverse order. The provider has registered its shutdown
+        function before `detach` is registered, so `detach` is called before the shutdown function.
         """
         process = os.getpid()
 
         def detach() -> None:
-            if os.getpid() == process:  # a forked worker must not detach: the parent still counts
+            if os.getpid() == process:  # a forked worker must not detach: its parent process still measures
                 end_monitor()
                 collector.attachments.detach_all()
 
         atexit.register(detach)
 
     def _uninstrument(self, **_: Any) -> None:
-        """Detaches from all interfaces and exports the last counts."""
+        """Detaches the eBPF program from all interfaces, and exports the last counts."""
         if self._undo:
             self._undo()
             self._undo = None

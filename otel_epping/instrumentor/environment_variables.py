@@ -7,10 +7,13 @@ defaults.
 """
 
 OTEL_EPPING_CONFIG = "OTEL_EPPING_CONFIG"
-"""Path of a YAML file with settings. The other variables override the file."""
+"""Path of a YAML file with settings. The other OTEL_EPPING_* variables override the settings in this file."""
 
 OTEL_EPPING_INTERFACE = "OTEL_EPPING_INTERFACE"
-"""Interfaces to watch, comma-separated: names, patterns such as `eth*`, or `auto` (all with a default route)."""
+"""Interfaces to watch, comma-separated.
+
+Names, patterns such as `eth*`, or `auto` (all interfaces with a default route) are allowed.
+"""
 
 OTEL_EPPING_LAN = "OTEL_EPPING_LAN"
 """Interfaces to watch that face the local network; syntax as in OTEL_EPPING_INTERFACE."""
@@ -28,7 +31,7 @@ OTEL_EPPING_SAMPLE_INTERVAL = "OTEL_EPPING_SAMPLE_INTERVAL"
 """Minimum time between two RTT samples in one direction of a flow."""
 
 OTEL_EPPING_MAX_AGE = "OTEL_EPPING_MAX_AGE"
-"""Maximum RTT. A packet whose reply takes longer than this time is not measured."""
+"""Maximum RTT. A packet whose reply takes longer than the maximum RTT is not measured."""
 
 OTEL_EPPING_METHODS = "OTEL_EPPING_METHODS"
 """Methods that measure RTTs, comma-separated; docs/methods.md describes each."""
@@ -37,7 +40,7 @@ OTEL_EPPING_TUNNELS = "OTEL_EPPING_TUNNELS"
 """Whether to measure the packets inside GRE, VXLAN and IP-in-IP tunnels."""
 
 OTEL_EPPING_HOOK = "OTEL_EPPING_HOOK"
-"""The hook to which the program is attached: `tcx`, `clsact` or `auto`."""
+"""The hook to which the eBPF program is attached: `tcx`, `clsact` or `auto`."""
 
 OTEL_EPPING_SCALE = "OTEL_EPPING_SCALE"
 """Scale of the exponential histograms."""
@@ -49,13 +52,13 @@ OTEL_EPPING_MAX_FLOWS = "OTEL_EPPING_MAX_FLOWS"
 """Number of TCP flow table entries in the kernel."""
 
 OTEL_EPPING_IDLE_TIMEOUT = "OTEL_EPPING_IDLE_TIMEOUT"
-"""Time without packets after which the slots of a subnet are freed; 0: slots are never freed."""
+"""Idle timeout: a subnet's slots are freed after this time without packets; 0: slots are never freed."""
 
 OTEL_EPPING_MAX_SERIES = "OTEL_EPPING_MAX_SERIES"
-"""Number of the busiest subnets that are exported individually."""
+"""Maximum number of subnets that are exported individually; the busiest subnets are chosen."""
 
 OTEL_EPPING_ROLL_UP = "OTEL_EPPING_ROLL_UP"
-"""Whether subnets that are not exported individually are exported as covering prefixes, not on the overflow point."""
+"""Whether subnets that are not exported individually are merged into covering prefixes, not into the overflow point."""
 
 OTEL_EPPING_MIN_SAMPLES = "OTEL_EPPING_MIN_SAMPLES"
 """Number of RTT samples that a subnet must have before it is exported individually."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 Counts = npt.NDArray[np.uint64]
 # Row numbers, bucket numbers, positions in arrays, and lengths.
 Indexes = npt.NDArray[np.int64]
-# Times in ns. They are Unix times unless a docstring names another clock.
+# Times in ns. A time is a Unix time unless a docstring names another clock.
 Times = npt.NDArray[np.int64]
-# 32-bit numbers of the program.
+# 32-bit numbers from the program's maps.
 Words = npt.NDArray[np.uint32]
 Flags = npt.NDArray[np.bool_]
 # Structs.

@@ -3,8 +3,8 @@
 
 At scale s, bucket i of an OpenTelemetry exponential histogram holds the values v with 2^(i/2^s) < v <= 2^((i+1)/2^s)
 seconds (metrics data model, "ExponentialHistogram"). A whole number of nanoseconds v is in bucket i if
-edge(i) < v <= edge(i + 1), where edge(i) = floor(1e9 * 2^(i/2^s)). The edges are rounded down. This moves no whole
-number of nanoseconds to another bucket, because there is no whole number n with floor(x) < n <= x.
+edge(i) < v <= edge(i + 1), where edge(i) = floor(1e9 * 2^(i/2^s)). Although the edges are rounded down, each whole
+number of nanoseconds stays in its bucket, because there is no whole number n with floor(x) < n <= x.
 
 The kernel finds the bucket of an RTT with a table of cells (bpf/histogram.h).
 """
@@ -61,7 +61,7 @@ def cells(scale: int) -> npt.NDArray[np.uint64]:
     """Returns the rows (edge_ns, bucket) of the kernel's table `cells`. The shape of the result is (cells, 2).
 
     All numbers of nanoseconds in a cell have the same highest bit and the same `scale + 1` bits after the highest bit.
-    A cell is narrower than every bucket, so it contains at most one edge. In a cell, RTTs up to `edge_ns` are in
+    A cell is narrower than every bucket. So a cell contains at most one edge. In a cell, RTTs up to `edge_ns` are in
     `bucket`, and longer RTTs are in the next bucket. `edge_ns` is 2^64 - 1 if the cell contains no edge.
     """
     first = first_index(scale)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The collector: the loaded program, the interfaces that it watches, and the readers of its counts.
+"""The collector consists of the loaded program, the watched interfaces, and the readers of the program's counts.
 
-The program only increases its counts, and a reader does not reset them. So any number of readers can read the counts at
-any time, and a failed export loses no counts. The counts of an interval are the difference between two readings.
+The program only increases its counts, and readers do not reset the counts. So any number of readers can read the counts
+at any time, and no counts are lost if an export fails. The counts of an interval are the difference between two
+readings.
 """
 
 import os
@@ -31,7 +32,7 @@ from otel_epping.kernel.read.slots import Slots
 from otel_epping.kernel.read.waiting_rtts import count_waiting
 from otel_epping.kernel.wall_clock import Clock
 
-# Slots are assigned in ascending order. But when two CPUs compete for a slot, a few slots can be skipped. If this many
+# Slots are assigned in ascending order. But when two CPUs compete for a slot, a few slots can be skipped. If _SCAN_ROWS
 # consecutive slots are free, all later slots are free, too.
 _SCAN_ROWS = 1024
 
@@ -50,8 +51,8 @@ def _check_idle_timeout(idle_timeout_ns: int) -> None:
 class EppingCollector:
     """Loads the program. At the end of a `with` block, the collector detaches and closes the program.
 
-    `directions` has the flows whose RTTs cannot be measured, as readers have found them. `started_ns` is the Unix time
-    in ns at which counting could start. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
+    `directions` contains the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix
+    time in ns when the program was loaded. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
     freed. If `idle_timeout_ns` is 0, slots are never freed.
 
     Raises EppingError if the program cannot be loaded.
@@ -70,8 +71,8 @@ class EppingCollector:
         self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
-        # A slot is freed when all readers have read its final counts. These references are weak, so that the slot does
-        # not wait for a reader that no longer exists.
+        # A slot is freed when all readers have read its final counts. The set contains weak references. So a reader
+        # that is no longer used does not delay the freeing of slots.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
         self._end_monitor: Callable[[], None] | None = None
@@ -89,14 +90,15 @@ class EppingCollector:
         self.close()
 
     def attach(self, interface: str, role: Literal["wan", "lan", "mirror"] = "wan") -> None:
-        """Attaches the program to both hooks of an interface, and keeps it attached and first on these hooks.
+        """Attaches the program to both hooks of an interface. The program is the first program on each hook.
 
-        A thread checks the hooks each second. If another process has detached the program, the thread attaches it
-        again. If packets are hidden from the program, the thread logs the cause. `role` is the position of the
-        interface in the network:
+        A thread checks the hooks each second. If another process has detached the program, the thread attaches the
+        program again. If another program may run before the collector's program, the thread moves the collector's
+        program to the front. If the program does not receive all packets, the thread logs the cause. `role` is the
+        position of the interface in the network:
 
-            wan     packets that arrive come from the external side
-            lan     packets that arrive come from the internal side
+            wan     incoming packets come from the external side
+            lan     incoming packets come from the internal side
             mirror  a mirror, SPAN or TAP port: packets of both directions arrive, and the program does not know from
                     which side a packet comes. If packets can arrive twice, set `copies` in the configuration
 
@@ -112,7 +114,10 @@ class EppingCollector:
         self.attachments.detach(interface)
 
     def _fill_tables(self) -> None:
-        """Writes the table of cells, the free slots and the first epoch. After that, the program counts."""
+        """Writes the table of cells, the free slots and the first epoch.
+
+        Call this method before the program is attached.
+        """
         maps = self.program.maps
         for row, cell in enumerate(buckets.cells(self.config.scale)):
             libbpf.map_update(maps["cells"].fd, np.uint32(row).tobytes(), cell.tobytes())
@@ -127,15 +132,18 @@ class EppingCollector:
     def change_idle_timeout(self, idle_timeout_ns: int) -> None:
         """Sets the idle timeout in ns for the next and all later readings. Raises EppingError for a value out of range.
 
-        Do not call this method if a producer without limits was created while the timeout was 0. Such a producer does
-        not expect freed slots.
+        Do not call this method if a producer without limits was created while the timeout was 0, because this producer
+        cannot handle freed slots.
         """
         _check_idle_timeout(idle_timeout_ns)
         with self._lock:
             self.slots.idle_ns = idle_timeout_ns
 
     def now_ns(self) -> int:
-        """Returns the current Unix time in ns, as the time of a reading. Each result is later than the previous one."""
+        """Returns the current Unix time in ns, as the time of a reading.
+
+        Each result is later than the previous result.
+        """
         return self._clock()
 
     def reader(self) -> Reader:
@@ -151,9 +159,9 @@ class EppingCollector:
         return reader
 
     def _count_rows(self) -> int:
-        """Returns how many rows a reader must read to read all slots that are or were in use.
+        """Returns the number n of rows that a reader must read.
 
-        These rows are the first rows of the tables. Row 0 is always in use.
+        The first n rows of the tables include all slots that are or were in use. Row 0 is always in use.
         """
         slots = self._arrays["slots"]
         while self._rows_in_use < slots.length:
@@ -169,11 +177,11 @@ class EppingCollector:
         """Ends the program's current interval, and lets one reader use the new interval (bpf/histogram.h).
 
         No other reader gets an interval before the `with` block ends. The collector first ends the old interval, and
-        then counts the rows in use. So each slot with an RTT in the old interval is included.
+        then counts the rows in use. So the counted rows include each slot that has an RTT in the old interval.
 
         Benign race: while the interval ends, a CPU may be recording an RTT. The CPU may then update the minimum or
-        maximum of the old interval after the reader has read it. This update is lost, because no reader reads the old
-        interval again. The RTT itself is counted in its bucket.
+        maximum of the old interval after the reader has read the old interval. The late update is lost, because no
+        reader reads the old interval again. The RTT itself is counted in its bucket.
         """
         with self._lock:
             self._control.interval += 1
@@ -231,7 +239,7 @@ class EppingCollector:
     def close(self) -> None:
         """Detaches the program from every interface, and closes it.
 
-        The maps stay until nothing references the collector or its readers any more.
+        The maps exist as long as the collector or one of its readers is referenced.
         """
         if self._end_monitor:
             self._end_monitor()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings of the kernel program, and the constants with which the program is compiled.
 
-`bpf/config.h` describes each constant. A test checks that its defaults and the defaults in this file are the same.
+`bpf/config.h` describes each constant. A test checks that the defaults in `bpf/config.h` and in this file are the same.
 """
 
 import time
@@ -37,7 +37,8 @@ IDLE_TIMEOUTS_NS = (0, 366 * 24 * 3600 * 10**9)
 def possible_cpus() -> int:
     """Returns the highest possible CPU number plus one (the kernel's nr_cpu_ids).
 
-    Tables with counters for each CPU have this number of rows. Raises EppingError if /sys cannot be read.
+    Tables with counters for each CPU have a row for each CPU number below the result. Raises EppingError if /sys cannot
+    be read.
     """
     try:
         ranges = _POSSIBLE_CPUS.read_text().strip()

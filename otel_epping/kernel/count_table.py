@@ -14,7 +14,7 @@ class CountTable:
     """Counts of each row. Each count has 64 bits. A count never decreases until its row is reset.
 
     buckets   (rows,) numbers of RTTs by bucket
-    sum_ns    (rows,) sum of these RTTs, ns
+    sum_ns    (rows,) sum of the RTTs, ns
     counters  (rows, counters) packets, bytes and all other counts
     """
 
@@ -24,7 +24,7 @@ class CountTable:
 
     @classmethod
     def empty(cls, counters: int) -> "CountTable":
-        """Returns a table without rows. Later rows have this number of counters."""
+        """Returns a table without rows. Rows that are added later have `counters` counters."""
         return cls(SparseHistograms.empty(0), np.zeros(0, np.uint64), np.zeros((0, counters), np.uint64))
 
     @property
@@ -38,22 +38,28 @@ class CountTable:
         self.sum_ns, self.counters = grow(self.sum_ns, rows), grow(self.counters, rows)
 
     def match(self, other: "CountTable") -> None:
-        """Extends the table so that it has the same rows and runs as `other`.
+        """Extends the table so that it has the same rows as `other` and stores the same buckets of each row.
 
-        `other` must have all rows and buckets of this table. delta(), differs() and assign() need tables that match.
+        `other` must have all rows and buckets of this table. Call this method before delta(), differs() and assign().
         """
         self.grow(other.rows)
         self.buckets = self.buckets.widen(other.buckets.first, other.buckets.starts)
 
     def reset(self, rows: Indexes) -> None:
-        """Sets these rows to 0, because they have a new owner. Rows that are not in the table are ignored."""
+        """Sets the counts of the given rows to 0, because the rows have a new owner.
+
+        Ignores rows that are not in the table.
+        """
         rows = rows[rows < self.rows]
         if len(rows):
             self.buckets = self.buckets.without(rows)
             self.sum_ns[rows] = self.counters[rows] = 0
 
     def differs(self, other: "CountTable") -> Flags:
-        """Returns an array that is true for the rows whose counters or sums differ in `other`. The shape is (rows,)."""
+        """Returns an array that is true for each row whose sum or counters are not the same as in `other`.
+
+        The shape is (rows,).
+        """
         return np.asarray((self.counters != other.counters).any(axis=1) | (self.sum_ns != other.sum_ns))
 
     def is_counted(self) -> Flags:
@@ -61,11 +67,11 @@ class CountTable:
         return np.asarray(self.counters.any(axis=1) | (self.sum_ns != 0))
 
     def select(self, rows: Indexes) -> "CountTable":
-        """Returns a copy of these rows."""
+        """Returns a copy of the given rows."""
         return CountTable(self.buckets.select(rows), self.sum_ns[rows], self.counters[rows])
 
     def delta(self, rows: Indexes, since: "CountTable") -> "CountTable":
-        """Returns the counts of these rows minus their counts in the earlier table `since`."""
+        """Returns the counts of the given rows minus the counts of the same rows in the earlier table `since`."""
         return CountTable(
             self.buckets.delta(rows, since.buckets),
             self.sum_ns[rows] - since.sum_ns[rows],
@@ -73,6 +79,6 @@ class CountTable:
         )
 
     def assign(self, rows: Indexes, other: "CountTable") -> None:
-        """Overwrites these rows with the same rows of `other`."""
+        """Overwrites the given rows with the same rows of `other`."""
         self.buckets.assign(rows, other.buckets)
         self.sum_ns[rows], self.counters[rows] = other.sum_ns[rows], other.counters[rows]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The functions of libbpf.so.1 that the agent calls. Each function raises OSError with the kernel's errno.
 
-BCC depends on libbpf, so each machine with BCC also has libbpf. libbpf does not need LLVM, so the library can be loaded
-in little time and memory.
+BCC depends on libbpf, so each machine with BCC also has libbpf. Loading libbpf takes little time and memory, because
+libbpf does not need LLVM.
 """
 
 import ctypes
@@ -23,8 +23,8 @@ BPF_TCX_EGRESS = 47
 BPF_NETKIT_PRIMARY = 54
 BPF_NETKIT_PEER = 55
 
-# With this flag, the kernel attaches a program before a given other program. If no other program is given, the kernel
-# attaches the program at the head of the hook's list (bpf_mprog_attach() of kernel/bpf/mprog.c).
+# The flag BPF_F_BEFORE attaches a program before another program. If no other program is named, the kernel attaches the
+# program at the head of the hook's list (bpf_mprog_attach() of kernel/bpf/mprog.c).
 BPF_F_BEFORE = 1 << 3
 # The program names of every otel-epping agent begin with this prefix.
 PROGRAM_PREFIX = "epping_"
@@ -50,15 +50,18 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise EppingError(missing_message()) from error
-    # libbpf prints each error in addition to returning it. The call turns this off, because one error is expected: the
-    # qdisc already exists.
+    # libbpf returns and prints each error. The call disables printing, because the error "the qdisc already exists" is
+    # expected.
     library.libbpf_set_print(None)
     library.libbpf_version_string.restype = ctypes.c_char_p
     return library
 
 
 def missing_message() -> str:
-    """Returns the error message for a machine without libbpf.so.1. The message names the cure."""
+    """Returns the error message for a machine without libbpf.so.1.
+
+    The message tells the user how to install libbpf.so.1.
+    """
     try:
         ctypes.CDLL("libbpf.so.0")
     except OSError:
@@ -84,7 +87,7 @@ def create_cell() -> int:
 
 
 def load_noop() -> int:
-    """Loads a program that does nothing when it is attached to an interface. Returns the program's descriptor."""
+    """Loads a program that ignores all packets. Returns the program's descriptor."""
     load = _library().bpf_prog_load
     return _check(int(load(_BPF_PROG_TYPE_SCHED_CLS, b"epping_noop", b"GPL", _NOOP, len(_NOOP) // 8, None)))
 
@@ -156,7 +159,10 @@ def attached_programs(ifindex: int, attach_type: int) -> list[int]:
 
 
 def program_name(program: int) -> str:
-    """Returns the name of the program with this id. Returns '' without CAP_SYS_ADMIN, or if the program is gone."""
+    """Returns the name of the program with this id.
+
+    Returns '' if CAP_SYS_ADMIN is missing or the program does not exist.
+    """
     fd = int(_library().bpf_prog_get_fd_by_id(program))
     if fd < 0:
         return ""
@@ -266,7 +272,7 @@ def map_batches(
         output = ctypes.c_void_p(keys.ctypes.data), ctypes.c_void_p(values.ctypes.data), ctypes.byref(count)
         result = _library().bpf_map_lookup_batch(map_fd, start, ctypes.byref(next_position), *output, None)
         has_more = result == 0
-        if not has_more and ctypes.get_errno() != errno.ENOENT:  # ENOENT: this was the last batch
+        if not has_more and ctypes.get_errno() != errno.ENOENT:  # ENOENT: the last batch was read
             _check(result)
         yield keys[: count.value], values[: count.value]
         position.value = next_position.value

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from otel_epping.errors import EppingError
 from otel_epping.kernel.program import Map
 
-# A map is mapped in parts of this size. Small parts limit the memory of the agent, and most of a part fits into the
-# CPU's cache.
+# The size of the parts in which a map is mapped. Small parts keep the agent's memory use low, and most of a part fits
+# into the CPU's cache.
 _PART_BYTES = 3 << 20
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -53,11 +53,11 @@ def map_info(fd: int) -> dict[str, int]:
 
 
 class _Pages:
-    """Pages of a map. They stay mapped while this object exists.
+    """Pages of a map. The pages stay mapped while this object exists.
 
     A numpy array over the pages holds a reference to this object.
 
-    Python's mmap module is not used, because it holds the GIL while the kernel maps the pages. Raises OSError.
+    Python's mmap module is not used, because the module holds the GIL while the kernel maps the pages. Raises OSError.
     """
 
     def __init__(self, fd: int, size: int, offset: int) -> None:
@@ -79,7 +79,8 @@ class Array:
     The program may change rows while they are read. The kernel maps all pages of a mapping at once, and these pages
     count as resident memory of the process. A mapping of the whole table would take 2.2 kB for each subnet, which would
     double the agent's memory for each subnet. So rows are mapped only when they are needed. Mapping takes 0.3 us for
-    each page. The rows are unmapped when the last numpy array that shows them is freed. To keep rows, copy them.
+    each page. The rows are unmapped when the last numpy array that refers to these rows is freed. To keep the values of
+    rows, copy the array.
 
     dtype   the dtype of a row
     length  the number of rows
@@ -126,8 +127,8 @@ class Array:
 def write(array: Map, row: int, value: bytes) -> None:
     """Writes one row of a direct table (bpf/direct_value.h), through a mapping of the table.
 
-    The system call bpf(2) could write only the whole table. The program may see a partly written row. This would also
-    be possible with bpf(2). Raises OSError.
+    The system call bpf(2) could write only the whole table. The program may read a partly written row. With bpf(2), the
+    program could read a partly written row, too. Raises OSError.
     """
     offset = row * len(value)
     page = offset // mmap.PAGESIZE * mmap.PAGESIZE

@@ -11,7 +11,7 @@ class Method(NamedTuple):
 
     name       the name of the method in settings and attributes
     transport  the network transport: tcp, udp, quic or icmp
-    summary    the packet that starts an RTT sample, and the packet that completes it
+    summary    the packet that starts an RTT sample, and the packet that completes the sample
     """
 
     name: str
@@ -31,7 +31,7 @@ ALL = tuple(method.name for method in METHODS)
 
 
 def mask(names: tuple[str, ...]) -> int:
-    """Returns a mask of these methods, which is the constant METHODS of bpf/methods.h.
+    """Returns the constant METHODS of bpf/methods.h, which is a bit mask of the given methods.
 
     Raises EppingError if a name is unknown, or if `names` is empty.
     """

@@ -13,7 +13,7 @@ class Map:
     layout      the layout of the values, as load/compiler.py describes it; None if a value is not a struct
     key_layout  the layout of the keys, as load/compiler.py describes it; None if a key is not a struct
     rows        the number of rows of a direct table (bpf/direct_value.h); None for other maps. A direct table is a map
-                with one value. This value consists of rows, and each row has the layout `layout`
+                with one value. The value consists of rows, and each row has the layout `layout`
     """
 
     fd: int
@@ -30,7 +30,7 @@ class Program:
     maps          the maps of the program, by name
     compiler      the versions of BCC and LLVM as a text, such as "BCC 0.31.0 with LLVM 19.1"
     bcc_version   the version of BCC, such as "0.31.0"
-    interpreter   the path of the Python interpreter that has BCC
+    interpreter   the path of the Python interpreter that can import BCC
     verifier_s    the time in seconds in which the kernel verified both entry points, in parallel
     """
 

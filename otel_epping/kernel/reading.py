@@ -14,7 +14,7 @@ OVERFLOW_SLOT = 0
 
 
 class Gone(NamedTuple):
-    """The identifier of an interface that went away, and the CLOCK_MONOTONIC time in ns at which it went away."""
+    """The identifier of a removed interface, and the CLOCK_MONOTONIC time in ns at which the interface was removed."""
 
     identifier: int
     gone_ns: int
@@ -47,8 +47,8 @@ class Reading:
                  interfaces without a number
     interfaces   (len(names),) records of the program's struct interface_counters, in the order of `names`
     interfaces_since_ns  (len(names),) Unix time in ns at which the counts of each interface start
-    gone         the interfaces in `names` that went away. The counts of these interfaces do not change any more. When
-                 all readers have delivered the counts of such an interface, the number of the interface is freed
+    gone         the removed interfaces in `names`. The counts of removed interfaces do not change any more. When all
+                 readers have delivered the counts of a removed interface, the number of the interface is freed
     """
 
     time_ns: int
@@ -70,7 +70,7 @@ class Reading:
 
     @property
     def counts(self) -> CountTable:
-        """Buckets, sums and counters as one table, which is a view of these arrays."""
+        """`buckets`, `sum_ns` and `counters` as one table, which shares the memory of the three arrays."""
         return CountTable(self.buckets, self.sum_ns, as_matrix(self.counters))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse histograms. Each row stores only the range from its first used bucket to its last used bucket.
 
-Such a range is called a run. A run typically has a tenth of all buckets. The runs of all rows are in one array, one
-after the other.
+The stored range of a row is called a run. A run typically has a tenth of all buckets. The runs of all rows are in one
+array, one after the other.
 """
 
 from typing import NamedTuple, TypeVar
@@ -26,9 +26,9 @@ def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
 
 
 def starts_of(lengths: Indexes) -> Indexes:
-    """Returns the start position of each run, and then the end of the last run, in an array of the shape (rows + 1,).
+    """Returns the start position of each run, followed by the end of the last run. The shape is (rows + 1,).
 
-    The runs follow each other.
+    Each run starts where the previous run ends.
     """
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
@@ -38,7 +38,7 @@ def starts_of(lengths: Indexes) -> Indexes:
 def sums(counts: npt.NDArray[_T], starts: Indexes) -> npt.NDArray[_T]:
     """Returns the sum of the counts of each run. The shape is (rows,), and the type is the type of `counts`.
 
-    `starts` is as in SparseHistograms.
+    `starts` is SparseHistograms.starts.
     """
     totals = np.zeros(len(starts) - 1, counts.dtype)
     occupied = np.flatnonzero(np.diff(starts))
@@ -83,9 +83,10 @@ class SparseHistograms(NamedTuple):
         return sums(self.counts, self.starts)
 
     def _places(self, rows: Indexes) -> Indexes | slice:
-        """Returns the positions of these rows' buckets in `counts`, one run after the other.
+        """Returns the positions in `counts` of all buckets of the given rows, one run after the other.
 
-        The result is a slice if the runs are adjacent. numpy copies and subtracts a slice in much less time.
+        The result is a slice if the runs are adjacent, because numpy processes a slice much faster than an array of
+        positions.
         """
         begins, lengths = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
         if len(rows) and (begins[1:] == (begins + lengths)[:-1]).all():
@@ -97,24 +98,30 @@ class SparseHistograms(NamedTuple):
         return SparseHistograms(grow(self.first, rows), grow(self.starts, rows + 1, int(self.starts[-1])), self.counts)
 
     def select(self, rows: Indexes) -> "SparseHistograms":
-        """Returns a copy of these rows, in this order."""
+        """Returns a copy of the given rows, in the order of `rows`."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         counts = self.counts[spans(self.starts[rows], lengths)]
         return SparseHistograms(self.first[rows], starts_of(lengths), counts)
 
     def delta(self, rows: Indexes, since: "SparseHistograms") -> "SparseHistograms":
-        """Returns these rows minus the same rows of `since`. `since` must have the same runs."""
+        """Returns the given rows minus the same rows of `since`.
+
+        The runs of `since` must be the same as the runs of this object.
+        """
         lengths = self.starts[rows + 1] - self.starts[rows]
         places = self._places(rows)
         return SparseHistograms(self.first[rows], starts_of(lengths), self.counts[places] - since.counts[places])
 
     def assign(self, rows: Indexes, other: "SparseHistograms") -> None:
-        """Overwrites these rows with the same rows of `other`. `other` must have the same runs."""
+        """Overwrites the given rows with the same rows of `other`.
+
+        The runs of `other` must be the same as the runs of this object.
+        """
         places = self._places(rows)
         self.counts[places] = other.counts[places]
 
     def without(self, rows: Indexes) -> "SparseHistograms":
-        """Returns a copy in which these rows have no buckets."""
+        """Returns a copy in which the given rows have no buckets."""
         kept = np.ones(len(self.counts), np.bool_)
         kept[self._places(rows)] = False
         lengths, first = self.lengths, self.first.copy()

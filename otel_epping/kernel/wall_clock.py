@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clock for exported timestamps: Unix time that follows every step forward and never runs backwards.
+"""The clock for exported timestamps. The clock returns Unix time, and never runs backwards.
 
-When the system clock is set forward, this clock is set forward at once. A common case is a router whose clock starts in
-1970 and is set later. When the system clock is set back, this clock advances at half speed until the system clock has
+When the system clock is set forward, `Clock` is set forward at once, too. A common case is a router whose clock starts
+in 1970 and is set later. When the system clock is set back, `Clock` advances at half speed until the system clock has
 caught up. If the system clock is set back by one hour, catching up takes two hours.
 
-If this clock were set back at once, new points would have earlier times than the previous points. Prometheus rejects
-such points, the OpenTelemetry Collector's deltatocumulative processor drops them, and other backends count an interval
-twice. If this clock stopped, all points would have the same time. At half speed no point is lost, but rates appear
-doubled.
+If `Clock` were set back at once, new points would have earlier times than the previous points. Prometheus rejects
+points with earlier times, the OpenTelemetry Collector's deltatocumulative processor drops such points, and other
+backends count an interval twice. If `Clock` stopped, all points would have the same time. At half speed no point is
+lost, but rates appear doubled.
 
 Elapsed time is read from CLOCK_BOOTTIME. Unlike CLOCK_MONOTONIC, CLOCK_BOOTTIME advances while the machine is
 suspended.
@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
-_WARN_AHEAD_NS = 10**9  # smaller differences are normal, because NTP adjusts the clock gradually
+_WARN_AHEAD_NS = 10**9  # smaller differences are normal while NTP adjusts the system clock
 
 
 def _since_boot_ns() -> int:
@@ -29,7 +29,7 @@ def _since_boot_ns() -> int:
 
 
 class Clock:
-    """A callable object that returns Unix time in ns. Each result is later than the previous one.
+    """A callable object that returns Unix time in ns. Each result is later than the previous result.
 
     Any thread may call the object.
 
@@ -53,8 +53,8 @@ class Clock:
             ahead_ns = self._latest_ns - wall_ns
             if ahead_ns > _WARN_AHEAD_NS and not self._is_ahead:
                 _log.warning(
-                    "the system clock was set back: exported timestamps are %.0f s ahead of it, and advance at half "
-                    "speed until it has caught up",
+                    "the system clock was set back: exported timestamps are %.0f s ahead of the system clock, and "
+                    "advance at half speed until the system clock has caught up",
                     ahead_ns / 1e9,
                 )
                 self._is_ahead = True

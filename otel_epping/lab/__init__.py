@@ -10,7 +10,7 @@ of the RTT that is configured for the packet's server subnet.
     topology            `Lab`: client, legacy client, router and servers, with links, addresses and routes
     traffic             a server program and a client program, which exchange requests and replies
     otlp_sink           an OTLP receiver that keeps all requests, and can be set to fail
-    collector_process   an OpenTelemetry collector by other authors, between an exporter and the sink
+    collector_process   a third-party OpenTelemetry collector, between an exporter and the sink
     rotel, otelcol      the two supported collectors
     collectors          chooses the installed collector
     demo                `otel-epping demo`

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs an OpenTelemetry collector by other authors, which receives OTLP and forwards it to a `Sink`.
+"""Runs a third-party OpenTelemetry collector, which receives OTLP requests and forwards the data to a `Sink`.
 
-This collector is independent of our code, so it checks the requests of our exporter. `collectors.py` chooses the
-collector.
+The third-party collector shares no code with our exporter, so a wrong request of our exporter is detected.
+`collectors.py` chooses the collector.
 """
 
 import socket
@@ -24,10 +24,10 @@ Protocol = Literal["grpc", "http"]
 class CollectorProcess(ABC):
     """A collector that forwards to `sink` over the protocol `forward`; a context manager.
 
-    From entry to exit the collector listens on 127.0.0.1 of `namespace`. The sink must listen in the same namespace.
-    Port 0 means any free port; `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is the name of
-    the program. The collector is a child process in the foreground, and the kernel kills the collector when this
-    process ends. Entry raises LabError if the collector does not listen within 10 s.
+    Inside the `with` statement, the collector listens on 127.0.0.1 of `namespace`. The sink must also listen in
+    `namespace`. Port 0 means any free port; `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is
+    the name of the collector's program. The collector is a child process in the foreground, and the kernel kills the
+    collector when this process ends. The `with` statement raises LabError if the collector does not listen within 10 s.
     """
 
     name: str
@@ -56,7 +56,7 @@ class CollectorProcess(ABC):
         """Returns all environment variables of the process."""
 
     def _cure(self, last_lines: str) -> str:
-        """Returns the cure if the last lines of the collector's output show a known error, and '' otherwise."""
+        """Returns how to fix a known error that the last lines of the collector's output show; '' for other errors."""
         return ""
 
     @property

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connects two hosts by a link, which delays each packet by half of the RTT of the packet's server subnet.
 
-The kernel module for delays, netem, is often missing. So the link consists of two TAP devices, one in each namespace,
-and a process. The process reads frames from one device, keeps them until they are due, and writes them to the other
+The kernel module for delays, netem, is often missing. So the link consists of a process and of two TAP devices, one in
+each namespace. The process reads frames from one device, keeps them until they are due, and writes them to the other
 device. A TAP device without a virtio header has no offloads: the kernel segments and checksums packets before it passes
 them on, so no frame is larger than the MTU.
 
-The server's address selects the delay. For packets from the near side, this is the destination address. For packets to
-the near side, this is the source address. Packets without such an address (ARP, neighbour discovery, other networks)
-are not delayed. The delay starts when the process reads the packet, and no packet leaves early. So no RTT measured at
-the near end is shorter than the configured delay. All packets of one subnet have the same delay, so their order does
-not change.
+The server's address selects the delay. A packet from the near side has the server's address as its destination address.
+A packet to the near side has the server's address as its source address. Packets without an address of a server subnet
+(ARP, neighbour discovery, other networks) are not delayed. The delay starts when the process reads the packet, and no
+packet leaves early. So no RTT measured at the near end is shorter than the configured delay. All packets of one subnet
+have the same delay, so the link does not reorder packets of the same subnet.
 
 `DelayedLink` creates the devices and starts the process (`python -m otel_epping.lab.delayed_link`). The process holds
 the only descriptors of the devices, so the kernel removes the devices when the process ends. Before the process ends,
@@ -45,10 +45,10 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP_NO_PI = 0x0002 | 0x1000
-_QUEUE_LIMIT = 20_000  # packets: 30 MB at 1500 bytes each; the process needs 4 s to forward them
-_READS_PER_TURN = 32  # so that reading does not delay the writing of due packets for long
+_QUEUE_LIMIT = 20_000  # packets: 30 MB if each packet has 1500 bytes; the process forwards 20,000 packets in 4 s
+_READS_PER_TURN = 32  # maximum number of frames that are read from a device before due packets are written
 _FRAME_SIZE = 65536
-_RECENT = 10_000  # packets: LinkStatistics reports the lateness of the last 10,000
+_RECENT = 10_000  # number of packets whose lateness LinkStatistics reports
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Network:
 
 @dataclass(frozen=True)
 class LinkStatistics:
-    """Numbers of packets, the lateness of the last 10,000 packets, and the CPU time; times in ns.
+    """The numbers of packets, the lateness of the last 10,000 packets, and the CPU time; all times in ns.
 
-    The lateness of a packet is the time between its due time and its forwarding.
+    The lateness of a packet is the time from the packet's due time until the packet is forwarded.
     """
 
     forwarded: int
@@ -91,9 +91,9 @@ class DelayedLink:
         self._far = _open_tap(far, far_name)
 
     def start(self) -> None:
-        """Starts the process, and returns when it is ready to forward packets. Raises LabError if the process fails."""
+        """Starts the process, and waits until the process can forward packets. Raises LabError if the process fails."""
         table = json.dumps([[str(network.subnet), network.delay_ns] for network in self._networks])
-        with self._near, self._far:  # the process inherits copies, which keep the devices alive
+        with self._near, self._far:  # the child process inherits the descriptors, which keep the TAP devices alive
             taps = [self._near.fileno(), self._far.fileno()]
             argv = [sys.executable, "-m", "otel_epping.lab.delayed_link", *map(str, taps), table]
             self._process = self._namespace.popen(argv, pass_fds=taps, stdout=subprocess.PIPE)
@@ -111,7 +111,7 @@ class DelayedLink:
 
 
 def _open_tap(namespace: Namespace, name: str) -> FileIO:
-    """Creates a TAP device in `namespace`; the device exists while the returned file, or a copy, is open."""
+    """Creates a TAP device in `namespace`; closing the returned file and all its copies removes the device."""
     try:
         with namespace.entered():
             tap = FileIO("/dev/net/tun", "r+")
@@ -141,7 +141,7 @@ class _DelayQueue:
         taps = [self._near, self._far]
         while True:
             timeout = max(0, self._waiting[0][0] - time.monotonic_ns()) / 1e9 if self._waiting else None
-            # select(), because the timeouts of poll() and epoll() are whole milliseconds.
+            # Uses select(), because the timeouts of poll() and epoll() are whole milliseconds.
             for tap in select.select(taps, [], [], timeout)[0]:
                 self._read(tap)
             self._write_due()
@@ -175,10 +175,10 @@ class _DelayQueue:
             self._late_ns.append(now_ns - due_ns)
 
     def _look_up(self, packed: bytes) -> int:
-        """Returns half of the delay of an address in ns, rounded up.
+        """Returns half of the delay that is configured for an address, in ns, rounded up.
 
-        The delay is that of the most specific server subnet that contains the address. If no subnet contains the
-        address, the delay is 0.
+        Among the server subnets that contain the address, the most specific subnet defines the delay. If no subnet
+        contains the address, the delay is 0.
         """
         if not packed:
             return 0
@@ -215,8 +215,8 @@ def _main() -> None:
     networks = [Network(ipaddress.ip_network(subnet), delay_ns) for subnet, delay_ns in json.loads(table)]
     forwarder = _DelayQueue(int(near), int(far), networks)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    Path("/proc/self/timerslack_ns").write_text("1")  # the default of 50 us would add to each delay
-    gc.disable()  # avoids pauses; this process creates no reference cycles
+    Path("/proc/self/timerslack_ns").write_text("1")  # the default timer slack, 50 us, would lengthen each delay
+    gc.disable()  # garbage collection would pause the process, and there are no reference cycles to collect
     print("forwarding", flush=True)
     try:
         forwarder.run()

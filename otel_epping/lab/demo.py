@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares the measured RTTs with them.
+"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares measured and known RTTs.
 
 Through a router, clients exchange data with servers in ten subnets. Each subnet has its own delay (`otel_epping.lab`).
-The agent watches the router's interface, and exports to an OpenTelemetry collector by other authors. The collector
-forwards the metrics to a sink. The table is computed only from the metrics in the sink.
+The agent watches the router's interface, and exports to a third-party OpenTelemetry collector. The collector forwards
+the metrics to a sink. The table of results is computed only from the metrics in the sink.
 """
 
 import os
@@ -36,8 +36,8 @@ _SECONDS = 12
 _INTERVAL_S = 1
 _START_S = 15
 _STOP_S = 20
-# A median may exceed the configured delay by 2 ms or by 10 % of the delay, whichever is more. The link runs in user
-# space, and the machine may be busy.
+# A median may exceed the configured delay by 2 ms or by 10 % of the delay, whichever is more. RTTs are longer than the
+# configured delay because the link runs in user space and because the machine may be busy.
 _TOLERANCE_S = 0.002
 _TOLERANCE = 0.10
 _MIN_COUNT = 10
@@ -62,7 +62,7 @@ class SubnetResult:
 
     @property
     def agrees(self) -> bool:
-        """Whether at least 10 RTTs arrived, none is shorter than the delay, and the median is within the tolerance."""
+        """True if at least 10 RTTs arrived, no RTT is shorter than the delay, and the median is within the tolerance."""
         delay_s = self.network.delay_ns / 1e9
         return (
             self.count >= _MIN_COUNT
@@ -72,13 +72,19 @@ class SubnetResult:
 
 
 def _latest(points: list[Point]) -> list[Point]:
-    """Returns the last point of each series. The counts of this point are cumulative."""
+    """Returns the last data point of each series.
+
+    The counts are cumulative, so the last point includes all intervals.
+    """
     series = {tuple(sorted(point.attributes.items())): point for point in points}
     return list(series.values())
 
 
 def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[SubnetResult]:
-    """Yields the result of each network from the points in the sink; a network without RTTs has the count 0."""
+    """Yields the result of each network, computed from the points in the sink.
+
+    A network without RTTs has the count 0.
+    """
     rtts = {
         point.attributes[semconv.SUBNET]: point.point
         for point in _latest(sink.points(metric_table.RTT.name))
@@ -137,7 +143,7 @@ def _wait(progress: Progress, description: str, seconds: float) -> None:
 
 
 def _measure(console: Console) -> tuple[list[SubnetResult], int]:
-    """Runs lab, collector, agent and traffic; returns the results, and the number of export requests received."""
+    """Runs lab, collector, agent and traffic; returns the results and the number of received export requests."""
     with ExitStack() as stack:
         progress = stack.enter_context(
             Progress(TextColumn("{task.description:<48}"), BarColumn(), TimeRemainingColumn(), console=console)

@@ -3,9 +3,9 @@
 
 `ip netns add` binds a namespace to a file, which remains after a crash. Here a namespace is only a file descriptor: a
 short-lived thread moves into a new namespace (`unshare(2)`), and this process keeps a descriptor of the namespace. The
-kernel removes the namespace and its interfaces after the last descriptor is closed and the last process in it has
-ended. Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this process,
-even after SIGKILL.
+kernel removes the namespace and its interfaces after the last descriptor is closed and the last process in the
+namespace has ended. Each child process is started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so the
+kernel kills the child processes when this process ends, even after SIGKILL.
 
 In Linux each thread of a process can be in a different network namespace. `Namespace.entered()` moves only the calling
 thread. A socket stays in the namespace in which it was opened. So one thread may use sockets of several namespaces.
@@ -24,21 +24,21 @@ __all__ = ["LabError", "Namespace", "start"]
 
 _CLONE_NEWNET = 0x40000000
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
-# os.setns and os.unshare need Python 3.12, so this module calls libc.
+# os.setns and os.unshare need Python 3.12 or later, so this module calls the functions of libc.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LabError(RuntimeError):
-    """The lab could not be built; the message has the cause, and the cure if it is known."""
+    """The lab could not be built. The message has the cause and, for known causes, the cure."""
 
 
 def start(argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-    """Starts a process in text mode. The kernel kills this process with SIGKILL when the calling *thread* ends.
+    """Starts a child process in text mode. The kernel kills the child with SIGKILL when the calling *thread* ends.
 
-    Call this function from a thread that outlives the process. The process has its own session, so Ctrl-C interrupts
-    only the calling process. The calling process can then stop its child processes in order. `popen_options` are passed
-    to `subprocess.Popen`. Raises LabError if `setpriv` is missing. If the program of `argv` is missing, the exit status
-    is 127.
+    Call this function from a thread that runs longer than the child process. The child process has its own session, so
+    Ctrl-C interrupts only the calling process. The calling process can then stop its child processes in order.
+    `popen_options` are passed to `subprocess.Popen`. Raises LabError if `setpriv` is missing. If the program of `argv`
+    is missing, the exit status is 127.
     """
     try:
         return subprocess.Popen(
@@ -107,7 +107,10 @@ class Namespace:
             os.close(origin)
 
     def run(self, *argv: str, stdin: str = "") -> str:
-        """Runs a command in the namespace, and returns its stdout. If it fails, raises LabError with its stderr."""
+        """Runs a command in the namespace, and returns the stdout.
+
+        If the command fails, raises LabError with the stderr.
+        """
         process = self.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._processes.remove(process)
         with process:
@@ -122,7 +125,10 @@ class Namespace:
         return self.run("ip", "-batch", "-", stdin="\n".join(commands))
 
     def sysctl(self, key: str, value: int | str) -> None:
-        """Sets a sysctl of the namespace, such as `net.ipv4.tcp_timestamps`. Raises LabError if this fails."""
+        """Sets a sysctl of the namespace, such as `net.ipv4.tcp_timestamps`.
+
+        Raises LabError if the sysctl cannot be set.
+        """
         try:
             # /proc/sys/net has the settings of the calling thread's namespace.
             with self.entered():
@@ -131,7 +137,10 @@ class Namespace:
             raise LabError(f"in namespace {self.name}: cannot set {key}={value}: {error.strerror}") from error
 
     def popen(self, argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-        """Starts a process in the namespace. The process is killed when the calling thread ends, or by close()."""
+        """Starts a process in the namespace.
+
+        The process is killed when the calling thread ends or close() is called.
+        """
         with self.entered():
             process = start(argv, **popen_options)
         self._processes.append(process)
@@ -139,7 +148,7 @@ class Namespace:
 
 
 def _new_namespace() -> int:
-    """Creates a network namespace, and returns the file descriptor that keeps it alive."""
+    """Creates a network namespace, and returns a file descriptor that keeps the namespace alive."""
     result: list[int | LabError] = []
 
     def create() -> None:

@@ -14,10 +14,10 @@ __all__ = ["Otelcol"]
 
 
 class Otelcol(CollectorProcess):
-    """The official Collector. Entry raises LabError if the Collector is not installed.
+    """The official Collector. The `with` statement raises LabError if the Collector is not installed.
 
-    The Collector has no queue: it forwards an export to the sink, and answers only after the sink has answered. So no
-    data are lost if the Collector stops.
+    The Collector runs without a queue: the Collector forwards an export to the sink, waits for the sink's answer, and
+    then answers the exporter. So no data are lost if the Collector stops.
     """
 
     name = "otelcol"
@@ -52,11 +52,11 @@ class Otelcol(CollectorProcess):
         return [binary, f"--config=yaml:{json.dumps(config)}"]
 
     def _environment(self) -> dict[str, str]:
-        """Returns our environment without OTEL_* variables: they are for SDKs, but the Collector would use them."""
+        """Returns our environment without OTEL_* variables, because the Collector would use these SDK variables."""
         return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
 
 
 def find_otelcol() -> str | None:
-    """Returns the path of the binary, or None."""
+    """Returns the path of the `otelcol` binary, or None if the binary is not found."""
     interpreter_folder = Path(sys.executable).parent
     return shutil.which("otelcol", path=f"{interpreter_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}")

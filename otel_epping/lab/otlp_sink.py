@@ -6,8 +6,8 @@ with gzip. The sink keeps all requests in order of arrival, with their sizes and
 `fail_with(503)`. Then the sink answers with HTTP status 503, or with the matching gRPC status (UNAVAILABLE), until
 `recover()` is called.
 
-The sink runs in threads of the calling process, even if it listens in a `Namespace`. A listening socket belongs to the
-namespace in which it was opened, so the thread that serves it may be in another namespace.
+The sink runs in threads of the calling process, even if it listens in a `Namespace`. A listening socket stays in the
+namespace in which the socket was opened, so a thread in another namespace can serve the socket.
 """
 
 import gzip
@@ -63,9 +63,9 @@ class Received:
 
 
 class Point(NamedTuple):
-    """A data point, its resource and its attributes.
+    """A data point with its resource and attributes.
 
-    `temporality` has the numbers of OTLP: 1 for delta, 2 for cumulative. For a gauge it is 0.
+    `temporality` has the numbers of OTLP: 1 for delta, 2 for cumulative. The temporality of a gauge is 0.
     """
 
     resource: dict[str, AttributeValue]
@@ -75,7 +75,7 @@ class Point(NamedTuple):
 
 
 class Sink:
-    """The receiver; a context manager that listens on 127.0.0.1 (of `namespace`) from entry to exit.
+    """The OTLP receiver; a context manager that listens on 127.0.0.1 (of `namespace`) inside the `with` statement.
 
     Port 0 means any free port; `grpc_port` and `http_port` are the ports in use. `grpc_endpoint` and `http_endpoint`
     are the URLs for an exporter. Over gRPC, messages of more than 4 MiB are rejected (gRPC's default). Raises OSError
@@ -87,8 +87,8 @@ class Sink:
         self._rejected = 0
         self._fail_status: int | None = None
         self._changed = threading.Condition()
-        # The server is created outside the namespace, because here gRPC starts threads that all gRPC servers and
-        # clients of the process share.
+        # The server is created outside the namespace, because gRPC starts threads when a server is created, and all
+        # gRPC servers and clients of the process share these threads.
         self._grpc_server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
         handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(self._export_grpc)
         generic = grpc.method_handlers_generic_handler(_GRPC_SERVICE, {_GRPC_METHOD: handler})
@@ -125,7 +125,7 @@ class Sink:
 
     @property
     def rejected(self) -> int:
-        """Number of requests that were answered with the status set by fail_with()."""
+        """Number of requests that were rejected with the status that fail_with() set."""
         with self._changed:
             return self._rejected
 
@@ -135,7 +135,7 @@ class Sink:
             self._received.clear()
 
     def fail_with(self, status: int) -> None:
-        """Answers all further requests with this HTTP status, or with the matching gRPC status."""
+        """Rejects all further requests with the HTTP status `status`, or with the matching gRPC status."""
         with self._changed:
             self._fail_status = status
 
@@ -145,7 +145,7 @@ class Sink:
             self._fail_status = None
 
     def wait_for(self, predicate: Callable[["Sink"], T], timeout_s: float) -> T:
-        """Waits until `predicate(sink)` is true, and returns the value.
+        """Waits until `predicate(sink)` is true, and returns the value of the predicate.
 
         The predicate is evaluated again after each request. After `timeout_s`, raises TimeoutError with the numbers of
         accepted and rejected requests.

@@ -18,7 +18,7 @@ __all__ = ["Rotel"]
 
 
 class Rotel(CollectorProcess):
-    """The collector rotel. Entry raises LabError if the package is not installed."""
+    """The collector rotel. The `with` statement raises LabError if the package is not installed."""
 
     name = "rotel"
 
@@ -40,7 +40,7 @@ class Rotel(CollectorProcess):
         ]
 
     def _environment(self) -> dict[str, str]:
-        """Returns our environment without ROTEL_* variables, and with libpython's folder in LD_LIBRARY_PATH."""
+        """Returns our environment without ROTEL_* variables; adds the folder of libpython to LD_LIBRARY_PATH."""
         ours = {name: value for name, value in os.environ.items() if not name.startswith("ROTEL_")}
         folders = [sysconfig.get_config_var("LIBDIR"), ours.get("LD_LIBRARY_PATH")]
         return ours | {"LD_LIBRARY_PATH": ":".join(filter(None, folders))}
@@ -51,7 +51,7 @@ class Rotel(CollectorProcess):
 
 
 def find_rotel() -> Path | None:
-    """Returns the path of the binary, or None if the package is not installed."""
+    """Returns the path of rotel's binary, or None if the package is not installed."""
     package = importlib.util.find_spec("rotel")
     binary = Path(package.origin).parent / "rotel-agent" if package and package.origin else None
     return binary if binary and binary.exists() else None

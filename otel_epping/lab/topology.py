@@ -5,11 +5,11 @@
                       ├─ router ─ wan0 ═══ the link that delays packets ═══ uplink0 ─ servers
     legacy  10.2.0.2 ─┘
 
-`client` has Linux's default settings. `legacy` has TCP timestamps off, as in Windows. `router` forwards IPv4 and IPv6.
-RTTs are measured at the router's interface `wan0`. `servers` has one address in each server subnet: host number 10. The
-link adds the RTT that is configured for each subnet, so RTTs measured at `wan0` can be compared with known values. The
-server subnets are reserved for documentation and benchmarks (RFC 5737, RFC 2544, RFC 3849), so no real network uses
-them.
+`client` has Linux's default settings. In `legacy`, TCP timestamps are off, as in Windows. `router` forwards IPv4 and
+IPv6. RTTs are measured at the router's interface `wan0`. `servers` has one address in each server subnet: host number
+10. Each subnet has a configured RTT, which the link adds to the packets, so RTTs measured at `wan0` can be compared
+with known RTTs. The server subnets are reserved for documentation and benchmarks (RFC 5737, RFC 2544, RFC 3849), so no
+real network uses them.
 """
 
 import ipaddress
@@ -78,7 +78,10 @@ class Lab:
             self.statistics = self._link.stop()
 
     def serve(self) -> subprocess.Popen[str]:
-        """Starts the server program on all addresses, and returns when it listens. Raises LabError if it fails."""
+        """Starts the server program on all addresses, and waits until the program listens.
+
+        Raises LabError on failure.
+        """
         argv = [sys.executable, "-m", "otel_epping.lab.traffic", "serve"]
         process = self.servers.popen(argv, stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -90,7 +93,7 @@ class Lab:
         """Starts the client program in `host`, with connections to `addresses` (default: all servers' addresses).
 
         `options` are options of `traffic talk`. traffic.finish() ends the program, and traffic.result() waits for the
-        program's end. Both return the program's totals.
+        program's end. finish() and result() return the program's totals.
         """
         argv = [sys.executable, "-m", "otel_epping.lab.traffic", "talk", *options, *(addresses or self.addresses)]
         return host.popen(argv, stdout=subprocess.PIPE)

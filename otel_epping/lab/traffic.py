@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server and client programs for the lab's traffic: `python -m otel_epping.lab.traffic serve|talk`.
 
-`serve` answers on TCP port 5000 of all addresses, IPv4 and IPv6. A request has 100 to 1400 bytes. A request begins with
-two numbers of two bytes each: the length of the request and the length of the answer. In both directions, each write
-becomes one TCP segment, because asyncio sets TCP_NODELAY. `talk` keeps some connections to each given address, like the
-users of a web service. On each connection, `talk` sends a request, waits for the whole answer, pauses, and repeats
-these steps. If a connection breaks, `talk` counts an error and opens the connection again. `talk` ends after
-`--duration` or on SIGTERM. Then it prints a line of JSON: the number of answered requests per address, and the number
-of errors per address and kind.
+`serve` answers requests on TCP port 5000 of all IPv4 and IPv6 addresses. A request has 100 to 1400 bytes. A request
+begins with two numbers of two bytes each: the length of the request and the length of the answer. In both directions,
+each write() call sends one TCP segment, because asyncio sets TCP_NODELAY. `talk` keeps some connections to each given
+address, like the users of a web service. On each connection, `talk` sends a request, waits for the whole answer,
+pauses, and repeats these steps. If a connection breaks, `talk` counts an error and opens the connection again. `talk`
+ends after `--duration` or on SIGTERM. Then `talk` prints a line of JSON: the number of answered requests per address,
+and the number of errors per address and kind.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from otel_epping.lab.namespaces import LabError
 __all__ = ["PORT", "Totals", "finish", "request", "result"]
 
 PORT = 5000
-_HEADER = struct.Struct("!HH")  # bytes of this request, bytes of its answer
+_HEADER = struct.Struct("!HH")  # size of the request in bytes, size of the answer in bytes
 _SMALLEST, _LARGEST = 100, 1400
 
 
 @dataclass(frozen=True)
 class Totals:
-    """The totals of `talk`: numbers of answered requests per address, and numbers of errors per "address: kind"."""
+    """The totals of `talk`: the number of answered requests per address, and of errors per "address: kind"."""
 
     requests: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,10 @@ def finish(talking: subprocess.Popen[str]) -> Totals:
 
 
 def result(talking: subprocess.Popen[str]) -> Totals:
-    """Waits until a `talk` process with a duration ends; returns its totals. Raises LabError if the process failed."""
+    """Waits for the end of a `talk` process that has a duration.
+
+    Returns the totals of the process. Raises LabError if the process failed.
+    """
     stdout, _ = talking.communicate()
     if talking.returncode:
         raise LabError(f"the lab's client program ended with status {talking.returncode}")
@@ -103,7 +106,7 @@ async def _talk(addresses: list[str], connections: int, pause_s: tuple[float, fl
     )
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, talking.cancel)
-    # The program normally ends with one of these exceptions: after the duration, or on SIGTERM or SIGINT.
+    # TimeoutError is raised after the duration, and CancelledError on SIGTERM or SIGINT; both are normal ends.
     with suppress(asyncio.TimeoutError, asyncio.CancelledError):
         await asyncio.wait_for(talking, duration_s)
     print(json.dumps(vars(totals)), flush=True)

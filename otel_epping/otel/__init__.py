@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts series to OpenTelemetry metrics and exports them."""
+"""Converts series to OpenTelemetry metrics, and exports the metrics."""

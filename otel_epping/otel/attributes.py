@@ -26,7 +26,7 @@ class Columns:
     """
 
     def __init__(self, counters: Sequence[Counter], record: np.dtype[Any]) -> None:
-        # In this record, the value of each counter is the number of the counter's column.
+        # `columns` is a record in which the value of each counter is the number of the counter's column.
         columns: Records = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
         self.by_metric: dict[metric_table.Metric, list[int]] = {}
         self.labels: list[Labels] = [{} for _ in range(record.itemsize // 8 + 1)]

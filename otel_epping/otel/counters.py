@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps the counters of the kernel program to metrics and attributes.
 
-`metric_table.py` describes the metrics. To export another counter, add an entry to a tuple here. The entries depend on
-the structs of the kernel program. The metric table does not depend on these structs.
+`metric_table.py` describes the metrics. To export another counter, add an entry to SUBNET_COUNTERS or
+INTERFACE_COUNTERS. The entries, unlike metric_table.py, depend on the structs of the kernel program.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from otel_epping.otel import metric_table, semconv
 
 @dataclass(frozen=True)
 class Counter:
-    """A counter in the records of a reading, and the metric and attributes of its data points.
+    """Maps a counter field in the records of a reading to a metric and attributes.
 
     metric      the metric of the data points
     field       name of the field; the name of a field inside a struct has a dot, as in "received.packets"

@@ -47,7 +47,7 @@ def _point(point: ExponentialHistogramDataPoint, bounds: Sequence[float], first:
 
 
 def _convert(metric: Metric, scale: int) -> Metric:
-    """Converts exponential histograms to explicit buckets. Returns a metric of any other type unchanged.
+    """Converts exponential histograms to explicit buckets. Does not change metrics of other types.
 
     `scale` is the scale at which the histograms were recorded. Each explicit bound is also a bound of exponential
     buckets, so the conversion is exact.

@@ -29,8 +29,8 @@ class RttSeries(NamedTuple):
     fitted    the buckets of the histograms
     sum_ns    (n,) the sum of all RTTs of each histogram
     min_ns    (n,) the minimum RTT, which is not below the lower bound of the first bucket
-    max_ns    (n,) the maximum RTT, which is not above the upper bound of the last bucket. If minimum and maximum are
-              unknown, both are 0. EppingCollector._next_interval() describes the race that causes this case
+    max_ns    (n,) the maximum RTT, which is not above the upper bound of the last bucket. Unknown minimums and maximums
+              are 0. EppingCollector._next_interval() describes the race after which minimum and maximum are unknown
     """
 
     rows: Indexes
@@ -57,7 +57,7 @@ class CounterSeries(NamedTuple):
 
 
 def _edges_ns(indexes: Indexes, scale: int) -> Counts:
-    """Returns the lower bound of each bucket, ns. Many indexes are equal, so each distinct bound is computed once."""
+    """Returns the lower bound of each bucket in ns. Many indexes are equal, so each distinct bound is computed once."""
     distinct, which = np.unique(indexes, return_inverse=True)
     return np.array([edge_ns(index, scale) for index in distinct.tolist()], np.uint64)[which]
 
@@ -66,12 +66,13 @@ def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSer
     """Returns the histogram of each row that has at least one RTT. Bucket 0 has the OTLP index `offset` at `scale`.
 
     rows    (rows,) the numbers of the rows in the reading
-    unsent  the pending counts of these rows
+    unsent  the pending counts of the rows in `rows`
 
-    An RTT that is counted while the maps are read is in the buckets of this reading only. But the RTT contributes to
-    the minimum and maximum of this reading and of the next reading (Interval.hand_out_min_max()). So in the next
-    reading, the minimum or maximum may lie outside of the buckets. Such a value is set to the bound of the first or
-    last bucket. The true value lies in this bucket, so the error is at most the width of the bucket.
+    If an RTT is counted while the maps are read, the RTT is only in the buckets of the current reading, but it
+    contributes to the minimum and maximum of the current reading and of the next reading (Interval.hand_out_min_max()).
+    So in the next reading, the minimum or maximum may lie outside of the buckets. A minimum or maximum outside of the
+    buckets is replaced by the bound of the first or last bucket. The true minimum lies in the first bucket, and the
+    true maximum in the last bucket, so the error is at most the width of the bucket.
     """
     counted = np.flatnonzero(unsent.buckets.totals())
     fitted = histogram.fit_all(unsent.buckets.select(counted), offset, scale)
@@ -93,7 +94,7 @@ def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSer
 def _points_of(rows: Indexes, unsent: Unsent, columns: Sequence[int]) -> tuple[Indexes, Indexes, Times, Counts]:
     """Returns the rows, columns, start times and values of a metric's points.
 
-    The overflow slot has one point. The value of this point is the sum of all columns.
+    The overflow slot has one data point, whose value is the sum of all columns.
     """
     counts = unsent.counters[:, columns]
     overflow = np.flatnonzero(rows == OVERFLOW_SLOT)
@@ -109,7 +110,7 @@ def _points_of(rows: Indexes, unsent: Unsent, columns: Sequence[int]) -> tuple[I
 def counter_series(
     rows: Indexes, unsent: Unsent, columns: Columns, temporality: AggregationTemporality
 ) -> Iterator[CounterSeries]:
-    """Yields the series of each metric. A series has one data point for each nonzero count of these rows."""
+    """Yields the series of each metric. A series has one data point for each nonzero count in `rows`."""
     for metric, numbers in columns.by_metric.items():
         yield CounterSeries(metric, temporality, True, *_points_of(rows, unsent, numbers))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logs failed exports: each new cause once, and one line when exports succeed again.
 
-Lines that the exporters themselves log also appear in the agent's log, but each text only once. Otherwise, an exporter
-would repeat the same line at each export while a receiver is unavailable.
+Lines that the exporters themselves log also appear in the agent's log, but each text only once. Without this filter, an
+exporter would repeat the same line at each export while a receiver is unavailable.
 """
 
 import logging
@@ -19,7 +19,7 @@ _LIBRARIES = ("opentelemetry.exporter", "opentelemetry.exporter.otlp", "urllib3"
 class _ExportersLog(logging.Handler):
     """Receives the log records of exporters, and passes each text to the root logger once.
 
-    Keeps the last two warnings. They explain a failure for which an exporter returns no cause.
+    Keeps the last two warnings, which explain a failure for which an exporter returns no cause.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class ExportStatus:
         return failure.text or self._exporters_log.take()
 
     def __call__(self, exporter: str, failure: Failure | None) -> None:
-        """Receives the result of an export: its failure, or None if the export succeeded."""
+        """Receives the result of an export. `failure` is None if the export succeeded."""
         if failure:
             cause = self.cause(failure)
             if self._causes.setdefault(exporter, Once()).is_new(failure.kind or kind_of(cause)):

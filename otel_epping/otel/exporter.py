@@ -4,8 +4,8 @@
 In the SDK, the exporter is the only public extension point that receives the result of an export. The counts of a
 successful request are acknowledged. The counts of a failed request stay pending in the producer.
 
-For an official OTLP exporter, the package otlp/ encodes the requests, in a thirtieth of the time that the SDK needs.
-Any other exporter gets objects of the SDK.
+For an official OTLP exporter, the package otlp/ encodes the requests. The package otlp/ is 30 times as fast as the
+encoder of the SDK. Any other exporter gets objects of the SDK.
 """
 
 import logging
@@ -42,19 +42,23 @@ from otel_epping.series.limits import Limits
 
 _log = logging.getLogger(__name__)
 
-# If a request fails within this time, the receiver rejected this request, and the next request may succeed. If a
-# request fails later, its retries failed, too. So the receiver is unavailable, and the next request would also fail.
+# A request that fails within _UNAVAILABLE_S was rejected by the receiver, so the next request may succeed. If a request
+# fails after a longer time, its retries have failed, too. Then the receiver is unavailable, and the next request would
+# also fail.
 _UNAVAILABLE_S = 1.0
 _MIN_TIMEOUT_S = 30.0
-# Upper limit of the timeout of an export. If the exporter's timeout is not known, this is also the assumed maximum
-# duration of a request.
+# The timeout of an export is at most _MAX_TIMEOUT_S. If the exporter's timeout is not known, _MAX_TIMEOUT_S is also the
+# assumed maximum duration of a request.
 _MAX_TIMEOUT_S = 300.0
-# A failure whose cause the exporter itself has logged.
+# A failure without a cause, because the exporter itself has logged the cause.
 _UNKNOWN = Failure("")
 
 
 def temporality_of(preferring: MetricExporter | MetricReader) -> AggregationTemporality:
-    """Returns an exporter's or reader's preferred temporality for histograms. Our counters use the same temporality."""
+    """Returns the temporality that an exporter or reader prefers for histograms.
+
+    Our histograms and counters use this temporality.
+    """
     preferred = private.preferred_temporality(preferring) or {}
     return preferred.get(Histogram, AggregationTemporality.CUMULATIVE)
 
@@ -65,11 +69,11 @@ class ProducerExporter(MetricExporter):
     Our histograms and counters all have the temporality that `inner` prefers for histograms. So the histogram and the
     counters of a subnet cover the same period of time.
 
-    `failed` counts failed requests. `rejected` counts data points that the receiver rejected in requests that it
-    otherwise accepted. Rejected points must not be resent (OTLP specification, "Partial Success"). `limits` restrict
-    the exported series. `on_result` is called after each export with the failure, or with None after a success. With
-    `explicit_buckets`, histograms are exported with explicit buckets. `certificates` are the files that `inner` uses
-    for TLS.
+    `failed` counts failed requests. `rejected` counts data points that the receiver rejected although the receiver
+    accepted the rest of the request. Rejected points must not be resent (OTLP specification, "Partial Success").
+    `limits` restrict the exported series. After each export, `on_result` is called. Its argument is the failure of the
+    export, or None after a success. With `explicit_buckets`, histograms are exported with explicit buckets.
+    `certificates` are the files that `inner` uses for TLS.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class ProducerExporter(MetricExporter):
         self.failed = 0
         self.rejected = 0
         self.export_seconds = 0.0  # duration of the latest export, including the reading of the maps
-        self._messages = Once()  # texts of the receiver about rejected points
+        self._messages = Once()  # the receiver's messages about rejected points
         self._inner = inner
         self._sender = sender(inner, certificates)
         self._explicit = explicit_buckets
@@ -98,23 +102,23 @@ class ProducerExporter(MetricExporter):
         self._encoder = BatchEncoder(self.producer)
         self._forward_sdk = forward_sdk
         self._on_result = on_result
-        self._first = 0  # number of the batch with which the next export starts
+        self._first = 0  # the next export starts with the batch that has this number
         self._sdk_sent_ns = 0  # time of the latest reading that was delivered together with the SDK's metrics
         self._undelivered = UndeliveredDeltas()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Reads the kernel's counts and exports the counts. Each request is well below the size limits of receivers.
+        """Reads the kernel's counts, and exports these counts. Each request is well below the size limits of receivers.
 
-        In a forked child, the SDK starts its readers again. But a child does not export the collector's metrics.
+        In a forked child, the SDK starts its readers again. But a forked child does not export the collector's metrics.
         """
         if os.getpid() != self._process:
             if self._forward_sdk:
                 return self._inner.export(metrics_data, timeout_millis=timeout_millis)
             return MetricExportResult.SUCCESS
-        # For its last export, the SDK passes the export interval as the timeout. The interval may be too short for an
-        # export, so the timeout is at least _MIN_TIMEOUT_S.
+        # At shutdown, the SDK passes the export interval as the timeout of the last export. The interval may be too
+        # short for an export, so the timeout is at least _MIN_TIMEOUT_S.
         started = time.monotonic()
         self._timeout_s = min(max(timeout_millis / 1e3, _MIN_TIMEOUT_S), _MAX_TIMEOUT_S)
         deadline = started + self._timeout_s
@@ -132,7 +136,7 @@ class ProducerExporter(MetricExporter):
                     self._undelivered.acknowledge()
                 self._failure = Failure(f"cannot read the kernel's counts: {error}")
             else:
-                # Nothing is sent during a wait that the receiver asked for.
+                # If the receiver has asked the exporter to wait, no request is sent before the end of the wait.
                 self._failure = self._sender.pause if self._sender else None
                 if not self._failure:
                     self.failed += self._export_batches(metrics_data, deadline)
@@ -144,14 +148,17 @@ class ProducerExporter(MetricExporter):
 
     @property
     def max_export_s(self) -> float:
-        """Maximum duration of an export, without the reading.
+        """Maximum duration of an export, without the time to read the maps.
 
         The last request may start just before the export's deadline, and then take the maximum duration of a request.
         """
         return self._timeout_s + (self._sender.max_send_s if self._sender else _MAX_TIMEOUT_S)
 
     def end_pause(self) -> None:
-        """Ends a wait that the receiver asked for. Called before the last export, so that its requests are sent."""
+        """Ends a wait that the receiver asked for.
+
+        Call end_pause() before the last export, so that the last requests are sent.
+        """
         if self._sender:
             self._sender.end_pause()
 
@@ -178,7 +185,8 @@ class ProducerExporter(MetricExporter):
                 continue
             failed += 1
             if time.monotonic() - started > _UNAVAILABLE_S or (self._sender and self._sender.pause):
-                # The next export starts with the next batch, so a batch that always fails does not block other batches.
+                # The next export starts with the batch after the failed batch, so a batch that always fails does not
+                # block other batches.
                 self._first = first + turn + 1
                 break
         return failed
@@ -194,7 +202,8 @@ class ProducerExporter(MetricExporter):
             try:
                 answer = self._sender.send(self._encoder.request(resources, batch))
             except Exception:
-                # Possible causes: an untested release of the exporter, or an application's metric that has no encoding.
+                # Direct encoding may fail because a release of the exporter is untested, or because otlp/ cannot encode
+                # a metric of the application.
                 _log.exception("cannot send a directly encoded request; from now on, the exporter encodes all requests")
                 self._sender = None
             else:
@@ -240,5 +249,5 @@ class ProducerExporter(MetricExporter):
         return self._inner.force_flush(timeout_millis)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Shuts down the inner exporter. The reader exports the last interval before it calls this method."""
+        """Shuts down the inner exporter. The reader exports the last interval before the reader calls shutdown()."""
         self._inner.shutdown(timeout_millis=timeout_millis, **kwargs)

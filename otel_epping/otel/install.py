@@ -33,7 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 class _InstalledReader(PeriodicExportingMetricReader):
-    """A reader that is shut down once, by the application or at exit, and only in the process that created it."""
+    """A reader that the application shuts down, or that is shut down at exit.
+
+    In a forked child, shutdown() does nothing.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._process = os.getpid()
@@ -56,15 +59,15 @@ def install(
 ) -> PeriodicExportingMetricReader:
     """Exports the collector's metrics through `exporter`, with the resource of the application's provider.
 
-    Adds a reader to the provider, and returns the reader. Shut down the reader before the process ends. Otherwise, the
-    reader is shut down at exit. Call shutdown() and force_flush() on the reader, and not on the provider: the methods
-    of the provider skip readers that were added after the provider was created (SDK 1.45). `interval_s` is the time
-    between exports. By default, the variable OTEL_METRIC_EXPORT_INTERVAL sets this time. `limits` restrict the exported
-    series.
+    Adds a reader to the provider, and returns the reader. Shut down the reader before the process ends. If the
+    application does not shut down the reader, the reader is shut down at exit. Call shutdown() and force_flush() on the
+    reader, and not on the provider: the methods of the provider skip readers that were added after the provider was
+    created (SDK 1.45). `interval_s` is the time between exports. By default, the variable OTEL_METRIC_EXPORT_INTERVAL
+    sets this time. `limits` restrict the exported series.
 
     Only the process that calls install() exports the collector's metrics. Forked children of this process do not export
-    these metrics. For example, the workers of a server are forked children if the server loads the application before
-    it forks.
+    the collector's metrics. For example, the workers of a server are forked children if the server loads the
+    application before it forks.
     """
     wrapped = ProducerExporter(exporter, collector, limits, forward_sdk=False)
     observe(provider, collector, [wrapped])
@@ -110,13 +113,14 @@ def attach_producer(
 
     def collect(collecting: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
         data = inner(collecting, timeout_millis=timeout_millis) if inner else None
-        # In a forked child, the SDK starts the reader's thread again. But the parent already exports these counts.
+        # In a forked child, the SDK starts the reader's thread again. But the parent process already exports the
+        # kernel's counts.
         if os.getpid() != process:
             return data
         try:
             ours = producer.produce()
         except Exception:
-            # An exception would end the reader's thread. Then no more metrics of the application would be exported.
+            # An exception would end the reader's thread, and no more metrics of the application would be exported.
             _log.exception("cannot read the kernel's counts; this export has only the application's metrics")
             return data
         if explicit_buckets:

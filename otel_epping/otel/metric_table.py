@@ -36,7 +36,7 @@ SCOPE = InstrumentationScope("otel_epping", __version__, "https://opentelemetry.
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. `keys` are the names of its attributes, in the order of docs/metrics.md."""
+    """A metric. `keys` are the names of the metric's attributes, in the order of docs/metrics.md."""
 
     name: str
     unit: str
@@ -85,14 +85,14 @@ RETRANSMITTED = Metric(
 OUT_OF_ORDER = Metric(
     "epping.tcp.out_of_order.count",
     "{segment}",
-    "TCP segments from and to a subnet that arrived after a later segment of their flow.",
+    "Out-of-order TCP segments from and to a subnet. Such a segment arrived after a later segment of its flow.",
     _DIRECTED_KEYS,
 )
 ZERO_WINDOW = Metric(
     "epping.tcp.zero_window.count",
     "{segment}",
-    "TCP segments from and to a subnet that advertise a window of zero, because the receive buffer of their sender is "
-    "full.",
+    "TCP segments with a window of zero, from and to a subnet. The receive buffer of the host that sent such a segment "
+    "is full.",
     _DIRECTED_KEYS,
 )
 OPENED = Metric(
@@ -139,8 +139,8 @@ UNIDIRECTIONAL = Metric(
     "epping.flow.unidirectional",
     "{flow}",
     "Active TCP flows of which only one direction is seen on an interface, so that no round-trip time can be measured. "
-    "The value is updated every 30 s, when the flow table is scanned. It is exported only for interfaces that have had "
-    "such a flow.",
+    "The value is updated every 30 s, when the flow table is scanned. The metric is exported only for interfaces on "
+    "which such a flow was seen.",
     (INTERFACE, FLOW_REVERSE),
     "updowncounter",
 )
@@ -153,8 +153,8 @@ MEASUREMENTS = Metric(
 TIMESTAMPS_FAILED = Metric(
     "epping.agent.timestamp.fault.count",
     "{fault}",
-    "Directions of TCP flows in which the timestamps stopped working. From then on, their round-trip times are "
-    "measured with sequence numbers.",
+    "Directions of TCP flows in which the TCP timestamps stopped working. Further round-trip times of such a direction "
+    "are measured with sequence numbers.",
     (INTERFACE, TIMESTAMP_FAULT),
 )
 DUPLICATES = Metric(
@@ -167,7 +167,7 @@ DUPLICATES = Metric(
 CLAMPED = Metric(
     "epping.agent.rtt.clamped",
     "{rtt}",
-    "Round-trip times outside the range of the histograms. Such a time is counted as the nearest bound of the range.",
+    "Round-trip times outside the range of the histograms. Such an RTT is counted as the nearest bound of the range.",
     (INTERFACE, BOUND),
 )
 INSERT_FAILED = Metric(
@@ -236,7 +236,7 @@ SERIES_LIMIT = Metric(
 SERIES_OVERFLOWED = Metric(
     "epping.agent.series.overflowed",
     "{subnet}",
-    "Subnets beyond the limits whose counts are summed on the overflow point. Exported only if "
+    "Subnets whose counts are summed on the overflow point because of a limit. Exported only if "
     "`idle_timeout`, `max_series` or `min_samples` is set.",
     (),
     "updowncounter",
@@ -244,7 +244,7 @@ SERIES_OVERFLOWED = Metric(
 SERIES_ROLLED_UP = Metric(
     "epping.agent.series.rolled_up",
     "{subnet}",
-    "Subnets beyond the limits whose counts are summed in covering prefixes. Exported only if "
+    "Subnets whose counts are summed in covering prefixes because of a limit. Exported only if "
     "`idle_timeout`, `max_series` or `min_samples` is set.",
     (),
     "updowncounter",
@@ -257,7 +257,7 @@ READ_DURATION = Metric(
 EXPORT_DURATION = Metric(
     "epping.agent.export.duration",
     "s",
-    "Duration of the latest export, including its reading of the maps. With several exporters, the longest duration.",
+    "Duration of the latest export, including the reading of the maps. With several exporters, the longest duration.",
     (),
     "gauge",
 )
@@ -270,13 +270,13 @@ EXPORT_FAILED = Metric(
 EXPORT_REJECTED = Metric(
     "epping.agent.export.rejected",
     "{data_point}",
-    "Data points that the receiver rejected in requests that it otherwise accepted. Rejected points are not resent.",
+    "Data points that the receiver rejected in partly accepted requests. Rejected points are not resent.",
     (),
 )
 INTERFACE_EVENTS = Metric(
     "epping.agent.interface.event.count",
     "{event}",
-    "Events of selected interfaces, and events of the kernel program that is attached to them.",
+    "Events of selected interfaces, and events of the kernel program that is attached to these interfaces.",
     (INTERFACE_EVENT,),
 )
 FLOW_EVICTED = Metric(

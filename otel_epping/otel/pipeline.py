@@ -34,7 +34,7 @@ _SERVICE = "otel-epping"
 
 
 def exporter_classes(names: Iterable[str] | None = None) -> list[tuple[str, type[Any]]]:
-    """Returns the name and the class of each exporter. The class is a class of exporters or of readers.
+    """Returns the name and the class of each exporter. For a pull exporter, the class is a MetricReader.
 
     `names` are names of entry points. By default, the names come from the OTEL_* variables. Raises EppingError for a
     name without an entry point, and for invalid variables.
@@ -49,7 +49,10 @@ def exporter_classes(names: Iterable[str] | None = None) -> list[tuple[str, type
 
 
 def _printable(value: Any) -> Any:
-    """Escapes unprintable text in a resource attribute. OTLP requires UTF-8, but variables may contain any bytes."""
+    """Escapes unprintable text in a resource attribute.
+
+    OTLP requires UTF-8, but environment variables may contain any bytes.
+    """
     if isinstance(value, str):
         return printable(value)
     return tuple(map(_printable, value)) if isinstance(value, (list, tuple)) else value
@@ -151,18 +154,19 @@ class Pipelines:
     def shutdown(self, timeout_s: float = STOP_S) -> bool:
         """Exports the last interval and stops. Returns true if all exporters finished in time.
 
-        Exporters that did not finish in time keep running. If the last interval must be complete, detach the program
-        from the interfaces before this call.
+        Exporters that did not finish in time keep running. If the last interval must be complete, detach the eBPF
+        program from the interfaces before you call shutdown().
         """
         deadline = time.monotonic() + timeout_s
         for exporter in self.exporters:
             exporter.end_pause()
-        # Readers are shut down in parallel, because each may block. The provider's shutdown() is sequential.
+        # The readers are shut down in parallel, because the shutdown of one reader may block. The provider's shutdown()
+        # would shut down one reader after the other.
         threads = [threading.Thread(target=_shut_down, args=(reader,), daemon=True) for reader in self._readers]
         for thread, reader in zip(threads, self._readers, strict=True):
             try:
                 thread.start()
-            except RuntimeError:  # the limit on threads is reached: this thread shuts down the reader
+            except RuntimeError:  # the limit on threads is reached: the current thread shuts down the reader
                 _shut_down(reader)
         for thread in filter(threading.Thread.is_alive, threads):
             thread.join(max(0.0, deadline - time.monotonic()))

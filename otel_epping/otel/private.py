@@ -45,9 +45,9 @@ def _expect_type(value: Any, kind: type) -> None:
 def preferred_temporality(of: MetricExporter | MetricReader) -> dict[type, AggregationTemporality] | None:
     """Returns the temporality that an exporter or reader prefers for each class of instruments.
 
-    The SDK's PeriodicExportingMetricReader reads the same member of its exporter. Replacement: a public property. The
-    specification says that a reader should obtain the output temporality from its exporter (metrics SDK,
-    "MetricReader").
+    The SDK's PeriodicExportingMetricReader also reads the exporter's member `_preferred_temporality`. Replacement: a
+    public property. The specification says that a reader should obtain the output temporality from its exporter
+    (metrics SDK, "MetricReader").
     """
     return of._preferred_temporality
 
@@ -81,8 +81,8 @@ def set_collect_callback(reader: MetricReader, callback: Collect | None) -> None
 def metric_readers(provider: MeterProvider) -> Iterable[MetricReader]:
     """Returns the readers with which a provider was created. Readers that were added later are not included.
 
-    Replacement: none is proposed. An application can add and remove readers (opentelemetry-python #4818), but it cannot
-    list readers.
+    Replacement: none is proposed. An application can add and remove readers (opentelemetry-python #4818), but cannot
+    list the readers.
     """
     return provider._metric_readers
 
@@ -103,9 +103,9 @@ def splits_requests(exporter: Any) -> bool:
 class GrpcExporter:
     """The private members of the OTLP/gRPC exporter.
 
-    Replacement: a public method of the exporter that sends a serialized request and returns the server's response. No
-    such method is proposed yet. Raises UnknownExporterError or AttributeError if the exporter does not have the
-    expected members.
+    Replacement: a public method of the exporter that sends a serialized request and returns the server's response.
+    Nobody has proposed such a public method yet. Raises UnknownExporterError or AttributeError if the exporter does not
+    have the expected members.
 
     endpoint   target of the channel
     headers    metadata of each call
@@ -138,8 +138,8 @@ class GrpcExporter:
     def reconnect(self) -> None:
         """Closes the channel and opens a new channel.
 
-        Replacement: none is needed once the exporter itself can send serialized requests, because then the exporter
-        also reconnects (opentelemetry-python #4825).
+        Replacement: none is needed if the exporter gets a public method that sends serialized requests, because the
+        exporter itself reconnects (opentelemetry-python #4825).
         """
         self._exporter._channel.close()
         self._exporter._initialize_channel_and_stub()
@@ -154,8 +154,8 @@ class GrpcExporter:
     def set_endpoint(self, endpoint: str) -> None:
         """Sets the target of the next channel. The channel uses the target unchanged.
 
-        Replacement: an argument `endpoint` that accepts any gRPC target. At present, the exporter parses this argument
-        as a URL. So the exporter connects to AUTHORITY if the target is dns://AUTHORITY/HOST.
+        Replacement: an argument `endpoint` that accepts any gRPC target. At present, the exporter parses its argument
+        `endpoint` as a URL. So the exporter connects to AUTHORITY if the target is dns://AUTHORITY/HOST.
         """
         self._exporter._endpoint = self.endpoint = endpoint
 
@@ -198,11 +198,11 @@ class HttpExporter:
 
 
 class OpensSockets:
-    """Mix-in for connections of urllib3. Its method open_socket() opens the socket, instead of urllib3's _new_conn().
+    """Mix-in for connections of urllib3. The method open_socket() opens the socket, instead of urllib3's _new_conn().
 
-    Replacement: none is proposed. The issue urllib3 #94 asked for such a method. The issue was closed when
-    `ConnectionCls` was added. But `ConnectionCls` sets only the class of connections, and not how a connection opens
-    its socket.
+    Replacement: none is proposed. The issue urllib3 #94 asked for a public method that opens the socket. Issue #94 was
+    closed when `ConnectionCls` was added, but `ConnectionCls` sets only the class of connections, and not how a
+    connection opens its socket.
     """
 
     _dns_host: str

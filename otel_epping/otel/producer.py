@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns the kernel's counts into OpenTelemetry metrics.
+"""Converts the kernel's counts to OpenTelemetry metrics.
 
 EppingMetricProducer follows the specification (metrics SDK, "MetricProducer"): produce() returns the metrics of one
-instrumentation scope, and the producer has its own setting of the temporality. The Python SDK has no such interface
-yet, so `install.py` and `pipeline.py` connect the producer to a reader or an exporter.
+instrumentation scope, and the producer has its own setting of the temporality. The Python SDK has no MetricProducer
+interface yet, so `install.py` and `pipeline.py` connect the producer to a reader or an exporter.
 """
 
 import threading
@@ -29,14 +29,14 @@ from otel_epping.series.subnet import subnet_of
 from otel_epping.series.temporality import TemporalityTracker
 
 # By default, a gRPC receiver accepts requests of at most 4 MiB. A data point of a counter has about 220 bytes and the
-# weight 1. A data point of a histogram with 160 buckets has about 4 * 220 bytes, so its weight is 4. A request with the
-# total weight of 4,000 has about 4,000 * 220 bytes, which is less than 1 MiB.
+# weight 1. A data point of a histogram with 160 buckets has about 4 * 220 bytes, so the weight of a histogram is 4. A
+# request with the total weight of 4,000 has about 4,000 * 220 bytes, which is less than 1 MiB.
 _REQUEST_WEIGHT = 4_000
 _HISTOGRAM_WEIGHT = 4
 
 
 class EppingMetricProducer:
-    """Turns the readings of a collector into metrics, for one exporter.
+    """Converts the readings of a collector to metrics for one exporter.
 
     collector    the running collector; the producer creates its own reader of the maps
     temporality  CUMULATIVE by default. With DELTA, a point has the counts since the last delivered point of its series
@@ -77,7 +77,7 @@ class EppingMetricProducer:
         self._tracker = TemporalityTracker(
             delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns
         )
-        self._retired = self._retired_delivered = 0  # number of freed slots: latest, and delivered
+        self._retired = self._retired_delivered = 0  # numbers of freed slots: in the latest batch, and delivered
         self._lock = threading.Lock()
 
     def produce(self) -> ScopeMetrics:
@@ -117,7 +117,7 @@ class EppingMetricProducer:
             yield self._batch(parts[index], is_first=index == 0)
 
     def acknowledge(self, batch: ExportBatch) -> None:
-        """Records that the receiver has received this batch of the latest reading."""
+        """Records that the receiver has received `batch`, which must be a batch of the latest reading."""
         self._tracker.acknowledge(batch.rows)
         if self._limiter:
             self._limiter.acknowledge(batch.rows)
@@ -174,7 +174,7 @@ class EppingMetricProducer:
         )
 
     def _active_series(self, rows: Indexes) -> CounterSeries:
-        """Returns the number of active flows for each row that ever had a flow, always as a cumulative series."""
+        """Returns the number of active flows for each row that ever had a flow. The series is always cumulative."""
         reading = self._tracker.reading
         rows = rows[reading.counters["opened"][rows].any(axis=1) | (reading.active[rows] != 0)]
         return CounterSeries(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the counts of the SDK's delta counters if an export fails, and adds these counts to the next export.
 
-The SDK resets a delta counter when it collects the counter, even if the export then fails. Without this module, for
-example, the count of failed exports would be lost with each failed export.
+When the SDK collects a delta counter, the SDK resets the counter, even if the export then fails. For example, each
+failed export would also lose the count of failed exports.
 """
 
 import logging
@@ -43,7 +43,7 @@ def _key(scope: ScopeMetrics, metric: Metric, point: NumberDataPoint) -> _Key:
 
 
 def _deltas(resources: Sequence[ResourceMetrics]) -> Iterator[_Kept]:
-    for resource in resources[:1]:  # a provider has one resource
+    for resource in resources[:1]:  # all metrics of a provider have the same resource
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 if isinstance(metric.data, Sum) and metric.data.aggregation_temporality is AggregationTemporality.DELTA:
@@ -66,11 +66,14 @@ class UndeliveredDeltas:
         self._kept: dict[_Key, _Kept] = {}
 
     def acknowledge(self) -> None:
-        """Forgets all points. Called when the receiver has received the metrics that add_to() last returned."""
+        """Forgets all points. Call acknowledge() when the receiver has received the metrics from the last add_to()."""
         self._kept.clear()
 
     def add_to(self, resources: Sequence[ResourceMetrics]) -> Sequence[ResourceMetrics]:
-        """Adds all kept deltas to the metrics of an export. Keeps the sums until acknowledge() is called."""
+        """Adds all kept deltas to the metrics of an export.
+
+        Keeps the sum of old and new deltas until acknowledge() is called.
+        """
         kept = self._kept
         self._kept = {_key(*each): each for each in _deltas(resources)}
         for key, old in kept.items():

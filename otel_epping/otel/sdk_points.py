@@ -36,8 +36,8 @@ def rtt_point(
 ) -> ExponentialHistogramDataPoint:
     """Returns the data point of one histogram. RTTs are passed in nanoseconds; the point has RTTs in seconds.
 
-    min_max_ns  minimum and maximum RTT. A maximum of 0 means that both are unknown. Then the data point omits min and
-                max, as OTLP allows
+    min_max_ns  minimum and maximum RTT. If minimum and maximum are unknown, the maximum is 0, and the data point omits
+                min and max, as OTLP allows
     """
     minimum, maximum = (value / _NS for value in min_max_ns) if min_max_ns[1] else (None, None)
     return ExponentialHistogramDataPoint(
@@ -103,6 +103,6 @@ def sum_metric(
 
 
 def rtt_metric(points: Sequence[ExponentialHistogramDataPoint], temporality: AggregationTemporality) -> Metric:
-    """Returns the RTT metric with these histograms."""
+    """Returns the RTT metric with the histograms `points`."""
     metric = metric_table.RTT
     return Metric(metric.name, metric.description, metric.unit, ExponentialHistogram(points, temporality))

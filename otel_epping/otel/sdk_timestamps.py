@@ -12,7 +12,7 @@ def move_timestamps(resources: Sequence[ResourceMetrics], since_ns: int, now_ns:
     """Returns the metrics with the timestamp `now_ns`. Points with delta temporality start at `since_ns` or later.
 
     `now_ns` is the time of the reading on the collector's clock, which is never behind the wall clock. So a start time
-    that is later than `now_ns` was taken after the reading. Such a start time is set to `now_ns`.
+    that is later than `now_ns` was taken after the reading, and is replaced by `now_ns`.
     """
     return [
         replace(

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers SDK instruments for the agent's own metrics: reading, exporting, memory and run time of the program.
+"""Registers SDK instruments for the agent's own metrics, for example export duration, failed exports and memory usage.
 
 An SDK reader calls its exporter only if at least one instrument has data. The instruments here always have data.
 
-The kernel program also has counters about its own work. They are exported together with its other counters
-(counters.INTERFACE_COUNTERS), without SDK instruments. No metric per interface uses an SDK instrument, because the SDK
-never removes an attribute set, and sums all attribute sets beyond the first 2,000.
+The kernel program also has counters about its own work. These counters are exported together with all other counters of
+the kernel program (counters.INTERFACE_COUNTERS), without SDK instruments. Metrics with an attribute for the interface
+do not use SDK instruments, because the SDK never removes an attribute set, and sums all attribute sets beyond the first
+2,000.
 """
 
 import os
@@ -69,7 +70,8 @@ def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequ
     The instruments have data only in the process that calls this function, and not in forked children.
     """
     process = os.getpid()
-    # This scope is not metric_table.SCOPE, because the OTLP encoder keeps only the last of two equal scopes.
+    # The scope of the SDK instruments is not metric_table.SCOPE, because the OTLP encoder keeps only the last of two
+    # equal scopes.
     meter = provider.get_meter(__name__, __version__, metric_table.SCOPE.schema_url)
     create = {
         "counter": meter.create_observable_counter,

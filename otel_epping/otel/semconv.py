@@ -2,7 +2,7 @@
 """Defines the names and values of all exported attributes. No other module contains an attribute name.
 
 Semantic conventions for passive round-trip times are in discussion (open-telemetry/semantic-conventions #3682, #3947).
-When they are accepted, the names here and in `metric_table.py` will be changed accordingly.
+When these semantic conventions are accepted, the names here and in `metric_table.py` will be changed accordingly.
 """
 
 from otel_epping.kernel.methods import METHODS
@@ -39,8 +39,8 @@ ATTRIBUTES = {
     IO_DIRECTION: "`receive`: packets that arrive at the interface; `transmit`: packets that leave through it.",
     SIDE: "The side of the interface where the subnet is located. `external`: the side of the internet; `internal`: "
     "the side of the customers; `unknown`: in captures and at mirror ports. Packets arrive from the external side if "
-    "the role of the interface is `wan`, and from the internal side if the role is `lan`. This host is on the other "
-    "side.",
+    "the role of the interface is `wan`, and from the internal side if the role is `lan`. The measuring host itself is "
+    "on the other side.",
     METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
     SUBNET_DIRECTION: "The direction of the packets or segments: `from` or `to` the subnet.",
     TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (includes all IP fragments except the first).",
@@ -52,21 +52,22 @@ ATTRIBUTES = {
     "and direction already waited for a reply; `expired`: no reply arrived within the maximum age; `superseded`: a "
     "later packet was answered first; `repeated`: the packet was retransmitted, so the reply may belong to either "
     "copy; `abandoned`: the flow restarted, lost its timestamps or was evicted; `measured`: the reply completed the "
-    "sample. If a `begun` sample is in no other count, it still waits for a reply, or its DNS, echo or QUIC request "
-    "was evicted.",
+    "sample. A `begun` sample without another outcome still waits for a reply, or the DNS, echo or QUIC request of the "
+    "sample was evicted.",
     TIMESTAMP_FAULT: "`missing`: segments have no timestamp; `still`: the TSval did not change, and no RTT sample "
     "was started for 250 ms; `unechoed`: a segment was acknowledged without an echo of its TSval.",
     INTERFACE_EVENT: "`attached`: the program was attached; `detached`: the interface no longer exists or is no longer "
     "selected; `refused`: the program could not be attached, for the reason in the log; `reattached`: the program was "
     "attached again after another process had detached it; `moved`: the program was moved back to the front of a hook, "
-    "because another program had been attached before it; `unseen`: in one direction, the kernel counts packets that "
-    "the program does not see.",
+    "because another program had been attached in front of it; `unseen`: in one direction, the kernel counts packets "
+    "that the program does not see.",
     FLOW_OPENING: "`syn`: the SYN-ACK was seen; `midway`: the flow was already open when it was first seen, or "
     "had been idle for 5 minutes.",
     FLOW_CLOSING: "`fin`: both endpoints sent a FIN; `rst`: an endpoint sent an RST; `silence`: the flow was idle for "
     "5 minutes, or was evicted.",
-    FLOW_REVERSE: "Where the other direction of the flow is seen. `same_way`: both directions pass the interface in "
-    "the same way, as at a mirror port; `missing`: the other direction was not seen, as with asymmetric routing.",
+    FLOW_REVERSE: "Where the other direction of the flow is seen. `same_way`: the packets of both directions arrive "
+    "at the interface, as at a mirror port, or both leave; `missing`: the other direction was not seen, as with "
+    "asymmetric routing.",
     OVERFLOW: "`true` on the overflow point, which sums all subnets beyond the limits and has no other attribute.",
 }
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums up the counts of each series from the increments of rows between readings.
+"""Computes the counts of each series from the counts of the rows.
 
-A row may move to another series, and a row may get a new owner. The increment of a row between two readings is added
-once, to the series that the row belongs to at the later reading. So the counts of a series never decrease.
+The increment of a row is the difference between the row's counts in two consecutive readings. Each increment is added
+once, to the series to which the row belongs at the later reading. So the counts of a series never decrease, even if a
+row moves to another series or gets a new owner.
 """
 
 from collections.abc import Iterator
@@ -17,10 +18,10 @@ from otel_epping.kernel.read.subnet_counters import packets_of
 from otel_epping.kernel.reading import Reading
 from otel_epping.kernel.sparse_histograms import starts_of
 
-# Runs of series are widened to multiples of this number of buckets, so that they seldom have to be widened again.
+# Runs of series are widened to multiples of _BLOCK buckets, so that a run seldom has to be widened again.
 _BLOCK = 8
-# The number of rows whose increments are computed at a time. If the increments of all rows were computed at once, they
-# would need as much additional memory as all counts.
+# The increments of up to _ROWS_AT_ONCE rows are computed in one step. Computing the increments of all rows in one step
+# would double the memory use of the counts.
 _ROWS_AT_ONCE = 2048
 
 
@@ -40,7 +41,7 @@ class Increments(NamedTuple):
 
 
 class ReadingDelta:
-    """Computes the increments of rows between readings. To do this, it keeps the counts of the previous reading.
+    """Computes the increments of rows between two readings. The object keeps the counts of the previous reading.
 
     For each reading, call start() once, and then increments().
     """
@@ -65,9 +66,9 @@ class ReadingDelta:
         return rtts, packets_of(reading.counters) - packets_of(previous)
 
     def increments(self, reading: Reading, rows: Indexes) -> Iterator[Increments]:
-        """Yields the increments of these rows, for some rows at a time.
+        """Yields the increments of the given rows, in parts of up to _ROWS_AT_ONCE rows.
 
-        The increments of all other rows are part of the result of a later call.
+        A later call includes the present increments of all other rows.
         """
         counts = reading.counts
         for begin in range(0, len(rows), _ROWS_AT_ONCE):
@@ -92,7 +93,8 @@ class Accumulators:
         """Prepares to add the increments of a reading.
 
         series  the number of rows that the arrays need, one for each series
-        ended   series that have ended. Their numbers may belong to new series, whose counts start from 0
+        ended   series that have ended. The number of an ended series may belong to a new series, whose counts start
+                from 0
         """
         self.min_max = MinMax()
         self.min_max.grow(series)
@@ -112,7 +114,7 @@ class Accumulators:
         if not len(counted):
             return counted
         # Several rows may belong to the same series. The rows are sorted by series, so that rows of the same series are
-        # adjacent, and reduceat() can add them up.
+        # adjacent, and reduceat() can add up these rows.
         counted = counted[np.argsort(to[counted], kind="stable")]
         begins = np.flatnonzero(np.diff(to[counted], prepend=-1))
         series = to[counted][begins]
@@ -131,10 +133,10 @@ class Accumulators:
         np.add.at(buckets.counts, buckets.starts[series] + bucket - buckets.first[series], runs.counts[places])
 
     def _widen_runs(self, series: Indexes, bucket: Indexes) -> None:
-        """Extends the runs of series so that the run of each series contains the buckets in `bucket`.
+        """Extends the runs of series. For each i, the run of series[i] then contains bucket[i].
 
         series  (n,) the series whose runs are extended; a series may repeat
-        bucket  (n,) for each entry of `series`, a bucket that the run of this series must contain
+        bucket  (n,) for each entry of `series`, a bucket that the run of the series must contain
         """
         buckets = self.counts.buckets
         first, end = buckets.first.copy(), buckets.first + buckets.lengths

@@ -3,24 +3,24 @@
 
 A subnet can be exported individually, in series of its own. Subnets beyond the limit are aggregated, either in a
 covering prefix or on the overflow point. The new counts of a row are added to the series that the row belongs to at
-the time of the reading. This has three effects. Totals are exact even when subnets move between series. The counts of a
-series never decrease. No count is in two series. A slot may be given to another subnet before the counts of its former
-owner are delivered.
+the time of the reading. So totals are exact even when subnets move between series, the counts of a series never
+decrease, and no count is in two series. A slot can get a new owner even if the counts of the former owner are not
+delivered yet, because these counts are stored in the former owner's series.
 
 The rules:
 
 - The most active subnets are exported individually (ranking.py). A subnet that is exported individually keeps its own
-  series until another subnet is twice as active.
+  series until another subnet is more than twice as active as this subnet.
 - A series ends when no row belongs to the series any more and all counts of the series are delivered. If a subnet comes
   back after its series has ended, the subnet gets a new series. The new series starts at the time of the previous
   reading.
-- At most `max_series` subnets and covering prefixes have series. If no series can end, because their counts are not
-  delivered, new subnets are counted on the overflow point.
+- At most `max_series` subnets and covering prefixes have series. A series with undelivered counts cannot end. If no
+  series can end, new subnets are counted on the overflow point.
 - With `roll_up`, a quarter of `max_series` is reserved for covering prefixes as soon as there are more subnets than
-  `max_series`. An aggregated subnet is put in the longest covering prefix that the reserve still allows (placement.py).
-  There are three lengths of covering prefixes. New prefixes of the longest length are made until half of the reserve is
-  in use. New prefixes of the next length are made until three quarters of the reserve are in use. New prefixes of the
-  shortest length may use the whole reserve.
+  `max_series`. An aggregated subnet is put in the longest covering prefix that exists or may be created (placement.py).
+  A covering prefix has one of three lengths. The longest prefixes are created until half of the reserved quarter is in
+  use. Prefixes of medium length are created until three quarters of the reserved quarter are in use. The shortest
+  prefixes are created until the whole reserved quarter is in use.
 """
 
 from dataclasses import replace
@@ -40,7 +40,7 @@ from otel_epping.series.registry import SeriesRegistry
 
 
 class CardinalityLimiter:
-    """Makes readings of limited size from the readings of one reader, for one exporter.
+    """Converts the readings of one reader to readings with a limited number of rows, for one exporter.
 
     max_series  the maximum number of subnets and covering prefixes that have series, as set at the latest reading
 
@@ -79,7 +79,7 @@ class CardinalityLimiter:
     def limit(self, reading: Reading, limits: Limits) -> Reading:
         """Returns a reading like `reading`, but with one row per series instead of one row per slot.
 
-        The result is valid until the next call. Its minima and maxima cover the time since the previous call.
+        The result is valid until the next call. The minima and maxima cover the time since the previous call.
         """
         self.max_series = limits.max_series or self._config.max_subnets
         changed = self._owners.update(reading.generation)
@@ -95,7 +95,7 @@ class CardinalityLimiter:
         return self._reading(reading, rows)
 
     def acknowledge(self, series: Indexes) -> None:
-        """Records that the receiver has all counts of these series, up to the latest reading."""
+        """Records that the receiver has all counts of the given series, up to the latest reading."""
         self._registry.pending[series] = False
 
     def _rank(self, reading: Reading, rows: Indexes, ended_subnets: Indexes) -> None:

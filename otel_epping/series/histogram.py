@@ -2,8 +2,8 @@
 """Arithmetic on exponential histograms: pure functions on arrays of counts.
 
 A histogram consists of an array of counts, the OTLP index `offset` of the first bucket, and the `scale`. Bucket i holds
-the values v with 2^(i/2^scale) < v <= 2^((i+1)/2^scale) (OpenTelemetry metrics data model, "ExponentialHistogram").
-Here, values are in seconds.
+the values v with 2^(i/2^scale) < v <= 2^((i+1)/2^scale) (OpenTelemetry metrics data model, "ExponentialHistogram"). All
+values are in seconds.
 """
 
 from typing import NamedTuple
@@ -15,12 +15,12 @@ from otel_epping.kernel.arrays import Counts, Indexes
 from otel_epping.kernel.sparse_histograms import SparseHistograms, spans, starts_of
 
 # The default max_size of OpenTelemetry SDKs. Mimir and the deltatocumulative processor do not merge the buckets of a
-# histogram that has up to this number of buckets.
+# histogram that has at most MAX_BUCKETS buckets.
 MAX_BUCKETS = 160
 
 
 class Buckets(NamedTuple):
-    """One histogram. Its first bucket and its last bucket are not empty."""
+    """One histogram. The first and the last bucket of the histogram are not empty."""
 
     counts: Counts
     offset: int
@@ -28,7 +28,7 @@ class Buckets(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Histograms as they are exported. Each row has one run of buckets.
+    """The exported histograms. Each row has one run of buckets.
 
     The first and last bucket of a run are not empty.
 
@@ -63,7 +63,7 @@ def halve(buckets: Buckets) -> Buckets:
 
 
 def fit_all(runs: SparseHistograms, offset: int, scale: int, most: int = MAX_BUCKETS) -> Fitted:
-    """Returns each histogram at the highest scale at which it has at most `most` buckets.
+    """Returns each histogram at the highest scale at which the histogram has at most `most` buckets.
 
     The result is exact. No scale in the result is higher than `scale`. Bucket 0 of `runs` has the OTLP index `offset`
     at the scale `scale`.
@@ -81,7 +81,7 @@ def fit_all(runs: SparseHistograms, offset: int, scale: int, most: int = MAX_BUC
     while (wide := (last >> halvings) - (first >> halvings) >= most).any():
         halvings += wide
     if halvings.any():
-        # Each halving makes bucket i part of the new bucket i >> 1. The counts of the old buckets in a new bucket are
+        # Each halving merges the buckets 2 * i and 2 * i + 1 into the new bucket i. The counts of merged buckets are
         # added.
         halved = np.where(lengths, (last >> halvings) - (first >> halvings) + 1, 0)
         place = (spans(first, lengths) >> np.repeat(halvings, lengths)) + np.repeat(
@@ -102,8 +102,8 @@ def quantile(buckets: Buckets, q: float, minimum: float, maximum: float) -> floa
     """Returns the q-quantile in seconds, with q from 0 to 1.
 
     The result is the geometric mean of the two bounds of the quantile's bucket, limited to the range from `minimum` to
-    `maximum`. The relative error is at most 2^(2^-(scale+1)) - 1, the relative width of half a bucket. At scale 4, this
-    is 2.2 %.
+    `maximum`. The relative error is at most 2^(2^-(scale+1)) - 1, the relative width of half a bucket. At scale 4, the
+    relative error is at most 2.2 %.
     """
     cumulative = np.cumsum(buckets.counts)
     rank = max(1, int(np.ceil(q * int(cumulative[-1]))))

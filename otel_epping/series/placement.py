@@ -4,8 +4,8 @@
 There are three kinds of numbers. Some arrays are indexed by rows, some by subnets, and some by series:
 
 row     the number of a row of a reading. A row belongs to one slot. A subnet has one slot for each method
-subnet  the number of a subnet on one side of an interface. When the subnet has no rows any more, the number is used for
-        another subnet. Number 0 means "no subnet"
+subnet  the number of a subnet on one side of an interface. When the subnet has no rows any more, the number is assigned
+        to another subnet. Number 0 means "no subnet"
 series  the number of a series (registry.py). A series belongs to one method, and to a subnet or a covering prefix.
         Number 0 is the overflow point
 
@@ -26,8 +26,8 @@ from otel_epping.series.registry import SeriesRegistry
 _NO_SUBNET = 0
 _OVERFLOW = 0
 _ROW = np.dtype([("subnet", np.int64), ("series", np.int64), ("method", np.uint8)])
-# A share of the budget for covering prefixes, for each level of covering prefixes. The level of the longest prefixes is
-# first. A new prefix of a level is made only while less than the level's share of the budget is in use.
+# For each level of covering prefixes, a share of the budget for covering prefixes. The longest prefixes have level 0. A
+# new prefix of a level is created only if less than the level's share of the budget is in use.
 _SHARES = (0.5, 0.75, 1.0)
 
 
@@ -45,7 +45,8 @@ class Budget(NamedTuple):
 class _PlacedSubnet:
     """A subnet and its rows.
 
-    The class has __slots__. Without __slots__, thousands of such objects would need more memory than the counts.
+    The class has __slots__. Without __slots__, the objects of thousands of subnets would need more memory than the
+    counts.
 
     exported_as  the subnet's own key, or the key of a covering prefix; None if the subnet is on the overflow point
     """
@@ -60,9 +61,9 @@ class _PlacedSubnet:
 
 
 class Placement:
-    """The subnets of the latest reading, and the series of their rows.
+    """The subnets of the latest reading, and the series of each subnet's rows.
 
-    exists         (subnets,) true if a subnet has this number
+    exists         (subnets,) true if the number belongs to a subnet
     is_individual  (subnets,) true if the subnet is exported individually
     """
 
@@ -104,7 +105,7 @@ class Placement:
         """Moves rows that have a new owner from their old subnets to their new subnets.
 
         changed   the rows that have a new owner
-        start_ns  the time of the previous reading. A new series starts at this time, or when the owner got the slot,
+        start_ns  the time of the previous reading. A new series starts at `start_ns` or when the owner got the slot,
                   whichever is later
 
         Returns the subnets that lost all of their rows.
@@ -153,7 +154,7 @@ class Placement:
         return subnet
 
     def _with(self, numbers: Indexes) -> Iterator[_PlacedSubnet]:
-        """Yields the subnets with these numbers. All of them must exist."""
+        """Yields the subnets with the given numbers. All given subnets must exist."""
         for number in numbers.tolist():
             subnet = self._by_number[number]
             assert subnet
@@ -202,7 +203,11 @@ class Placement:
                 self._export_as(subnet, subnet.key)
 
     def roll_up(self, budget: Budget) -> None:
-        """Moves each subnet on the overflow point to the longest covering prefix that the budget allows, if any."""
+        """Moves subnets from the overflow point to covering prefixes.
+
+        A subnet is moved to the longest covering prefix that has a series or that the budget allows. If the budget
+        allows no covering prefix, the subnet stays on the overflow point.
+        """
         by_subnet = self._registry.by_subnet
         for subnet in self._aggregated():
             if subnet.exported_as is not None:

@@ -3,7 +3,7 @@
 
 A key consists of the bytes of the program's struct subnet_key. A key with method 0 is the key of a subnet on one side
 of an interface, for all methods together. In the key of a covering prefix, the field `shorter` is the number of bits by
-which the covering prefix is shorter than the prefixes of subnets. In the key of a subnet, this field is 0.
+which the covering prefix is shorter than the prefixes of subnets. In the key of a subnet, the field `shorter` is 0.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class SubnetKeys:
         return self.with_method(key, 0)
 
     def is_covering(self, key: Key) -> bool:
-        """Returns true if this is the key of a covering prefix."""
+        """Returns true if `key` is the key of a covering prefix."""
         return bool(self.record(key)["shorter"])
 
     def record(self, key: Key) -> Any:

@@ -5,9 +5,9 @@ import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, grow
 
-# A new subnet replaces an individually exported subnet only if the new subnet is more active by this factor.
+# A subnet replaces an individually exported subnet only if its activity is more than _HYSTERESIS times as high.
 _HYSTERESIS = 2.0
-# At each reading, the weight of earlier packets and RTTs is multiplied by this factor.
+# At each reading, the weight of earlier packets and RTTs is multiplied by _DECAY.
 _DECAY = 0.5
 
 
@@ -15,16 +15,15 @@ class Ranking:
     """The activity of subnets. Arrays have one row for each subnet number (placement.py).
 
     The activity of a subnet is the weighted number of its packets and RTTs. Packets and RTTs of the latest interval
-    have the weight 1. The interval before the latest interval has the weight 1/2, the one before that has the weight
-    1/4, and so on.
+    have the weight 1. The weight is halved with each earlier interval: 1/2, 1/4, and so on.
     """
 
     def __init__(self) -> None:
         self._activity = np.zeros(0)
-        self._rtts = np.zeros(0)  # the number of all RTTs of each subnet, not weighted
+        self._rtts = np.zeros(0)  # the unweighted number of RTTs of each subnet
 
     def reset(self, subnets: Indexes) -> None:
-        """Sets the activity of these subnet numbers to 0, because the numbers may belong to other subnets now."""
+        """Sets the activity of the given subnet numbers to 0, because the numbers may belong to other subnets now."""
         self._activity[subnets] = self._rtts[subnets] = 0
 
     def update(self, subnets: int, row_subnets: Indexes, rtts: Counts, packets: Counts) -> None:
@@ -44,10 +43,10 @@ class Ranking:
         return np.flatnonzero(exists & (self._rtts >= min_rtts))
 
     def busiest(self, eligible: Indexes, is_individual: Flags, limit: int) -> Indexes:
-        """Returns the most active subnets in `eligible`, at most `limit` of them. The most active subnet is first.
+        """Returns up to `limit` subnets of `eligible`, the most active subnet first.
 
-        For this comparison, the activity of each individually exported subnet is doubled. So such a subnet keeps its
-        series until another subnet is more than twice as active (hysteresis).
+        The activity of individually exported subnets is doubled before subnets are compared. So an individually
+        exported subnet keeps its series until another subnet is more than twice as active as this subnet (hysteresis).
         """
         individual = is_individual[eligible]
         order = np.lexsort((individual, self._activity[eligible] * np.where(individual, _HYSTERESIS, 1.0)))

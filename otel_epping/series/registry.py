@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The series that exist: their keys, numbers, start times, and whether the receiver has all counts of each series."""
+"""All series, with the key, the number, the start time and the delivery state of each series."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from otel_epping.series.prefixes import Key, SubnetKeys
 class SeriesRegistry:
     """Gives numbers to series. Number 0 is the overflow point, which always exists.
 
-    When a series ends, its number is used for a new series.
+    When a series ends, its number can be assigned to a new series.
 
-    slots       (series,) as in Reading; the field `live` is 1 if the series exists
+    slots       (series,) records like Reading.slots; the field `live` is 1 if the series exists
     since_ns    (series,) Unix time in ns at which the series started; 0 for the overflow point and for unused numbers
-    generation  (series,) as in Reading
+    generation  (series,) a number like Reading.generation
     pending     (series,) true if the series has counts that are not delivered
     by_subnet   the key of each subnet and each covering prefix -> the numbers of its series
     covering    the number of keys in `by_subnet` that are covering prefixes
@@ -34,11 +34,11 @@ class SeriesRegistry:
         self._free: list[int] = []
 
     def __len__(self) -> int:
-        """Number of rows of the arrays."""
+        """Number of rows of each array."""
         return len(self.slots)
 
     def find(self, subnet: Key, method: int, since_ns: int) -> int:
-        """Returns the number of the series for a subnet and a method. Makes the series if it does not exist.
+        """Returns the number of the series for a subnet and a method. Creates the series if it does not exist.
 
         A new series starts at `since_ns`.
         """
@@ -56,7 +56,7 @@ class SeriesRegistry:
         return number
 
     def _append(self) -> int:
-        number = len(self._numbers) + 1  # no number is free, so this number is the lowest number that was never in use
+        number = len(self._numbers) + 1  # the lowest number that was never in use, because no number is free
         room = max(64, number // 4) if number == len(self.slots) else 0
         self.slots = grow(self.slots, len(self.slots) + room)
         self.since_ns = grow(self.since_ns, len(self.slots))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tracks the pending counts: the counts that an exporter still has to deliver. They depend on the temporality.
+"""Tracks the pending counts, which are the counts that an exporter still has to deliver.
 
-With cumulative temporality, each point contains all counts since the slot got its owner. With delta temporality, a
-point contains the counts since the row was last acknowledged. If an export fails, its counts stay pending and are part
-of the next point. So a failed export reduces the resolution in time, but loses no counts.
+The pending counts depend on the temporality. With cumulative temporality, each point contains all counts since the slot
+got its owner. With delta temporality, a point contains the counts since the row was last acknowledged. If an export
+fails, the counts in this export stay pending and are part of the next point. So a failed export reduces the resolution
+in time, but loses no counts.
 
 With both temporalities, the pending counts are the counts of the latest reading minus the acknowledged counts. With
 cumulative temporality, the acknowledged counts are always 0.
@@ -23,9 +24,9 @@ from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 @dataclass(frozen=True)
 class Unsent:
-    """The counts of some rows that the exporter still has to deliver.
+    """The pending counts of some rows.
 
-    The arrays are as in Reading, but have only the requested rows.
+    The arrays have the same meaning as in Reading, but contain only the requested rows.
 
     start_ns  (rows,) Unix time in ns at which the counts of the row start
     counters  (rows, counters) all counters of a record, one after the other
@@ -49,7 +50,8 @@ class TemporalityTracker:
 
     def __init__(self, *, delta: bool, started_ns: int) -> None:
         self._delta = delta
-        # By identifier of an interface: the acknowledged counts, and the time of the reading that contained them.
+        # Maps the identifier of an interface to the acknowledged counts and to the time of the reading with these
+        # counts.
         self._acked_interfaces: dict[int, tuple[Counts, int]] = {}
         self._waiting = np.zeros(0, np.bool_)  # exported rows of the latest reading that are not acknowledged yet
         self._interfaces_wait = True
@@ -88,7 +90,7 @@ class TemporalityTracker:
             self._acked.reset(rows)
 
     def _start_next_points(self, reading: Reading) -> None:
-        """For all rows without pending counts, sets the start of the next point to the time of the previous reading."""
+        """Sets the start of the next point to the time of the previous reading, for each row without pending counts."""
         if self._acked is None:
             self._acked = CountTable.empty(as_matrix(reading.counters).shape[1])
         else:
@@ -98,10 +100,10 @@ class TemporalityTracker:
         self._acked.match(reading.counts)
 
     def rows(self) -> Indexes:
-        """Returns the rows to export. These rows have an owner, and they have pending counts or active flows.
+        """Returns the rows to export. Each row to export has an owner, and has pending counts or active flows.
 
-        A slot may get its owner while the slots are read. The slot's row may then have counts but no owner. The row has
-        an owner from the next reading on.
+        If a slot gets its owner while the slots are read, its row may have counts but no owner. The row has an owner
+        from the next reading on.
         """
         exported = self._pending | (self.reading.active != 0)
         return np.flatnonzero(exported & (self._start_ns != 0))
@@ -116,14 +118,14 @@ class TemporalityTracker:
         return counts.differs(self._acked) if self._acked else counts.is_counted()
 
     def pending(self, rows: Indexes) -> Unsent:
-        """Returns the pending counts of these rows."""
+        """Returns the pending counts of the given rows."""
         counts = self.reading.counts
         unsent = counts.delta(rows, self._acked) if self._acked else counts.select(rows)
         min_max = self._min_max.min_ns[rows], self._min_max.max_ns[rows]
         return Unsent(self._start_ns[rows], unsent.buckets, unsent.sum_ns, *min_max, unsent.counters)
 
     def pending_interfaces(self) -> tuple[Counts, Times]:
-        """Returns the pending counts of interfaces, and the Unix times in ns at which these counts start.
+        """Returns the pending counts of each interface, and the Unix time in ns at which the interface's counts start.
 
         The shapes are (interfaces, counters) and (interfaces,). In both arrays, the interfaces are in the order of the
         reading's `names`.
@@ -140,7 +142,8 @@ class TemporalityTracker:
     def interfaces_acked_ns(self) -> int | None:
         """The Unix time in ns of the latest reading whose counts of interfaces are acknowledged.
 
-        The result is None if there is no such reading. With cumulative temporality, the result is always None.
+        The result is None if no counts of interfaces are acknowledged. With cumulative temporality, the result is
+        always None.
         """
         return self._acked_interfaces[UNKNOWN_INTERFACE][1] if self._acked_interfaces else None
 
@@ -152,7 +155,7 @@ class TemporalityTracker:
         return frozenset(each for each in self.reading.gone if each.identifier not in waiting)
 
     def acknowledge(self, rows: Indexes) -> None:
-        """Records that the receiver has the pending counts of these rows."""
+        """Records that the receiver has the pending counts of the given rows."""
         self._waiting[rows] = False
         if self._acked:
             self._acked.assign(rows, self.reading.counts)

@@ -76,7 +76,7 @@ def test_alive_but_not_ready_while_the_program_is_loaded(ns: Namespace, start: C
 def test_an_agent_whose_reader_has_died_is_not_alive(bench_of: Callable[..., Bench]) -> None:
     """Sets the time of the last reading to an earlier time.
 
-    A reader that has died has the same effect, and so has an export that exceeds its deadline.
+    If the reader has died, or if an export exceeds its deadline, the last reading is also too old.
     """
     collector = bench_of(CONFIG).collector
     with Sink() as sink:

@@ -2,8 +2,8 @@
 """Runs the agent next to other programs on the same hooks.
 
 If another program runs first, the agent moves its own program to the front of the hook. If another process detaches the
-agent's program, the agent attaches its program again. The agent reports both events in its probes, its log and its
-metrics, and to systemd. `check` lists the programs on the hooks.
+agent's program, the agent attaches its program again. The agent reports the move and the detachment in its probes, its
+log and its metrics, and to systemd. `check` lists the programs on the hooks.
 """
 
 import socket
@@ -105,7 +105,7 @@ def test_the_agent_moves_to_the_front(hosts: Hosts, sink: Sink, run: Callable[..
 
 
 def links_of(agent: Agent) -> list[str]:
-    """Return the ids of the BPF links whose descriptors the agent has open."""
+    """Return the ids of the BPF links for which the agent has an open descriptor."""
     texts = []
     for file in Path(f"/proc/{agent.process.pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):  # the agent has closed this descriptor since the directory was listed

@@ -25,9 +25,9 @@ INTERFACE_PACKETS = "epping.interface.packet.count"
 
 
 def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """Two threads send at full speed, one in each direction. One interface is removed.
+    """Two threads send at full speed, one in each direction. One of two interfaces is removed.
 
-    The agent counts every packet of the other interface.
+    The agent counts every packet of the interface that is not removed.
     """
     kept, gone = hosts.join(0), hosts.join(1)
     sent = dict.fromkeys(("10.77.1.1", "10.77.1.2"), 0)
@@ -70,7 +70,7 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
 
 
 def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """The agent runs before other programs, and sees packets that they drop.
+    """The agent runs before other programs, and sees packets that the other programs drop.
 
     A program that was attached before the agent drops packets of 101 bytes. A program that was attached after the agent
     drops packets of 102 bytes. The agent runs first and sees all packets.

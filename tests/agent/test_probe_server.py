@@ -76,9 +76,9 @@ LISTEN = "0A"
 def held(probes: ProbeServer) -> int:
     """Return the number of connections that the server has open.
 
-    The kernel may still list a connection that the process has closed. In this list, a closed connection has no inode,
-    and the function does not count it. The function does not count the descriptors of this process, because threads of
-    earlier tests may close descriptors at the same time.
+    The kernel may still list a connection that the process has closed. The kernel lists a closed connection without an
+    inode, and the function does not count closed connections. The function does not count the descriptors of this
+    process, because threads of earlier tests may close descriptors at the same time.
     """
     lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]  # sl, local_address, rem_address, st, ...; the tenth field is the inode
@@ -149,7 +149,8 @@ def test_random_bytes(probes: ProbeServer) -> None:
 
 
 def test_many_silent_and_many_slow_clients(probes: ProbeServer) -> None:
-    """300 clients connect. The server keeps at most 65, answers probes at once, and disconnects all 300 clients."""
+    """300 clients connect. The server keeps at most 65 connections, answers probes at once, and disconnects all 300
+    clients."""
     threads = set(threading.enumerate())
     clients = [connect(probes) for _ in range(300)]
     try:

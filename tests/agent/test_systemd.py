@@ -154,9 +154,10 @@ def test_a_dead_reader_is_logged_once_and_stops_the_watchdog(
 # An abstract socket belongs to one network namespace. The agent and this test are in different network namespaces.
 @pytest.mark.parametrize("address", ["path"], indirect=True)
 def test_messages_of_a_running_agent(receiver: socket.socket, ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The agent sends READY when it starts to count packets. Then it sends its state, and STOPPING before it ends."""
+    """The agent sends READY when it starts to count packets. The agent then sends its state. Before the agent ends, it
+    sends STOPPING."""
     with Sink(namespace=ns) as sink:
-        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # systemd's own socket also has this mode
+        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # systemd's own socket also has mode 0777
         running = start(
             *("-i", "lo", "--interval", "100ms"),
             NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],

@@ -19,7 +19,7 @@ from bench.workloads import MIXED
 from otel_epping.lab.namespaces import start
 from tests.support.command import environment
 
-# These benchmarks take as long as all other benchmarks together.
+# The benchmarks in this list take about as long as all other benchmarks together.
 HALF = ["agent_usage", "live_traffic", "memory", "start"]
 
 COMPARED = "somebody"
@@ -51,7 +51,7 @@ def id_of(program_fd: int) -> str:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The results of all benchmarks. Another program is on both hooks for comparison.
+    """The results of all benchmarks. For comparison, the benchmarks also measure a second program on both hooks.
 
     The benchmarks are divided into two halves, which run in parallel.
     """
@@ -95,8 +95,8 @@ def test_mixed_packets_complete_rtt_samples(everything: Any) -> None:
 
 
 def test_the_mean_flow_length_is_that_of_the_study() -> None:
-    # The study counted these numbers of packets and flows (bench/traffic_model.py). In a sample of flows, the longest
-    # flow has most of the packets, so it dominates the mean number of packets.
+    # The expected mean divides the packets by the flows of a published traffic study (see bench/traffic_model.py). In a
+    # sample of flows, the longest flow has most of the packets and dominates the mean number of packets.
     lengths = traffic_model.real_lengths(np.random.default_rng(1), 4_000_000)
     assert lengths.mean() == pytest.approx(316_857_594_090 / 4_032_376_751, rel=0.1)
 

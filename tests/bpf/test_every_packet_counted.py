@@ -36,12 +36,12 @@ Key = tuple[str, int]  # subnet and side
 
 @dataclass(frozen=True)
 class Family:
-    """A frame with placeholders for the addresses and the length, and the offsets of these fields."""
+    """A frame with placeholders for the addresses and the length, and the offsets of the placeholders."""
 
     frame: bytes
     prefix: int
     length_at: int
-    length_lacks: int  # the number of bytes at the start of the frame that the length field does not include
+    length_lacks: int  # number of bytes before the bytes that the length field counts
     source_at: int
     destination_at: int
 
@@ -66,7 +66,7 @@ HERE = ip_address("192.0.2.1").packed, ip_address("2001:db9::1").packed
 
 
 def remote(number: int) -> bytes:
-    """Returns an address in its own subnet, a /24 or a /48. Each number gives another subnet."""
+    """Returns an address in its own subnet, a /24 or a /48. Each number gives a different subnet."""
     if number % 2 == 0:
         return (10 << 24 | number << 8 | 1).to_bytes(4, "big")
     return (0x20010DB8 << 96 | number << 80 | 1).to_bytes(16, "big")
@@ -75,8 +75,9 @@ def remote(number: int) -> bytes:
 class Offered:
     """The packets that were fed to the program, and that the program must have counted.
 
-    `by_key` has an array for each subnet and side, in the order of their first packets: (source, destination) x
-    (packets, bytes). `by_entry` has (packets, bytes) for each entry point.
+    `by_key` has an array for each pair of a subnet and a side. The rows of an array are the source and the destination,
+    and its columns are the packets and the bytes. The pairs are in the order of their first packets. `by_entry` has the
+    numbers of packets and bytes for each entry point of the program.
     """
 
     def __init__(self) -> None:
@@ -91,8 +92,8 @@ class Offered:
 
 
 def offer(bench: Bench) -> Offered:
-    """Feeds UDP packets from and to 20000 subnets of both IP versions, received and transmitted, on every CPU, in
-    random sizes and in random order."""
+    """Feeds UDP packets from and to 20000 subnets to the program, on every CPU. The packets are IPv4 and IPv6 packets,
+    received and transmitted, in random sizes and in random order."""
     offered, chance = Offered(), random.Random(8)
     numbers = list(range(SUBNETS)) * ROUNDS
     chance.shuffle(numbers)
@@ -133,7 +134,7 @@ def test_every_packet_is_counted_in_the_slot_of_its_subnet_or_in_the_overflow_sl
     classes = [place for place in range(len(CLASSES)) if place != UDP_CLASS]
     assert not traffic(reading)[:, :, classes].any()
     counted = traffic(reading)[:, :, UDP_CLASS]
-    # The subnets that send or receive the first packets get the slots. Later subnets get none.
+    # The subnets that send or receive the first packets get the slots. Later subnets get no slots.
     keys = list(offered.by_key)
     served, rest = keys[: CONFIG.max_subnets], keys[CONFIG.max_subnets :]
     found = {}
@@ -182,7 +183,7 @@ def test_rtts_are_counted_in_the_overflow_slot_too(fed: tuple[Bench, Offered]) -
         ):
             bench.feeders[entry].set(flow.frame(sender, flags, tsval, tsecr, b"x"))
             bench.feeders[entry].run(START_NS + at_ns)
-    assert counted["subnet_insert_failed"] == 2, "a flow looks up each of its two slots once"
+    assert counted["subnet_insert_failed"] == 2, "the program looks up each of the flow's two slots once"
     after = bench.histograms[0]
     assert (after["ended"] - before["ended"], after["sum_ns"] - before["sum_ns"]) == (1, 7 * MS)
     reading = reader.read()

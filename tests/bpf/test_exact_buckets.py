@@ -66,7 +66,7 @@ def values_of(scale: int) -> list[int]:
 class Recorder:
     """Makes the program count RTTs of one flow in a fast loop.
 
-    The loop uses the same two packets again and again. Only their timestamps and arrival times change.
+    The loop uses the same two packets again and again. Only the timestamps and the arrival times of the packets change.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -200,7 +200,8 @@ def test_minimum_and_maximum_of_an_interval(bench: Bench) -> None:
 
 
 def test_two_readers_have_separate_minima_and_maxima(bench: Bench) -> None:
-    """Each reader gets the minimum and maximum since its own last reading. The order of RTTs and readings is random."""
+    """Each reader gets the minimum and the maximum of the RTTs that were recorded since its own last reading. The order
+    of RTTs and readings is random."""
     recorder = Recorder(bench)
     readers = [bench.collector.reader(), bench.collector.reader()]
     random = np.random.default_rng(5)
@@ -236,7 +237,7 @@ def test_a_bucket_that_wraps_around_is_carried_over(bench: Bench) -> None:
     total = 0
 
     def set_kernel_bucket(value: int) -> None:
-        """Sets the bucket to `value`, as if that many RTTs had been counted."""
+        """Sets the bucket to `value`, as if the program had counted `value` RTTs in the bucket."""
         histogram = bench.histograms[recorder.slot].copy()
         counted = (value - int(histogram["buckets"][bucket])) % 2**32
         histogram["began"] += counted

@@ -18,7 +18,7 @@ from tests.support.prog_test_run import EGRESS, INGRESS, MS, SECOND, START_NS, B
 pytestmark = pytest.mark.parallel
 
 
-PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/flow_maps.h
+PLACES, WAYS = 4096, 16  # the setting max_flows of the bench, and the size of a set in bpf/flow_maps.h
 TOO_MANY = 4 * PLACES
 TAKEN, ANSWERED = 1, 2  # bits of a tag, bpf/flow_table.h
 CLOSED = 3
@@ -27,7 +27,8 @@ INSIDE, OUTSIDE = bytes((192, 0, 2, 250)), bytes((198, 51, 100, 250))
 
 
 class Speakers:
-    """The two hosts of flows that differ only by a port. `data` is transmitted; `reply` and `reset` are received."""
+    """Two hosts, and flows between them that differ only by a port. `data` is transmitted; `reply` and `reset` are
+    received."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -63,7 +64,7 @@ class Speakers:
 
 @pytest.fixture
 def speakers(every: Bench) -> Speakers:
-    """Speakers with an empty flow table."""
+    """Two hosts that exchange packets. The flow table is empty at first."""
     forget_flows(every.collector.program.maps)
     return Speakers(every)
 
@@ -96,7 +97,7 @@ def test_each_flow_gets_one_entry_and_keeps_it(every: Bench, speakers: Speakers)
 
 def test_flows_with_similar_addresses_get_separate_entries(every: Bench, speakers: Speakers) -> None:
     """The IPv6 addresses differ only in the last byte of the first half and in the last byte of the second half.
-    Networks are often numbered this way."""
+    In real networks, addresses often differ only in the last byte of each half."""
     feeder = Feeder(every.collector.program.entry_points[EGRESS])
     segment = builders.tcp((443, 443), 0, 1, ACK, builders.timestamp(1, 1), b"data")
     flows = [bytes.fromhex(f"20010db8000000{net:02x}00000000000000{host:02x}") for net in BYTES for host in BYTES]

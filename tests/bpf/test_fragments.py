@@ -155,8 +155,8 @@ def test_the_end_of_a_fragmented_segment_is_unknown(by_sequence: Bench, version:
         for number in (of_first, size):
             assert acknowledged(number) is None
     assert counted["rtt_begun"] == 0
-    # The program does not know where the fragmented segment ended. So there may be a gap before the next whole segment,
-    # and the program does not time this segment. It times the segment after it again.
+    # The program does not know where the fragmented segment ended. There may be a gap before the next whole segment, so
+    # the program does not time the next whole segment. The program times the second whole segment.
     sent(bytes(ETHER / data(size, 100)))
     assert acknowledged(size + 100) is None
     sent(bytes(ETHER / data(size + 100, 100)))
@@ -192,7 +192,7 @@ def test_the_kind_of_a_fragment(every: Bench, frame: Packet, kind: str) -> None:
 
 
 def test_an_ipv6_packet_in_one_fragment_is_whole(every: Bench) -> None:
-    """RFC 6946 calls it an atomic fragment."""
+    """RFC 6946 calls a packet in one fragment an atomic fragment."""
     conversation = Conversation(every.flow(6))
     for form in (with_extensions((FRAGMENT, 0)), with_extensions((DESTINATION, 0), (FRAGMENT, 0)), plain):
         assert conversation.rtt(form) == 5 * MS

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the program finds the TCP header after IP options, extension headers and link headers, and the end of its
-payload."""
+"""Tests that the program finds the TCP header after IP options, extension headers and link headers. Also tests that the
+program finds the end of the TCP payload."""
 
 import itertools
 
@@ -83,7 +83,8 @@ def test_an_extension_header_longer_than_the_packet_is_malformed(bench: Bench) -
     fits = (len(segment) - ETHERNET - IPV6) // 8 - 1
     assert fed(bench, set_byte(segment, at, 0))[0] == "tcp"
     assert fed(bench, set_byte(segment, at, fits + 1))[0] == "malformed"
-    # The header is longer than the packet according to the length field. But the frame has enough bytes for the header.
+    # The extension header ends after the end of the packet that the IPv6 length field gives. But the frame has enough
+    # bytes for the extension header.
     segment = set_byte(segment, at, fits + 1)
     end = ETHERNET + IPV6 + (fits + 2) * 8
     beyond = segment + bytes(end - len(segment)) + conversation.segment(0, b"")[ETHERNET + IPV6 :]
@@ -109,7 +110,7 @@ def test_an_interface_without_link_header(bench: Bench) -> None:
     with without_link_header(bench) as ifindex:
         row = bench.row_of(ifindex)
         for version in (4, 6):
-            conversation = Conversation(bench.flow(version))  # Bench.flow() starts it on the loopback interface
+            conversation = Conversation(bench.flow(version))  # Bench.flow() starts the flow on the loopback interface
             assert conversation.rtt(form, ifindex=ifindex) is None
             assert conversation.rtt(form, ifindex=ifindex) == 5 * MS
             segment = form(conversation.segment(0, b""))

@@ -2,9 +2,10 @@
 """Tests link headers as the kernel stores them: tags outside of the packet data, headers in several pages, padding, and
 aggregated segments.
 
-BPF_PROG_TEST_RUN cannot create these cases. So packets pass through a veth pair here, whose ends are `near` and `far`.
-A tag outside of the data needs no VLAN device, because the kernel moves the outer tag of received packets out of the
-data before the hook. In the other cases, a small program pushes tags. It runs before our program.
+BPF_PROG_TEST_RUN cannot store a packet in these ways, so the tests send packets through a veth pair. The ends of the
+veth pair are `near` and `far`. A tag outside of the data needs no VLAN device, because the kernel moves the outer tag
+of a received packet out of the data before the packet reaches the hook. If a test needs other tags, a small BPF program
+pushes the tags. The small program runs before the program of otel-epping.
 """
 
 import ctypes
@@ -73,7 +74,7 @@ class Pair:
             self.collector.attachments.attach(name)
 
     def socket(self, name: str) -> socket.socket:
-        """Returns a packet socket of one end. The socket receives the packets of this end and sends packets from it."""
+        """Returns a packet socket of one end. The socket receives and sends packets at this end."""
         with self.namespace(name).entered():
             end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             end.bind((name, 3))  # ETH_P_ALL
@@ -89,8 +90,8 @@ class Pair:
         return int.from_bytes(wanted.raw[4:], "little")
 
     def counters(self, name: str) -> dict[str, Any]:
-        """Returns the counters of one end. Names such as "received tcp" have (packets, bytes). The name "rtt_begun" has
-        a number."""
+        """Returns the counters of one end by name. The value of a name such as "received tcp" is a tuple (packets,
+        bytes). The value of "rtt_begun" is a number."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
@@ -108,7 +109,7 @@ class Pair:
 def pair(collector: EppingCollector) -> Iterator[Pair]:
     with Namespace("near") as near, Namespace("far") as far:
         for namespace in (near, far):
-            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel sends packets itself
+            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # with IPv6, the kernel itself sends packets
         # The program identifies the interfaces of all namespaces by their ifindex, so no other interface may have these
         # numbers.
         near.ip(
@@ -133,8 +134,8 @@ def segment(from_near: bool, port: int, tsval: int, tsecr: int) -> Packet:
 def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
     """Check that two segments that leave `near` and a reply that enters `near` give an RTT.
 
-    Each packet must be counted once, with its length in memory at the hook. A header that was pushed before the hook
-    adds to this length, and a header that was removed before the hook does not count.
+    Each packet must be counted once, with its length in memory at the hook. The length includes headers that were
+    pushed before the hook. The length does not include headers that were removed before the hook.
     """
     port = next(ports)
     out = [bytes(link / segment(True, port, tsval, 0)) for tsval in (1000, 2000)]
@@ -223,7 +224,8 @@ FRAMES = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_headers_that_the_kernel_does_not_know(pair: Pair, name: str) -> None:
-    """The kernel leaves these headers in the packet. For 802.3, the skb's protocol differs from the EtherType field."""
+    """The kernel leaves headers that it does not know in the packet. For 802.3, the skb's protocol differs from the
+    EtherType field."""
     pair.watch("near")
     converse(pair, FRAMES[name], 0, 0)
 
@@ -270,7 +272,8 @@ def test_a_first_fragment_of_a_reply_ends_an_rtt(pair: Pair, version: int) -> No
 @pytest.mark.parametrize("linear", [14, 33, 34, 38, 41, 42, 46, 49, 50, 60])
 @pytest.mark.parametrize("version", [4, 6])
 def test_requests_outside_of_the_linear_part_are_read(pair: Pair, version: int, linear: int) -> None:
-    """Drivers copy the presumed headers into the linear part of an skb, and leave the rest in pages."""
+    """Drivers copy the bytes that are probably headers into the linear part of an skb, and leave the rest of the packet
+    in pages."""
     pair.watch("near")
     network = IP(src="192.0.2.1", dst="192.0.2.2") if version == 4 else IPv6(src="2001:db8::1", dst="2001:db9::1")
     port = next(ports)
@@ -331,8 +334,8 @@ def transfer(pair: Pair, size: int) -> None:
 def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_come_in: bool) -> None:
     """Both ends must have counted the same number of packets and bytes.
 
-    At the hook of `near`, aggregates are not yet split into segments. At the hook of `far`, they are split only if TCP
-    segmentation offload is off at `near`.
+    At the hook of `near`, aggregates are not yet split into segments. At the hook of `far`, aggregates are already
+    split only if TCP segmentation offload is off at `near`.
     """
     pair.near.ip("address add 10.0.0.1/24 dev near", "link set near mtu 1500")
     pair.far.ip("address add 10.0.0.2/24 dev far", "link set far mtu 1500")
@@ -358,8 +361,8 @@ def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_com
 
 
 def test_copies_of_broadcasts_for_this_host_are_not_counted(pair: Pair) -> None:
-    """The kernel loops its own broadcasts back to local sockets. The counters of the device do not include these
-    copies."""
+    """The kernel loops its own broadcasts back to local sockets. The counters of the device do not include the
+    broadcasts that the kernel loops back."""
     pair.near.ip("address add 10.9.0.1/24 dev near")
     pair.watch("near")
     before = pair.counters("near")

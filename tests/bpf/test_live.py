@@ -30,7 +30,7 @@ TCP_TIMESTAMP = 0  # enum traffic_class
 @pytest.fixture
 def host() -> Iterator[Namespace]:
     with Namespace("host") as namespace:
-        namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel sends packets itself
+        namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # with IPv6, the kernel itself sends packets
         yield namespace
 
 
@@ -48,7 +48,7 @@ def test_headers_outside_of_the_linear_part_are_read(host: Namespace) -> None:
     )
     frame = bytes(Ether() / IP(src="192.0.2.1", dst="198.51.100.1") / TCP(flags="PA", options=TIMESTAMPS) / bytes(6000))
     # struct virtio_net_hdr: if a packet is longer than a page, the kernel puts hdr_len bytes into the linear part and
-    # the rest into pages. Drivers do the same with received packets.
+    # the rest into pages. Drivers also split long received packets into a linear part and pages.
     only_ethernet_is_linear = struct.pack("=BBHHHH", 0, 0, 14, 0, 0, 0)
     with EppingCollector() as collector, host.entered():
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
@@ -58,8 +58,8 @@ def test_headers_outside_of_the_linear_part_are_read(host: Namespace) -> None:
             sender.send(only_ethernet_is_linear + frame)
         assert packets(collector, "transmitted") == [1, 0, 0, 0, 0, 0, 0]
         reading = collector.reader().read()
-    # The packet is counted with all its bytes, once for each of the two subnets. Its class is that of packets with a
-    # timestamp option.
+    # The packet is counted with all its bytes, once for each of the two subnets. The packet has the class of packets
+    # with a timestamp option.
     assert traffic(reading)[:, 0, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
     assert traffic(reading)[:, 1, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
 

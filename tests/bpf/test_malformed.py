@@ -78,7 +78,7 @@ FORMS = [(4, plain), (4, with_ip_options(12)), (6, plain), (6, with_extensions((
 
 def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, ifindex: int = 1) -> list[str]:
     """Truncates the frame to each length from `least` on, and returns the kinds of the truncated frames. Checks that
-    each of them is counted exactly once."""
+    each truncated frame is counted exactly once."""
     row = bench.row if ifindex == 1 else bench.row_of(ifindex)
     kinds = []
     for size in range(least, len(frame) + 1):
@@ -94,8 +94,8 @@ def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, if
 def test_a_truncated_packet_is_malformed(bench: Bench, version: int, form: Transform) -> None:
     """The packet is shorter than the IP header says.
 
-    After an Ethernet header, BPF_PROG_TEST_RUN requires a complete IP header. Without an Ethernet header, it accepts
-    frames from 15 bytes on.
+    After an Ethernet header, BPF_PROG_TEST_RUN requires a complete IP header. Without an Ethernet header,
+    BPF_PROG_TEST_RUN accepts every frame of at least 15 bytes.
     """
     segment = form(Conversation(bench.flow(version)).segment(0, 2 * NOP + timestamp(1, 0)))
     least = ETHERNET + (IPV4 if version == 4 else IPV6)
@@ -122,7 +122,8 @@ def test_a_packet_truncated_by_its_capture_needs_only_its_headers(bench: Bench, 
 
 def test_every_random_packet_is_counted_once(bench: Bench) -> None:
     """The test changes random bytes of the headers. The program must count each packet with all its bytes in exactly
-    one kind. If the packet has IP addresses, the program must also count it for their subnets."""
+    one kind. If the packet has IP addresses, the program must also count the packet for the subnets of the
+    addresses."""
     chance = random.Random(9)
     forms = [(4, plain), (4, with_ip_options(8)), (6, plain), (6, with_extensions((HOP_BY_HOP, 1), (FRAGMENT, 0)))]
     seen = set()

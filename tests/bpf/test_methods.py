@@ -22,12 +22,13 @@ pytestmark = pytest.mark.parallel
 
 
 MAX_AGE_NS = EppingConfig().max_age_ns
-SOURCE_PORT = 14 + 20  # the offset of the field in a frame
+SOURCE_PORT = 14 + 20  # the offset of the source port in a frame
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """The transport headers of a request and its reply. Exchanges between the same two hosts differ by `number`."""
+    """The transport headers of a request and its reply. The argument `number` distinguishes exchanges between the same
+    two hosts."""
 
     method: str
     ask: Callable[[int, int], Packet]
@@ -90,7 +91,7 @@ class Hosts:
 
 
 def method_of(bench: Bench, rtt: Rtt) -> set[str]:
-    """Returns the methods that have counted an RTT for the subnet of this RTT."""
+    """Returns the methods that have counted an RTT for the subnet of `rtt`."""
     return {
         methods.METHODS[int(bench.slots["key"]["method"][slot])].name
         for slot in range(1, len(bench.slots))
@@ -278,8 +279,7 @@ def begun(bench: Bench, frame: Packet, kind: str) -> int:
 
 
 class TestWhatIsNoQuestion:
-    """Packets that earlier versions of the program timed by mistake. The fuzzer (tests/long/fuzz) found these
-    faults."""
+    """Packets that earlier versions of the program timed by mistake. The fuzzer (tests/long/fuzz) found the packets."""
 
     QUERY = bytes(DNS(id=0x1234, qd=DNSQR(qname="example.org")))
     NETWORKS = ETHER / IP(src="10.251.0.1", dst="10.251.1.1"), ETHER / IPv6(src="2001:dbc::1", dst="2001:dbd::1")
@@ -314,7 +314,7 @@ class TestWhatIsNoQuestion:
 
 
 def with_protocol(network: Packet, protocol: int) -> Packet:
-    """Returns an Ethernet and an IP header with this protocol number."""
+    """Returns an Ethernet header and an IP header. The IP header has the protocol number `protocol`."""
     network = network.copy()
     network.lastlayer().setfieldval("proto" if network.lastlayer().version == 4 else "nh", protocol)
     return network

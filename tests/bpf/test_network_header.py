@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests packets whose network header is not at the offset that the type of their device implies. The kernel stores the
-real offset with each packet.
+real offset of the network header with each packet.
 
-Another program runs before ours and inserts bytes before the network header. The kernel itself has such bytes on VTI
-and xfrm devices (the Ethernet header of the lower interface) and on multipoint GRE devices (the outer IP and GRE
-headers). `make vmtest` tests these real devices, and devices without an Ethernet header.
+In these tests, another program runs before the program of otel-epping and inserts bytes before the network header. On
+VTI, xfrm and multipoint GRE devices, the kernel itself inserts bytes before the network header: the Ethernet header of
+the lower interface (VTI, xfrm), or the outer IP and GRE headers (multipoint GRE). `make vmtest` tests real VTI, xfrm
+and multipoint GRE devices, and devices without an Ethernet header.
 """
 
 import fcntl
@@ -53,8 +54,8 @@ FRONTS = {
 
 
 def size_of(front: str) -> int:
-    """Return how many bytes of a front are pushed. In FRONTS, each front is padded to a multiple of 4 bytes, because a
-    BPF program writes whole words to its stack."""
+    """Return how many bytes of a front are pushed. A front is the bytes before the network header. In FRONTS, each
+    front is padded to a multiple of 4 bytes, because a BPF program writes whole words to its stack."""
     return {"Ethernet, 4": 14, "Ethernet, 6": 14, "Ethernet, other": 14, "a byte": 1, "the longest": 255}.get(
         front, len(FRONTS[front])
     )
@@ -67,7 +68,8 @@ def collector() -> Iterator[EppingCollector]:
 
 
 class Tun:
-    """A tun device in its own namespace. Packets without a link header enter through its file descriptor."""
+    """A tun device in its own namespace. The test writes packets without a link header to the file descriptor of the
+    device."""
 
     def __init__(self, collector: EppingCollector, namespace: Namespace, hardware: int) -> None:
         self.collector = collector
@@ -76,7 +78,7 @@ class Tun:
             self._device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             fcntl.ioctl(self._device, TUNSETIFF, struct.pack("=16sH22x", TUN.encode(), IFF_TUN | IFF_NO_PI))
             fcntl.ioctl(self._device, TUNSETLINK, hardware)
-            namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)  # otherwise the kernel sends packets itself
+            namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)  # with IPv6, the kernel itself sends packets
             namespace.ip(f"link set {TUN} up")
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 
@@ -87,7 +89,8 @@ class Tun:
 
     @contextmanager
     def watched_behind(self, calls: Sequence[bytes]) -> Iterator[None]:
-        """Watch the device. While the body runs, another program makes these calls before our program runs."""
+        """Watch the device. While the body of the `with` statement runs, another program makes the calls in `calls`
+        before the program of otel-epping runs."""
         self.collector.attachments.attach(TUN)
         with other_programs.attached(TUN, calls):
             yield
@@ -101,7 +104,7 @@ class Tun:
         self._socket.sendto(bytes(packet), (TUN, protocol))
 
     def counters(self, name: str = TUN) -> dict[str, tuple[int, int]]:
-        """Return the packets and bytes of an interface by direction and kind, without the counters that are 0."""
+        """Return the packets and bytes of an interface by direction and kind. Leave out counters that are 0."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
@@ -144,8 +147,8 @@ def segment(version: int, outgoing: bool, port: int, tsval: int, tsecr: int) -> 
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("version", [4, 6])
 def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, version: int, front: str) -> None:
-    """Two transmitted segments and a received reply give an RTT. The length with which a packet is counted must equal
-    the length with which the device counts the packet."""
+    """Two transmitted segments and a received reply give an RTT. The program and the device must count the same length
+    for each packet."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before, rtts = tun.counters(), tun.rtts()
         port = 20_000 + list(FRONTS).index(front) + 100 * version
@@ -168,8 +171,8 @@ def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, v
     indirect=["tun"],
 )
 def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
-    """Tests an Ethernet device whose packets have no Ethernet header. Also tests other devices whose packets have
-    headers that the type of the device does not have."""
+    """Tests an Ethernet device whose packets have no Ethernet header. Also tests other devices, whose packets have
+    headers that do not belong to the type of the device."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before = tun.counters()
         packets = [IP() / UDP() / bytes(20), IPv6() / UDP() / bytes(20)]
@@ -181,7 +184,7 @@ def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
 
 
 def pushed(front: str) -> list[bytes]:
-    """Return the calls that insert a front before the packet."""
+    """Return the BPF helper calls that insert the bytes of `front` before the packet."""
     size = size_of(front)
     if not size:
         return []
@@ -204,8 +207,9 @@ def test_a_packet_socket_without_a_protocol(tun: Tun) -> None:
 
 
 def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
-    """Without a link header, the protocol that the kernel gives a packet decides. In an MPLS packet, the program looks
-    for an IP header after the labels. A packet with an unknown protocol is not IP, even if it contains an IP header."""
+    """For a packet without a link header, the program uses the protocol that the kernel has stored with the packet. In
+    an MPLS packet, the program looks for an IP header after the labels. A packet with an unknown protocol is not IP,
+    even if it contains an IP header."""
     with tun.namespace.entered():
         tun.collector.attachments.attach(TUN)
         before = tun.counters()

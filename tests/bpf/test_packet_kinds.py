@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests under which kind, class, ECN code point and size the program counts a packet."""
+"""Tests which kind, class, ECN code point and size the program counts for a packet."""
 
 from ipaddress import ip_network
 
@@ -97,7 +97,8 @@ AGGREGATES = [
 def test_an_aggregate_counts_as_its_segments_with_their_headers(
     bench: Bench, version: int, transport: Packet, headers: int, kind: str
 ) -> None:
-    """Each segment counts with its link, network and transport headers, as in the kernel's qdisc_pkt_len_init()."""
+    """The counted bytes include the link, network and transport headers of each segment. The kernel's
+    qdisc_pkt_len_init() counts the same bytes."""
     payload = bytes(3 * 1000)
     frame = bytes((v4_kind if version == 4 else v6_kind)(transport / Raw(payload)))
     on_the_wire = 3 * (ETHERNET + headers + 1000)

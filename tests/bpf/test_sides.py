@@ -24,8 +24,8 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Iterator[Bench]:
 
 
 def answered(flow: Flow, entry: str, back: str) -> Rtt | None:
-    """Feed a flow that has no SYN. Its second segment passes through the entry point `entry`, and the reply through
-    `back`. Return the RTT that the reply completes."""
+    """Feed a flow that has no SYN. The second segment of the flow passes through the entry point `entry`. The reply
+    passes through the entry point `back`. Return the RTT that the reply completes."""
     feed = flow.bench.feed
     feed(flow.frame(0, "A", 1000, 0, b""), START_NS, entry)
     feed(flow.frame(0, "PA", 1001, 0, b"data"), START_NS + MS, entry)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the slot cache. For packets that belong to no flow, it stores the slots of the source and destination subnets.
-The cache must not change any count."""
+"""Tests the slot cache. For packets that belong to no flow, the cache stores the slots of the source and destination
+subnets. The cache must not change any count."""
 
 import struct
 from collections import Counter
@@ -81,10 +81,10 @@ def test_a_cached_pair_does_not_count_into_a_slot_of_another_subnet() -> None:
     other = key[:12] + ip_address("10.9.9.0").packed + key[16:]
     delete_element(maps["subnets"].fd, key)
     libbpf.map_update(maps["subnets"].fd, other, slot.to_bytes(4, "little"))
-    # The program uses the cached slot at first,
+    # At first, the program uses the cached slot.
     bench.feed(frame)
     assert bench.traffic_of(slot)["from udp"][0] == 2
-    # and looks the slot up again only after the epoch has been raised.
+    # The program looks up the slot again only after the epoch has been raised.
     epoch, interval = struct.unpack("=II", libbpf.map_lookup(maps["control"].fd, bytes(4), 8) or b"")
     libbpf.map_update(maps["control"].fd, bytes(4), struct.pack("=II", epoch + 1, interval))
     bench.feed(frame)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how the program finds the slot of an address. Each subnet has its own slot. A flow notices when its cached slot
-belongs to another subnet."""
+"""Tests how the program finds the slot of an address. Each subnet has its own slot. If the slot that is cached in a
+flow now belongs to another subnet, the program notices the change."""
 
 import itertools
 import random
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.parallel
 
 V4_LENGTHS = (0, 1, 8, 15, 16, 17, 24, 31, 32)
 V6_LENGTHS = (0, 1, 32, 48, 56, 63, 64, 65, 96, 127, 128)
-# Each IPv4 prefix length is tested with only one IPv6 prefix length, because the program is compiled for each pair.
+# Each IPv4 prefix length is tested with only one IPv6 prefix length, because the program must be compiled again for
+# each pair of prefix lengths.
 LENGTHS = list(itertools.zip_longest(V4_LENGTHS, V6_LENGTHS, fillvalue=24))
 
 
@@ -94,11 +95,11 @@ def test_a_flow_does_not_count_into_a_slot_of_another_subnet() -> None:
     delete_element(maps["subnets"].fd, key)
     libbpf.map_update(maps["subnets"].fd, bytes(other), slot.to_bytes(4, "little"))
     assert bench.slot_of(subnet, EXTERNAL) is None
-    # A flow that has cached the slot does not notice this at first,
+    # At first, the program still uses the slot that is cached in the flow.
     flow.server(3 * MS, 5001, tsecr=1001)
     assert bench.traffic_of(slot)["from tcp_timestamp"][0] == was["from tcp_timestamp"][0] + 1
     was = bench.traffic_of(slot)
-    # but it does after the epoch has been raised.
+    # The program looks up the slot again after the epoch has been raised.
     epoch, interval = struct.unpack("=II", libbpf.map_lookup(maps["control"].fd, bytes(4), 8) or b"")
     libbpf.map_update(maps["control"].fd, bytes(4), struct.pack("=II", epoch + 1, interval))
     flow.client(4 * MS, 1004)

@@ -42,7 +42,7 @@ def test_the_timestamp_is_found_at_every_place(bench: Bench, version: int) -> No
 def test_the_timestamp_is_found_after_an_option_of_every_length(bench: Bench, length: int) -> None:
     conversation = Conversation(bench.flow())
     for kind in (2, 3, 4, 5, 9, 19, 30, 34, 253, 255):
-        option = bytes([kind, length]) + b"\x08" * (length - 2)  # its bytes look like the start of a timestamp option
+        option = bytes([kind, length]) + b"\x08" * (length - 2)  # like the start of a timestamp option
         assert conversation.rtt(plain, lambda *values: padded(option + timestamp(*values))) == 5 * MS, kind  # noqa: B023
 
 
@@ -87,7 +87,7 @@ def test_a_broken_option_list_has_no_timestamp(bench: Bench, what: str, nops: in
 
 
 def test_a_timestamp_outside_of_the_header_is_ignored(bench: Bench) -> None:
-    """The data offset ends before the timestamp, so its bytes are payload."""
+    """The TCP header ends before the timestamp (see the data offset), so the bytes of the timestamp are payload."""
     conversation = Conversation(bench.flow())
 
     def cut(frame: bytes) -> bytes:
@@ -106,7 +106,7 @@ ENDS = (EOL, b"\x02\x00", b"\x02\x01")
 def test_random_option_lists(bench_of: Callable[[EppingConfig], Bench]) -> None:
     """The test builds each list, so it knows the correct result: the first timestamp counts, unless the list ends
     before this timestamp."""
-    methods = ("tcp_timestamp",)  # so that no other method measures the flow
+    methods = ("tcp_timestamp",)  # no other method may measure the flow
     bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     conversation = Conversation(bench.flow())
     chance = random.Random(6)

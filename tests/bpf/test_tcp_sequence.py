@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests TCP without timestamps: which segments give an RTT, and which give none. Also tests the metrics of flows."""
+"""Tests which TCP segments without timestamps give an RTT, and which segments give no RTT. Also tests the metrics of
+flows."""
 
 import ipaddress
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class Connection:
     """Segments between the internal client 10.x.y.1 and the server 11.x.y.2. Sequence numbers are relative to the first
     data byte.
 
-    `client()` and `server()` return the RTT in ns that the segment completed, or None.
+    `client()` and `server()` return the RTT in ns that the sent segment completes, or None.
     """
 
     bench: Bench
@@ -69,7 +70,7 @@ class Connection:
         return self.send(1, at_ns, flags, seq, ack, length, window)
 
     def opened(self) -> "Connection":
-        """Return the connection after a handshake from 0 to 2 ms."""
+        """Feed a handshake that starts at 0 ms and ends at 2 ms, and return the connection."""
         assert self.client(0, -1, flags="S") is None
         assert self.server(1 * MS, -1, 0, flags="SA") is None
         assert self.client(2 * MS) is None
@@ -128,7 +129,8 @@ def test_an_ack_of_the_other_host_gives_the_next_sequence_number(connection: Con
 
 
 def test_a_pure_acknowledgement_shows_a_gap(connection: Connection) -> None:
-    """Data that fills the gap may be a retransmission of data that the program did not see. So its ACK gives no RTT."""
+    """Data that fills the gap may be a retransmission of data that the program did not see. So the ACK of data that
+    fills the gap gives no RTT."""
     connection.opened()
     connection.client(10 * MS, 10)
     connection.client(200 * MS, 0, length=10)
@@ -153,8 +155,8 @@ def test_only_one_segment_is_timed_at_a_time(connection: Connection) -> None:
 
 
 def test_an_ack_of_more_data_gives_no_rtt_and_later_segments_are_timed(connection: Connection) -> None:
-    """Each ACK acknowledges two segments. Only the second segment of such a pair can give an RTT, so the program must
-    start a sample at a second segment sooner or later."""
+    """Each ACK acknowledges a pair of segments. Only the second segment of a pair can give an RTT, so the program must
+    sometimes start a sample at the second segment of a pair."""
     connection.opened()
     rtts = []
     for pair in range(4):
@@ -177,8 +179,8 @@ def test_retransmitted_data_is_not_timed(connection: Connection, again: tuple[in
 
 
 def test_duplicate_and_selective_acknowledgements_give_no_rtt(connection: Connection) -> None:
-    """The first of three segments is lost after it passed the interface. The receiver acknowledges the other two only
-    after the retransmission of the first."""
+    """The first of three segments is lost after it passed the interface. The receiver acknowledges the second and the
+    third segment only after the retransmission of the first segment."""
     connection.opened()
     for number in range(3):
         connection.client((10 + number) * MS, 10 * number, length=10)
@@ -228,7 +230,8 @@ def test_a_fin_is_timed_and_a_rst_is_not(connection: Connection) -> None:
 
 
 def test_a_segment_whose_tsval_is_not_new_is_measured(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """The SYN already had the TSval of this segment. bpf/test_oddities.py has other conversations of this kind."""
+    """The SYN and the first data segment have the same TSval. In bpf/test_oddities.py, there are other conversations in
+    which a TSval is repeated."""
     both = ("tcp_timestamp", "tcp_sequence")
     bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=both))
     connection = Connection(bench, "10.99.1.1", "11.99.1.2", timestamps=True)
@@ -274,7 +277,7 @@ def test_retransmitted_segments(connection: Connection, timestamps: bool) -> Non
 
 
 def test_out_of_order_segments(connection: Connection) -> None:
-    """A segment that fills a gap is out of order if it comes within one round-trip time. If it comes later, it is a
+    """A segment that fills a gap within one round-trip time is out of order. A segment that fills a gap later is a
     retransmission."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
@@ -320,7 +323,8 @@ def test_a_fast_retransmission_after_duplicate_acknowledgements(connection: Conn
 def test_the_handshake_sets_the_time_limit_of_out_of_order_segments(
     bench_of: Callable[[EppingConfig], Bench], connection: Connection, methods: tuple[str, ...]
 ) -> None:
-    """The time limit is the RTT of the handshake if it was measured, otherwise 3 ms."""
+    """The time limit is the RTT of the handshake. If the program did not measure the RTT of the handshake, the time
+    limit is 3 ms."""
     connection.bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     bench = connection.bench
     for entry, sender, at_ns, flags, seq, ack in ((EGRESS, 0, 0, "S", -1, 0), (INGRESS, 1, 40 * MS, "SA", -1, 0)):
@@ -355,8 +359,8 @@ def test_zero_windows_are_counted_except_in_a_rst(connection: Connection) -> Non
 
 
 def flows(connection: Connection) -> tuple[list[int], list[int], int, int]:
-    """Return the numbers of flows: opened [by a SYN, without a SYN], closed [by FIN, by RST], closed by silence, and
-    active. Check that both subnets have the same counts."""
+    """Return four numbers or lists of numbers: flows opened [by a SYN, without a SYN], flows closed [by FIN, by RST],
+    flows closed by silence, and active flows. Check that both subnets have the same numbers."""
     reading = connection.bench.collector.reader().read()
     ends = []
     for row in (connection.row(0), connection.row(1)):
@@ -414,7 +418,7 @@ def test_silence_closes_a_flow_and_a_later_packet_opens_it_midway(connection: Co
 
 
 def test_a_silent_flow_is_found_without_another_packet(bench: Bench, connection: Connection) -> None:
-    """For the reader, the current time is the time of the latest packet of all flows."""
+    """With the packet clock, the reader takes the time of the latest packet of any flow as the current time."""
     connection.opened()
     Connection(bench, "10.78.0.1", "11.78.0.2").client(2 * FLOW_IDLE_NS, 0, length=10)
     assert flows(connection) == ([1, 0], [0, 0], 1, 0)

@@ -19,13 +19,14 @@ def test_a_syn_resets_the_timestamps_of_a_reused_port(every: Bench) -> None:
     flow = every.flow().begun(50_000)
     flow.client(1 * MS, 50_001)
     # There is no SYN. So the program regards packets of the new connection as late packets of the first connection,
-    # because their TSvals are lower.
+    # because the TSvals of the new connection are lower.
     flow.client(2 * MS, 1000, flags="A", payload=b"")
     flow.client(3 * MS, 1001)
     assert flow.server(10 * MS, 5, tsecr=1001) is None
     flow.client(20 * MS, 1020, flags="S", payload=b"")
     # The SYN has a lower TSval than the last segment, so the SYN may be a late packet of the first connection.
-    # Therefore the program only stores the TSval of the next segment. It times the segment after that.
+    # Therefore the program only stores the TSval of the first segment after the SYN. The program times the second
+    # segment after the SYN.
     flow.client(21 * MS, 1021)
     flow.client(22 * MS, 1022)
     assert flow.server(32 * MS, 8, tsecr=1022) == 10 * MS
@@ -133,8 +134,8 @@ def test_an_interface_without_a_row_is_counted_in_the_unknown_row(every: Bench) 
 
 
 def test_a_packet_received_and_sent_on_the_same_interface_belongs_to_two_flows(every: Bench) -> None:
-    """A router with one interface receives and transmits each packet there. The received and the transmitted packets
-    belong to separate flows, and the program matches each flow separately."""
+    """A router with one interface receives and transmits each packet on that interface. The received and the
+    transmitted packets belong to separate flows, and the program matches each flow separately."""
     flow = every.flow()
     data = flow.frame(0, "PA", 1001, 0, b"data")
     first = flow.frame(0, "A", 1000, 0, b"")

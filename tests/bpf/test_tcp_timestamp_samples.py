@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets start an RTT sample, and which similar packets do
-not."""
+"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets start an RTT sample, and which similar packets start
+no sample."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,8 @@ def test_a_pure_ack_is_never_an_origin(bench_of: Callable[[EppingConfig], Bench]
     flow = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods)).flow().begun(1000)
     flow.client(1 * MS, 1001, flags="A", payload=b"")
     assert flow.server(900 * MS, 5, tsecr=1001) is None
-    # Data after the ACK has the same TSval. It starts no sample either, because the echo may be a reply to the ACK.
+    # Data after the ACK has the TSval of the ACK. The data starts no sample, because the echo may be a reply to the
+    # ACK.
     flow.client(901 * MS, 1901, flags="A", payload=b"")
     flow.client(902 * MS, 1901)
     assert flow.server(950 * MS, 6, tsecr=1901) is None
@@ -51,7 +52,7 @@ def test_the_first_tsval_of_a_flow_joined_midway_is_not_timed(every: Bench) -> N
 
 
 def test_a_retransmission_with_the_same_tsval_is_never_timed(every: Bench) -> None:
-    """Karn's rule: the echo may be a reply to the first transmission or to the retransmission."""
+    """Karn's rule applies: the echo may be a reply to the first transmission or to the retransmission."""
     flow = every.flow().begun(1000)
     flow.client(10 * MS, 1010)
     with every.counting() as counted:
@@ -84,7 +85,7 @@ def test_tsval_wraps_around(every: Bench, before: int) -> None:
     flow = every.flow().begun(before)
     with every.counting() as counted:
         flow.client(10 * MS, (before + 10) % WRAP)
-        flow.client(11 * MS, (before + 5) % WRAP)  # this TSval is older, although its number may be greater
+        flow.client(11 * MS, (before + 5) % WRAP)  # an older TSval, which may be a greater number
     assert counted["rtt_begun"] == 1
     assert flow.server(20 * MS, 5, tsecr=(before + 10) % WRAP) == 10 * MS
 
@@ -111,7 +112,7 @@ def test_a_syn_starts_no_sample_and_no_flow(every: Bench) -> None:
     with every.counting() as counted:
         assert (
             flow.client(30 * MS, 1030, tsecr=5000, flags="A", payload=b"") is None
-        )  # the SYN-ACK has started no sample either
+        )  # the SYN-ACK has not started a sample
         flow.client(31 * MS, 1031, tsecr=5000)
         assert flow.server(41 * MS, 5041, tsecr=1031) == 10 * MS
     assert counted["flows_created"] == 0

@@ -184,7 +184,7 @@ def test_an_unknown_interface_is_reported_with_its_variable(ns: Namespace, name:
 def test_flags_override_variables(ns: Namespace) -> None:
     settings = {variable(option): bad for option, bad, _ in OPTIONS} | {"OTEL_EPPING_INTERFACE": "lo"}
     flags = [f"--{option}={good}" for option, _, good in OPTIONS]
-    # These flags replace all invalid values by valid values, so the error is about the interface.
+    # The flags override all variables that have invalid values, so the only error is about the interface.
     assert "no interface 'nope'" in said(epping(ns, "run", "--interface", "nope", *flags, settings=settings))
 
 

@@ -91,7 +91,8 @@ def test_invalid_settings_are_errors(ns: Namespace, settings: dict[str, str], wo
 
 
 def test_settings_that_are_probably_mistakes_are_warnings(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The exporter uses the setting, but logs a warning. A setting that the specification allows gives no warning."""
+    """The exporter uses a setting that is probably a mistake, but logs a warning. If the specification allows the
+    setting, there is no warning."""
     with Sink(namespace=ns) as sink:
         agent = start(
             *("-i", "lo", "--interval", "200ms"),
@@ -123,7 +124,8 @@ def test_a_name_that_cannot_be_resolved(start: Callable[..., Agent]) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_key_that_only_capabilities_could_read(ns: Namespace, tmp_path: Path, protocol: str) -> None:
-    """A capability lets root read all files. The agent drops this capability before it creates the exporters."""
+    """Root can read all files because of a capability. The agent drops the capability to read all files before it
+    creates the exporters."""
     authority = Authority(tmp_path)
     certificate, key = authority.issue("client")
     os.chown(key, int(NOBODY_UID), -1)

@@ -2,7 +2,8 @@
 """Tests the first run on a machine where a requirement is missing. One line gives the cause and the cure.
 
 `check` prints the same line. The tests really remove the requirements: setpriv(1) removes capabilities, and setarch(8)
-reports an old kernel release. A mount hides the files of packages. Only the process under test sees this mount.
+reports an old kernel release. To hide the files of a package, the tests cover the files by a mount in the mount
+namespace of the tested process.
 """
 
 import json
@@ -39,7 +40,7 @@ TOO_OLD = "is too old: use Linux 5.15 or newer"
 
 
 def without(*paths: str) -> list[str]:
-    """Return a prefix for a command. The prefix makes these directories and files appear empty to the command."""
+    """Return a prefix for a command. With the prefix, the command sees each directory or file in `paths` as empty."""
     hide = 'if test -d "$path"; then mount -t tmpfs none "$path"; else mount --bind /dev/null "$path"; fi || exit'
     script = f'for path in {" ".join(paths)}; do {hide}; done; exec "$@"'
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
@@ -56,7 +57,7 @@ def kernel_maps(size: int) -> list[dict[str, Any]]:
 
 def assert_freed(size: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while left := kernel_maps(size):  # the kernel frees a map some time later, when no CPU uses the map any more
+    while left := kernel_maps(size):  # the kernel frees a map with a delay, when no CPU uses the map any more
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 

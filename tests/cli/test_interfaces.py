@@ -101,7 +101,7 @@ def test_counts_of_a_removed_interface_are_exported(ns: Namespace, start: Callab
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
 def test_series_of_a_removed_interface_end(ns: Namespace, start: Callable[..., Agent], temporality: str) -> None:
     def named() -> set[str]:
-        """Return the names of the interfaces whose points are in the next export."""
+        """Return the names of the interfaces for which the next export contains points."""
         sink.clear()
         sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
         return {str(point.attributes[semconv.INTERFACE]) for point in sink.points(metric_table.INTERFACE_ATTACHED.name)}

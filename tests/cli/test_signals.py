@@ -17,7 +17,7 @@ from tests.support.command import Agent, environment
 from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody
 
-# With -X importtime, Python writes a line that starts with this text after each import of a module.
+# With -X importtime, Python writes a line after each import of a module. The line starts with the text IMPORTED.
 IMPORTED = "import time:"
 RUN = ("run", "-i", "lo")
 
@@ -28,7 +28,7 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
     The test sends the signal to the whole process group, as a terminal does.
     """
     python = ("-X", "importtime", "-m", "otel_epping", *arguments)
-    # `replay` and `demo` run as root: `replay` to read its files, `demo` to create network namespaces.
+    # `replay` runs as root to read pytest's files. `demo` runs as root to create network namespaces.
     command = as_nobody(CAPABLE_NOBODY, *python) if arguments[0] in ("run", "watch") else [sys.executable, *python]
     settings = environment({"OTEL_METRICS_EXPORTER": "console,otlp"})
     process = ns.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
@@ -60,7 +60,7 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
 def test_ctrl_c_during_imports_ends_the_command(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
     """After Python has started to import otel_epping, Ctrl-C gives no traceback.
 
-    Before that, Python itself may print a traceback.
+    If Ctrl-C comes before the import of otel_epping, Python itself may print a traceback.
     """
     assert interrupted(ns, *arguments, at=at) == (-signal.SIGINT, [])
 

@@ -113,7 +113,8 @@ def reset(lab: Lab, address: str) -> None:
 
 
 def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callable[..., Watch]) -> None:
-    """The output has each flow from its SYN to its end. The RTTs in the output equal the delays of the lab's link."""
+    """For each flow, the output has all events from the SYN to the end of the flow. The RTTs in the output equal the
+    delays of the lab's link."""
     options = ("-i", WAN_INTERFACE, "--sample-interval", "0")
     begun_ns = time.time_ns()
     both = [watch(lab.router, *options, "--format", "jsonl"), watch(lab.router, *options)]
@@ -138,7 +139,8 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
             flow_events[flow].append((line["flow_event"], line["reason"]))
             continue
         rtts[flow[0]].append(line["rtt"])
-        # Replies of servers arrive at the router on its interface to the servers, so their direction is ingress.
+        # The router receives the replies of the servers on the watched interface, so the direction of the replies is
+        # ingress.
         assert line["match_on_egress"] == (flow[0] not in lab.addresses)
         least[flow] = min(line["rtt"], least.get(flow, line["rtt"]))
         assert line["min_rtt"] == least[flow]
@@ -146,7 +148,8 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
     assert {flow[0] for flow in flow_events} > set(lab.addresses)
     endings: Counter[str] = Counter()
     for (source, *_), events in flow_events.items():
-        # Events have reversed addresses: in an event about a flow of the client's packets, the source is the server.
+        # The output exchanges the source and the destination. In an event about the client's packets, the source is the
+        # server.
         opening = "SYN" if source in lab.addresses else "SYN-ACK"
         assert events[0] == ("opening", opening)
         ((what, why),) = events[1:]
@@ -160,7 +163,7 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
         assert min(rtts[address]) >= network.delay_ns
 
     assert all(STANDARD.fullmatch(line) for line in both[1].lines)
-    # Each of the two commands has its own program and its own clock. Both see the same flows.
+    # The two commands see the same flows, although each command has its own program and its own clock.
     openings = sorted(line.split(maxsplit=1)[1] for line in both[1].lines if " opening " in line)
     assert openings == sorted(
         f"{line['protocol']} {line['src_ip']}:{line['src_port']}+{line['dest_ip']}:{line['dest_port']}"

@@ -92,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _release(name: str) -> str:
-    # This function replaces `choices`. With nargs="*", argparse before Python 3.12 rejects an empty list of arguments
-    # if `choices` does not contain the empty list.
+    # This function replaces `choices`. With `choices` and nargs="*", argparse before Python 3.12 rejects a command line
+    # without releases.
     if name not in RELEASES:
         raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(RELEASES)})")
     return name

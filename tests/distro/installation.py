@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh installations. An installation is an overlay of a tree, with a copy of this checkout in /checkout. It is
-removed after use.
+"""Fresh installations. An installation is an overlay of a tree, with a copy of this checkout in /checkout. An
+installation is removed after use.
 
 The installation gets the settings with which the host accesses Debian, PyPI and the Go modules: resolv.conf, apt's
 settings for proxies and date checks, the variables in HANDED_VARIABLES, and the files and folders that these variables
-name. Settings that the host lacks are omitted. Downloaded packages are kept in the cache folder: those of apt in a
-folder for each release, next to the tree of the release, and those of pip in one folder for all releases. Programs that
-the Makefile builds with Go are shared with the host.
+name. Settings that the host does not have are omitted. Downloaded packages are kept in the cache folder. For apt
+packages, each release has its own folder next to the tree of the release. For pip packages, there is one folder for all
+releases. Programs that the Makefile builds with Go are shared with the host.
 """
 
 import contextlib
@@ -94,8 +94,8 @@ def fresh(release: str) -> Iterator[Installation]:
     tree(release)
     work = Path(tempfile.mkdtemp(prefix="otel-epping-distro-", dir="/var/tmp"))
     # The shell waits until its input is closed, and then removes the installation. The kernel closes the input when
-    # this process ends, even if this process is killed. Processes of the installation may still run for a moment then,
-    # so the shell tries the removal several times.
+    # this process ends, even if this process is killed. Processes of the installation may still run for a moment after
+    # this process has ended, so the shell tries the removal several times.
     remove = 'cat; for i in 1 2 3 4 5; do rm -rf "$0" 2>/dev/null && exit; sleep 1; done; rm -rf "$0"'
     remover = subprocess.Popen(["sh", "-c", remove, str(work)], stdin=subprocess.PIPE, start_new_session=True)
     try:

@@ -25,8 +25,8 @@ INCLUDE = ("ca-certificates", "make")  # the packages that a user needs before t
 SID_MAX_AGE_S = 7 * 24 * 3600
 
 # Runs a command in its own mount and PID namespaces. When this process ends, all processes and mounts in the namespaces
-# end, too, even if this process is killed: the kernel then sends SIGKILL to unshare(1), and after that to the first
-# process of the PID namespace.
+# end, too, even if this process is killed. If this process ends, the kernel sends SIGKILL to unshare(1). If unshare(1)
+# ends, the kernel sends SIGKILL to the first process of the PID namespace.
 NAMESPACE = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
 NAMESPACE += ["--propagation", "private"]
 
@@ -48,8 +48,8 @@ def cache_folder() -> Path:
 def tree(release: str) -> Path:
     """Return the root folder of a release's tree.
 
-    The tree is created if the cache has no tree, or a tree that an earlier version of the recipe created. A
-    tree of sid is also created again if it is too old.
+    The tree is created if the cache has no tree. The tree is created again if an earlier version of the recipe created
+    it. A tree of sid is also created again if it is too old.
 
     No other process replaces the tree until this process ends. Needs root. Raises DistroError.
     """

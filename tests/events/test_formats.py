@@ -68,8 +68,8 @@ PPVIZ = """\
 1.76385458e+09 1000 0.001 198.51.100.2:53+10.1.0.2:40000
 """
 
-# Each event is printed as one line. Here each event is split in two lines, because the whole line would be too long for
-# this file.
+# The program prints each event as one line. In this constant, each event is split into two lines, because the whole
+# line would be too long for this file.
 JSON_LINES = """\
 {"timestamp":1763854579666667776,"src_ip":"192.0.2.10","src_port":443,"dest_ip":"10.1.0.2","dest_port":55078
   ,"protocol":"TCP","flow_event":"opening","reason":"SYN","triggered_by":"dest"}
@@ -102,7 +102,7 @@ EXPECTED = dict(zip(FORMATS, (STANDARD, JSON_ARRAY, JSON_LINES, PPVIZ), strict=T
 
 @pytest.fixture(scope="module")
 def dtype(bench_of: Callable[[EppingConfig], Bench]) -> np.dtype[np.void]:
-    """The numpy type of an event of the loaded program."""
+    """The numpy type of an event that the loaded program writes."""
     config = EppingConfig(packet_clock=True, events=True, max_subnets=1024, max_flows=65536, sample_interval_ns=0)
     return EventReader(bench_of(config).collector).dtype
 
@@ -182,6 +182,6 @@ def test_time_of_day_is_local(monkeypatch: pytest.MonkeyPatch, dtype: np.dtype[n
     monkeypatch.setenv("TZ", "IST-5:30")
     time.tzset()
     events = events_of(EVENTS, dtype)
-    events["time_ns"] += 3_600_000_000_000  # no earlier test has put the text of this hour in the cache
+    events["time_ns"] += 3_600_000_000_000  # no earlier test has cached the text of the hour that is reached now
     # 00:36:19 in UTC
     assert written("standard", events).startswith("06:06:19.666667776 TCP ")

@@ -101,7 +101,7 @@ def test_events_are_counted_as_lost_when_the_ring_is_full(bench: Bench, reader: 
     begin_ns, lost = START_NS + 5000 * SECOND, reader.lost
     ask_dns(bench, room + 500, begin_ns)
     events = reader.read()
-    # The kernel always leaves the last byte free, because a full ring buffer would look like an empty one.
+    # The kernel always leaves the last byte free, because a full ring buffer would look like an empty ring buffer.
     assert len(events) in (room, room - 1)
     check_dns(events, begin_ns)
     assert reader.lost - lost == room + 500 - len(events)

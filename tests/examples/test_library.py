@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the library example unchanged. The example exports its own metrics and ours. Each set has its own resource."""
+"""Runs the library example unchanged. The example exports its own metrics and the metrics of otel-epping. The two sets
+of metrics have separate resources."""
 
 import os
 import subprocess

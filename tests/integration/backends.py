@@ -24,21 +24,21 @@ _STOP_S = 20.0
 
 def built(name: Literal["otelcol", "prometheus"]) -> str:
     """Return the path of the binary. `make integration` builds the binary before the tests. If there is no binary yet,
-    this call builds it, which takes minutes."""
+    this function builds the binary, which takes minutes."""
     return subprocess.run([HERE / "build.sh", name], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def fetch(namespace: Namespace, request: urllib.request.Request | str) -> bytes:
-    """Send a request from inside the namespace, and return the body of the response. Raises OSError if the status is
-    not a success."""
+    """Send a request from inside the namespace, and return the body of the response. Raises OSError if the status of
+    the response is an error."""
     with namespace.entered(), urllib.request.urlopen(request, timeout=10) as answer:
         body: bytes = answer.read()
         return body
 
 
 class Backend:
-    """A process that is ready when the URL `health` responds. The process starts when the `with` block is entered. It
-    ends with the block, or earlier when `stop` is called.
+    """A process that is ready when the URL `health` responds. The process starts when the `with` block is entered. The
+    process ends when the block is left, or earlier when `stop` is called.
 
     `log` is the output of the process so far.
     """
@@ -49,8 +49,8 @@ class Backend:
 
     def __enter__(self) -> "Backend":
         with self._log.open("w") as log:
-            # The process inherits no environment variables, because the variables of this environment may be meant for
-            # other programs.
+            # The process inherits no environment variables, because variables in the environment of the tests may be
+            # meant for other programs.
             self._process = self.namespace.popen(self._argv, env=self._variables, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S
         while not self._ready():
@@ -82,15 +82,15 @@ class Backend:
 
 
 def collector(namespace: Namespace, folder: Path) -> Backend:
-    """Return the Collector. It writes its files to the folder."""
+    """Return the Collector, which writes its files to `folder`."""
     config = HERE / "collector-pipelines.yaml"
     argv = [built("otelcol"), f"--config={config}"]
     return Backend(namespace, folder / "otelcol.log", _COLLECTOR_HEALTH, argv, FOLDER=str(folder))
 
 
 def prometheus(namespace: Namespace, folder: Path, *options: str) -> Backend:
-    """Return Prometheus with its default configuration, except that its OTLP receiver is on. The folder holds its
-    data."""
+    """Return Prometheus with its default configuration, except that its OTLP receiver is on. Prometheus stores its data
+    in `folder`."""
     config = folder / "prometheus.yml"
     config.touch()
     argv = [

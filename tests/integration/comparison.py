@@ -51,7 +51,7 @@ def points(requests: Iterable[Any]) -> Counter[tuple[Any, ...]]:
             bare.CopyFrom(point)
             bare.ClearField("attributes")
             if kind == "exponential_histogram" and not bare.negative.bucket_counts:
-                bare.ClearField("negative")  # without negative buckets, only the Collector writes this field
+                bare.ClearField("negative")  # the agent writes this field only if there are negative buckets
             found[(around, said, meaning, attributes, bare.SerializeToString(deterministic=True))] += 1
     return found
 
@@ -68,6 +68,6 @@ def series(requests: Iterable[Any]) -> dict[Series, list[Any]]:
 
 
 def buckets(point: Any) -> dict[int, int]:
-    """Returns the buckets of a histogram whose counts are not 0: index of the bucket -> count."""
+    """Returns the non-empty buckets of a histogram: index of the bucket -> count."""
     first = point.positive.offset
     return {first + i: count for i, count in enumerate(point.positive.bucket_counts) if count}

@@ -57,7 +57,7 @@ def compose() -> Path:
 
 
 def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
-    # If Helm was built without its Makefile, as here, its default version of Kubernetes is very old.
+    # This Helm was built without the Makefile of Helm, so its default version of Kubernetes is very old.
     command = [helm, "template", "try", CHART, "--kube-version", kubernetes_validate.latest_version()]
     return subprocess.run(
         [*command, *(argument for value in values for argument in ("--set", value))], capture_output=True, text=True
@@ -68,7 +68,7 @@ def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_the_collector_accepts_the_configuration(otelcol: Path, path: Path) -> None:
     text = path.read_text()
-    # The head of the file names each variable, with an example.
+    # The comment at the start of the configuration names each variable, with an example.
     used = set(re.findall(r"\$\{env:(\w+)\}", text))
     documented = dict(
         re.findall(r"(\w+)=(\S+)", "".join(re.findall(r"^#     .*otelcol --config.*$", text, re.MULTILINE)))
@@ -148,8 +148,8 @@ def test_compose_accepts_the_sidecar(compose: Path) -> None:
     def read(*how: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([compose, *how, EXAMPLES / "sidecar" / "compose.yaml"], capture_output=True, text=True)
 
-    # This tool (v2.16) does not look up variables in the environment. So the test can only check that the tool reports
-    # our variable as missing.
+    # The command of compose-go (v2.16) does not look up variables in the environment. So the test can only check that
+    # the command reports the variable OTEL_EXPORTER_OTLP_ENDPOINT as missing.
     assert "OTEL_EXPORTER_OTLP_ENDPOINT is missing a value: where a Collector listens" in read().stderr
     taken = read("--no-interpolation", "--format", "json")
     assert taken.returncode == 0, taken.stderr

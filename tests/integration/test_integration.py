@@ -30,7 +30,7 @@ CUMULATIVE, DELTA = "cumulative", "delta"
 INTERVAL = "1s"
 TRAFFIC_S = 10.0
 SUFFIXES = {"s": "_seconds", "By": "_bytes"}
-# The Prometheus selector of the RTTs whose true values are known, because their replies passed the link with the delay.
+# The Prometheus selector of the RTTs that passed the link with the delay. The true values of these RTTs are known.
 RTT = 'epping_rtt_duration_seconds{{instance="{}",epping_rtt_side="external",epping_rtt_method="tcp_timestamp"}}'
 # The permitted difference between a median and the true delay. The link runs in user space, as in the demo, and adds a
 # little time.
@@ -124,8 +124,8 @@ def held(run: Run, agent: str) -> dict[tuple[str, frozenset[tuple[str, str]]], A
 
 
 def same_buckets(native: dict[str, Any], point: Any) -> bool:
-    """Returns true if a native histogram has the same buckets as the point. Prometheus gives each bucket as (lower,
-    upper] in seconds."""
+    """Returns true if a native histogram has the same buckets as the point. Prometheus describes each bucket by its
+    bounds in seconds. A bucket excludes the lower bound and includes the upper bound."""
     per_doubling = 2**point.scale
     found = {}
     for rule, lower, upper, count in native.get("buckets", ()):
@@ -139,7 +139,7 @@ def same_buckets(native: dict[str, Any], point: Any) -> bool:
 
 def test_the_collector_forwards_exactly_the_points_that_the_agent_sent(ran: Run) -> None:
     sent, passed = comparison.points(ran.sent), comparison.points(ran.passed[CUMULATIVE])
-    figure("points sent, and of these, equal points after the Collector", f"{sent.total()}, {(sent & passed).total()}")
+    figure("points sent, points forwarded unchanged", f"{sent.total()}, {(sent & passed).total()}")
     assert sent.total() > 1000
     assert passed == sent
 
@@ -220,8 +220,8 @@ def _in_ms(network: Network, *times: float) -> str:
 
 
 def test_prometheus_and_we_compute_the_same_quantiles(ran: Run) -> None:
-    """The results agree within one bucket. They differ because interpolation inside a bucket is not standardized, and
-    because Prometheus has no minimum and maximum."""
+    """The two quantiles differ by at most the width of one bucket. The quantiles differ because interpolation inside a
+    bucket is not standardized, and because Prometheus does not store the minimum and the maximum."""
     points = {
         labels(attributes): point
         for (name, attributes), point in ran.last(CUMULATIVE).items()

@@ -75,7 +75,8 @@ def test_kernel_memory_at_defaults() -> None:
     with load(EppingConfig()) as collector:
         by_map = collector.kernel_bytes
         assert by_map.keys() == collector.program.maps.keys()
-        # The reported figures must be at least the minimum sizes of the tables.
+        # The reported size of each table must be at least the number of its entries multiplied by the minimum size of
+        # an entry.
         assert by_map["histograms"] >= 16_385 * 4 * 415
         assert by_map["flows"] >= 80_000 * 160
         assert sum(by_map.values()) <= (64 + 4 * possible_cpus()) * MIB
@@ -104,7 +105,7 @@ def test_attaching_again_does_not_detach() -> None:
             hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
             collector.attachments.attach("left")
             assert [libbpf.attached_count(77, hook) for hook in hooks] == [1, 1]
-            with suppress(EppingError):  # the second call may fail or have no effect
+            with suppress(EppingError):  # the second call of attach() may fail or have no effect
                 collector.attachments.attach("left")
             assert [libbpf.attached_count(77, hook) for hook in hooks] == [1, 1]
             collector.attachments.detach("left")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares sparse histograms with dense numpy arrays.
 
-Also compares a fit of many histograms at once with a fit of each single histogram.
+The function that fits many histograms at once must give the same result as a fit of each single histogram.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 
 BUCKETS = 24
-# Many counts are zero, at the ends and in the middle. Some counts exceed 32 bits. Some exceed 2^53, up to which a float
-# holds every integer exactly.
+# Many counts are zero, at the ends and in the middle. Some counts exceed 32 bits. Some counts exceed 2^53, and a float
+# cannot hold every integer above 2^53.
 COUNT = st.sampled_from([0, 0, 0, 1, 2, 2**32 - 1, 2**32, 2**53 + 1, 2**60])
 HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_size=8).map(
     lambda rows: np.array(rows, np.uint64).reshape(-1, BUCKETS)
@@ -28,7 +28,8 @@ HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_s
 
 @st.composite
 def wider(draw: st.DrawFn, runs: SparseHistograms, least: int = 0) -> SparseHistograms:
-    """The same histograms in longer runs. The additional buckets are empty. No run starts before the bucket `least`."""
+    """Returns the same histograms with additional empty buckets at both ends. No run starts before the bucket
+    `least`."""
     before = np.array([draw(st.integers(0, max(0, int(first) - least))) for first in runs.first], np.int64)
     after = np.array([draw(st.integers(0, 3)) for _ in runs.first], np.int64)
     lengths = before + runs.lengths + after

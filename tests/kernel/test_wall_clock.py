@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the clock of timestamps with simulated clocks, which have steps in both directions, drift and suspension."""
+"""Tests the clock that gives the timestamps. The clocks of the simulated machine have steps in both directions, drift
+and suspension."""
 
 import threading
 from itertools import pairwise
@@ -52,7 +53,8 @@ def test_without_steps_the_clock_equals_the_wall_clock(pauses: list[int]) -> Non
 
 
 def test_a_step_forward_is_followed_at_once() -> None:
-    """The step is 50 years. A machine without a battery for its clock makes such a step after a boot."""
+    """The step is 50 years. If a machine has no battery for its clock, the clock may make a step of 50 years after a
+    boot."""
     assert Machine().after(SECOND, 50 * 365 * 24 * HOUR) == 0
 
 
@@ -68,7 +70,7 @@ def test_a_step_back_of_an_hour_is_compensated_in_two_hours(interval_ns: int, ca
     assert ahead_ns[-3] > 0
     (message,) = caplog.messages
     assert message.startswith(
-        f"the system clock was set back: exported timestamps are {ahead_ns[0] / SECOND:.0f} s ahead of it, and "
+        f"the system clock was set back: exported timestamps are {ahead_ns[0] / SECOND:.0f} s ahead of the system clock"
     )
 
 

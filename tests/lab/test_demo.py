@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that the demo measures correctly, detects wrong results, and leaves nothing behind, no matter how it ends.
 
-All processes of a demo inherit an environment variable that no other process has. By this variable, the tests find the
-processes, namespaces and BPF objects of the demo. A complete demo takes half a minute and almost no CPU time, so it
-runs in parallel with the other tests.
+All processes of a demo inherit an environment variable that no other process has. The tests use the environment
+variable to find the processes, namespaces and BPF objects of the demo. A complete demo takes half a minute and almost
+no CPU time, so it runs in parallel with the other tests.
 """
 
 import os
@@ -25,7 +25,7 @@ from otel_epping.lab.topology import DEFAULT_NETWORKS, Network
 from tests.support.patience import PATIENCE_S
 
 COMMAND = [sys.executable, "-m", "otel_epping", "demo"]
-GONE_S = 10  # The traffic of a demo takes longer than this to end by itself.
+GONE_S = 10  # If the demo does not stop its traffic, the traffic runs for more than GONE_S.
 # Texts that show the progress of a demo: a line of its output, and the command of its traffic.
 STARTING, MEASURING = "lab:", "lab.traffic talk"
 
@@ -53,7 +53,7 @@ cli.main()
 
 @dataclass
 class Demo:
-    """A running demo. Also holds the namespaces and BPF objects that the tests have found in its processes."""
+    """A running demo, and the namespaces and BPF objects that the tests have found in the demo's processes."""
 
     mark: str
     process: subprocess.Popen[str]
@@ -153,7 +153,7 @@ def begin(folder: Path, command: list[str], **settings: str) -> Demo:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """The unchanged demo, started before the first test.
 
-    Its environment has settings that a user may have for other programs.
+    The environment of the demo has settings that a user may have for other programs.
     """
     settings = {
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://192.0.2.1:4317",

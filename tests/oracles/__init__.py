@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares our RTT samples with the samples of other tools. This is a separate command, which accepts any capture.
+"""Compares our RTT samples with the samples of other tools. The comparison is a separate command. The command accepts
+any capture.
 
     .venv/bin/python tests/oracles pping CAPTURE OUTPUT      compares tcp_timestamp with Kathie Nichols' pping
     .venv/bin/python tests/oracles tshark CAPTURE            compares the other methods with Wireshark's analysis

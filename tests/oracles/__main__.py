@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-if not __package__:  # the folder itself was run, so sys.path has this folder instead of the root
+if not __package__:  # Python runs the folder: sys.path has it, not the root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from otel_epping.errors import EppingError
@@ -25,8 +25,8 @@ def _show(report: Report) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Compare our samples with pping's and tshark's. Exit code 0: all agree; 1: some differ; 2: the comparison
-    failed."""
+    """Compare our RTT samples with the RTT samples of pping and tshark. Exit code 0: all agree; 1: some differ; 2: the
+    comparison failed."""
 
 
 @main.command("pping")
@@ -43,7 +43,7 @@ def _pping(capture: Path, output: Path) -> None:
 @click.option("--dns", type=FILE, help="CSV: frame, time, frame of the query, dns.time.")
 @click.option("--icmp", type=FILE, help="CSV: frame, time, frame of the request, icmp.resptime.")
 def _tshark(capture: Path, ack_rtt: Path | None, dns: Path | None, icmp: Path | None) -> None:
-    """Compare tcp_sequence, tcp_handshake, dns and icmp_echo with these files or, without files, with tshark itself."""
+    """Compare tcp_sequence, tcp_handshake, dns and icmp_echo with tshark's results. Without CSV files, run tshark."""
     given = ack_rtt or dns or icmp
     found = wireshark.read(ack_rtt, dns, icmp) if given else wireshark.ask(capture)
     _show(tshark.check(capture, found, Ours()))

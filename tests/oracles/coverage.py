@@ -4,13 +4,14 @@ to all captures together:
 
 - At least 99.5 % of the flows whose handshake is in the capture get an RTT.
 - At least 99 % of the flows with payload in both directions get an RTT.
-- Each direction of a flow that has CLEAN or more clean exchanges gets an RTT.
+- Each direction with CLEAN or more clean exchanges gets an RTT.
 - It is an error if SILENT or more successive clean exchanges of a direction, which together last SILENCE_NS or longer,
 give no RTT.
 
-A clean exchange is a segment that any tool could time, and its acknowledgement. The sender of the segment had no other
-data in flight, and no part of the segment was retransmitted. The next packet in the other direction acknowledges
-exactly this segment, within the maximum age. Flows whose packets have no time are ignored.
+A clean exchange is a segment whose RTT any tool could measure, together with the acknowledgement of the segment. The
+sender of the segment had no other data in flight, and no part of the segment was retransmitted. The next packet in the
+other direction acknowledges exactly this segment, within the maximum age. Flows whose packets have no capture time are
+ignored.
 """
 
 from bisect import bisect_right
@@ -26,7 +27,8 @@ from tests.oracles.report import Report
 LEAST_SHARE = 0.99
 LEAST_SHARE_WITH_HANDSHAKE = 0.995
 CLEAN = 3
-# A TSval gives no RTT if the first packet with this TSval is a pure ACK. Only a few successive segments are affected.
+# A TSval gives no RTT if the first packet with this TSval is a pure ACK. Only a few successive segments of a flow get
+# no RTT for this reason.
 SILENT = 5
 SILENCE_NS = 1_000_000_000
 # Segments within one tick of the sender's clock have the same TSval. The slowest clocks in use tick 10 times per
@@ -96,7 +98,7 @@ class Flow:
         )
 
     def clean_exchanges(self) -> dict[End, list[Packet]]:
-        """Returns the replies of each endpoint that complete a clean exchange."""
+        """For each endpoint, returns its packets that complete a clean exchange."""
         found: dict[End, list[Packet]] = defaultdict(list)
         copies = sequence.copies(self.packets)
         again = sequence.sent_again(self.packets)
@@ -131,7 +133,8 @@ class Flow:
 
 
 def check(captures: Iterable[Path], ours: Ours) -> Report:
-    """Checks all captures, and returns the sums of their counts. Raises EppingError if a capture cannot be read."""
+    """Checks all captures. Returns each count, summed over all captures. Raises EppingError if a capture cannot be
+    read."""
     report = Report("coverage")
     counted: Counter[str] = Counter()
     for capture in captures:
@@ -202,7 +205,7 @@ def _sum_up(counted: Counter[str], ours: Ours, report: Report) -> None:
     if counted["untimed"]:
         report.tally["TCP flows without times"] = counted["untimed"]
     report.tally[f"directions with {CLEAN} or more clean exchanges"] = counted["directions"]
-    report.tally["of these, measured without a long gap"] = counted["measured directions"]
+    report.tally["of these directions, measured without a long gap"] = counted["measured directions"]
     if share("covered", "flows") < LEAST_SHARE:
         report.errors.append(
             f"{counted['covered']} of {counted['flows']} flows have an RTT: less than {LEAST_SHARE:.0%}"

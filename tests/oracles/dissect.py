@@ -25,13 +25,13 @@ _RAW = {RAW, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY}
 IPV4, IPV6 = 0x0800, 0x86DD
 _TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "802.1ad"}
 _PPPOE, _PBB, _MPLS = 0x8864, 0x88E7, {0x8847, 0x8848}
-_MOST_LENGTH = 1500  # IEEE 802.3: a greater value of the field is an EtherType, not a length
+_MOST_LENGTH = 1500  # IEEE 802.3: the longest length; greater values are EtherTypes
 _SNAP = b"\xaa\xaa\x03\0\0\0"
 _PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: 0x8847, 0x0283: 0x8848}
 # AF_INET, and the numbers of AF_INET6 on Linux, the BSDs and macOS
 _FAMILIES = {2: IPV4, 10: IPV6, 24: IPV6, 28: IPV6, 30: IPV6}
 
-# The number of bytes before a possible PPP framing.
+# By link type: the number of bytes before the PPP frame.
 _PPP_FRAMING = {PPP: 0, PPP_HDLC: 0, CISCO_HDLC: 0, PPP_PPPD: 2, PPP_WITH_DIRECTION: 1}
 
 _ICMP, _TCP, _FRAGMENT, _AH, _ICMPV6 = 1, 6, 44, 51, 58
@@ -43,7 +43,7 @@ class CutShortError(Exception):
 
 
 class NotTcpError(Exception):
-    """After the extension headers of an IPv6 packet comes a protocol other than TCP."""
+    """The protocol after the extension headers of an IPv6 packet is not TCP."""
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +109,7 @@ def link_payload(frame: Frame) -> tuple[int, int]:
         return _unpack("!H", data, 0, "cooked")[0], 20
     if link in (NULL, LOOP):
         (family,) = _unpack("!I", data, 0, "loopback")
-        # The number is in the byte order of the machine that made the capture. No family is greater than 255.
+        # The address family is in the byte order of the machine that made the capture. No family is greater than 255.
         return _FAMILIES.get(family if family < 256 else family >> 24, 0), 4
     if link == PPPOE:
         return _PPPOE, 0
@@ -139,7 +139,8 @@ def _network(frame: Frame) -> tuple[int, int, int, tuple[str, ...]]:
         elif ethertype == _PPPOE:
             stack.append("PPPoE")
             length, protocol = _unpack("!4xHH", data, at, "PPPoE")
-            # The length field of PPPoE counts the protocol field and the data after it. All bytes beyond are padding.
+            # The length in a PPPoE header covers the protocol field and the data after this field. Any further bytes
+            # are padding.
             ethertype, end, at = _PPP.get(protocol, 0), min(end, at + 6 + length), at + 8
         elif ethertype in _MPLS:
             stack.append("MPLS")
@@ -186,7 +187,7 @@ def _timestamp(tcp_options: bytes) -> tuple[int, int] | None:
 
 
 def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
-    """Returns the offset of the payload and its number of bytes on the wire."""
+    """Returns the offset of the payload, and the number of payload bytes on the wire."""
     data, room = frame.data, frame.length - at
     first, total, packet.identification, fragment = _unpack("!BxHHH", data, at, "IPv4")
     header = (first & 15) * 4
@@ -207,7 +208,7 @@ def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
 
 
 def _ipv6(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
-    """Returns the offset of the payload and its number of bytes on the wire."""
+    """Returns the offset of the payload, and the number of payload bytes on the wire."""
     data, room = frame.data, frame.length - at - 40
     first, length, protocol = _unpack("!B3xHB", data, at, "IPv6")
     left = length or room  # a jumbogram (RFC 2675), or segmentation offload
@@ -283,7 +284,8 @@ def tcp_packet(frame: Frame) -> Packet | None:
         if packet.version == 4 and protocol != _TCP:
             return None
         at, length = (_ipv4 if packet.version == 4 else _ipv6)(frame, at, packet)
-        # Some senders include the padding of a short frame in the IP length. So the length in a PPPoE header decides.
+        # In some short frames, the IP length wrongly includes the padding. The length in a PPPoE header excludes the
+        # padding.
         _tcp(data, at, min(length, end - at), packet)
     except NotTcpError:
         return None

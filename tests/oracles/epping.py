@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares `otel-epping watch` with ePPing, live: both run on the same interface at the same time and see the same
+"""Compares `otel-epping watch` with ePPing. Both programs run on the same interface at the same time and see the same
 packets.
 
 .venv/bin/python tests/oracles/epping.py PPING      the path of a compiled pping of xdp-project/bpf-examples
 
-The script creates the lab (otel_epping/lab), starts both programs on its interface with sampling off, and makes the
-hosts communicate: TCP with and without timestamps, ICMP echo, IPv4 and IPv6, ten subnets of known delay, flows from
-their SYN to their end. A listener records the packets. Then the script compares
+The script creates the lab (otel_epping/lab), starts both programs on the lab's interface with sampling off, and makes
+the hosts communicate: TCP with and without timestamps, ICMP echo, IPv4 and IPv6, ten subnets with known delays, flows
+from their SYN to their end. A listener records the packets. Then the script compares
 
     flows          the events of opening and closing: which flows, in which order, the reason, and which host caused it
     RTTs           line by line
@@ -36,7 +36,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-if not __package__:  # the file itself was run, so sys.path has its folder instead of the root
+if not __package__:  # Python runs this file: sys.path has its folder, not the root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import dpkt
@@ -48,25 +48,26 @@ from otel_epping.lab.namespaces import LabError, Namespace
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from tests.support.patience import PATIENCE_S
 
-# Two lines of one flow are the same RTT if neither their times nor their RTTs differ by more than this. The limit
-# cannot confuse two RTTs: in each direction of a flow, packets that complete an RTT are 50 ms apart here. The two
-# programs see a packet one after the other, usually within 15 us. But an interrupt or the hypervisor may delay the
-# second program, at either end of an RTT, or may come between the two clock readings of a process. Then the difference
-# is several milliseconds. One RTT in a thousand may differ even more, if all counts of the flow in both lines are
-# equal.
+# Two lines of one flow report the same RTT if their times and their RTTs differ by at most this tolerance. The
+# tolerance cannot confuse two RTTs, because the lab's packets that complete RTTs in one direction of a flow are 50 ms
+# apart. The two programs see a packet one after the other, usually within 15 us. But an interrupt or the hypervisor may
+# delay the second program by several milliseconds, at the start or at the end of an RTT. The same delay may occur
+# between two clock readings of one process. One RTT in a thousand may differ by more than the tolerance, if all packet
+# and byte counts of the flow are equal in both lines.
 TOLERANCE_NS = 5_000_000
-# The differences between the two RTTs of each pair must have a median of at most this.
+# The greatest permitted median of the differences between paired RTTs.
 CLOCKS_APART_NS = 50_000
-# The packets of the two directions are handled by two CPUs. A CPU may need this time for one packet.
+# Two CPUs handle the packets of the two directions. This constant is the longest time that a CPU may need for one
+# packet.
 CPU_RACE_NS = 500_000
 SCALE = 4
-PING_INTERVAL_S = 0.23  # no delay in the lab is a multiple of this interval, so no reply arrives when a request is sent
-# Sampling is off, so that both programs report all RTTs. ePPing times a SYN by its TSval; our program times it by the
-# method tcp_handshake.
+PING_INTERVAL_S = 0.23  # no delay in the lab is a multiple of this interval, so no reply arrives as a request is sent
+# Sampling is off, so that both programs report all RTTs. ePPing measures the RTT of a SYN by its TSval. Our program
+# measures the RTT of a SYN by the method tcp_handshake.
 THEIR_OPTIONS = ("--tcp", "--icmp", "--include-local", "--include-SYN", "-r", "0", "-F", "jsonl")
 METHODS = "tcp_timestamp,tcp_handshake,icmp_echo"
 OUR_OPTIONS = ("--sample-interval", "0", "--format", "jsonl", "--methods", METHODS)
-# ePPing forgets a timestamp that is older than the smoothed RTT of the flow times this factor (TIMESTAMP_RTT_LIFETIME).
+# ePPing forgets a timestamp that is older than TIMESTAMP_RTT_LIFETIME multiplied by the flow's smoothed RTT.
 TIMESTAMP_RTT_LIFETIME = 8
 COUNTS = ("sent_packets", "sent_bytes", "rec_packets", "rec_bytes")
 
@@ -78,7 +79,7 @@ Flow = tuple[str, int, str, int]  # addresses and ports of the reply, in the for
 
 @dataclass
 class Line:
-    """A line of the output of one of the programs."""
+    """An output line of ePPing or of our program."""
 
     time_ns: int
     flow: Flow
@@ -165,7 +166,7 @@ def ping(host: Namespace, addresses: list[str], seconds: float) -> None:
 
 
 def is_attached(lab: Lab) -> bool:
-    """Returns true if both programs are attached to both hooks."""
+    """Returns true if both programs are attached to both TCX hooks of the interface."""
     with lab.router.entered():
         ifindex = socket.if_nametoindex(WAN_INTERFACE)
         hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
@@ -178,8 +179,8 @@ def start(lab: Lab, argv: list[str], folder: Path, name: str, cwd: Path) -> subp
 
 
 def observe(pping: Path, seconds: float, folder: Path) -> dict[Flow, list[Segment]]:
-    """Runs both programs on the lab's traffic. They write their outputs to `folder`. Returns the packets of each
-    flow."""
+    """Runs both programs on the lab's traffic. Both programs write their output to `folder`. Returns the packets of
+    each flow."""
     theirs = [str(pping), *THEIR_OPTIONS, "-i", WAN_INTERFACE]
     ours = [sys.executable, "-m", "otel_epping", "watch", *OUR_OPTIONS, "-i", WAN_INTERFACE]
     with Lab() as lab:
@@ -230,7 +231,7 @@ def by_flow(lines: list[Line], kind: str) -> dict[Flow, list[Line]]:
 
 class Comparison:
     """Compares the two outputs, and uses the packets to explain differences. `errors` has the differences without an
-    explanation. `tally` counts all results by name."""
+    explanation. `tally` has the number of results of each name."""
 
     def __init__(self, ours: list[Line], theirs: list[Line], segments: dict[Flow, list[Segment]]) -> None:
         self.ours, self.theirs, self.segments = ours, theirs, segments
@@ -253,7 +254,7 @@ class Comparison:
     # -- RTTs
 
     def apart_ns(self) -> list[int]:
-        """Returns the difference between the RTTs of each pair, in rising order."""
+        """Returns the difference between the two RTTs of each pair. The differences are sorted, smallest first."""
         return sorted(abs(ours.rtt_ns - theirs.rtt_ns) for ours, theirs in self.pairs)
 
     def match(self) -> None:
@@ -273,22 +274,22 @@ class Comparison:
         self.tally.update(f"RTT of both: {ours.fields.get('method', ours.protocol)}" for ours, _ in self.pairs)
         apart = sum(apart_ns > TOLERANCE_NS for apart_ns in self.apart_ns())
         if apart:
-            self.tally["of these: one program was delayed between the packet and its clock reading"] = apart
+            self.tally["of these: one program read its clock late after the packet"] = apart
         if apart > len(self.pairs) / 1000:
             self.errors.append(f"{apart} RTTs of {len(self.pairs)} are over {TOLERANCE_NS} ns apart")
 
     @staticmethod
     def _same(line: Line, others: list[Line]) -> Line | None:
-        """Returns the line of the other program for the same reply. In both lines, the times must agree. The RTTs or
-        the packet counts must agree, too."""
+        """Returns the line of the other program for the same reply. The times of the two lines must agree. In addition,
+        their RTTs or their packet and byte counts must agree."""
         near = [one for one in others if abs(one.time_ns - line.time_ns) <= TOLERANCE_NS]
         same = [one for one in near if abs(one.rtt_ns - line.rtt_ns) <= TOLERANCE_NS]
         same = same or [one for one in near if all(one.fields[name] == line.fields[name] for name in COUNTS)]
         return min(same, key=lambda one: abs(one.time_ns - line.time_ns), default=None)
 
     def _exchange(self, line: Line) -> tuple[list[Segment], Segment, list[Segment]] | None:
-        """Returns three values for a TCP RTT: the segments that the sender of the origin sent before the reply, the
-        reply, and those of the segments whose TSval the reply echoes."""
+        """Returns three values for a TCP RTT: the segments that the other endpoint sent before the reply, the reply,
+        and the sent segments whose TSval the reply echoes."""
         replies = self.segments.get(line.flow)
         if not replies:
             return None
@@ -299,11 +300,11 @@ class Comparison:
     def _why_theirs(self, line: Line) -> str | None:
         exchange = self._exchange(line)
         if exchange and exchange[1].flags & dpkt.tcp.TH_RST:
-            return "a RST, which anybody may have sent, completed it"
-        # The echo may be a reply to the pure ACK, not to the data. Then this time is not the RTT of the data, or it is
+            return "a RST completed the RTT, but anybody may have sent the RST"
+        # The echo may be a reply to the pure ACK, not to the data. Then ePPing's RTT is not the RTT of the data, or is
         # only the last part of a longer RTT.
         if exchange and exchange[2] and exchange[2][0].is_pure_ack:
-            return "a pure ACK had the TSval first"
+            return "the first packet with the TSval was a pure ACK"
         return None
 
     def _why_ours(self, line: Line) -> str | None:
@@ -319,8 +320,8 @@ class Comparison:
         return None
 
     def _smoothed_ns(self, line: Line) -> float:
-        """Returns the smoothed RTT of a flow that ePPing had before a line (calculate_srtt() in ePPing). Returns
-        infinity if the flow had no earlier RTT."""
+        """Calculates the smoothed RTT of the line's flow from ePPing's earlier RTTs, as calculate_srtt() in ePPing
+        does. Returns infinity if the flow had no earlier RTT."""
         smoothed = math.inf
         for other in self.theirs:
             if other.flow == line.flow and "rtt" in other.fields and other.time_ns < line.time_ns:
@@ -328,8 +329,8 @@ class Comparison:
         return smoothed
 
     def check_pairs(self) -> None:
-        """Checks that all other fields of a pair are equal. The counts may differ by a packet that another CPU was
-        counting at the same time."""
+        """Checks that the counts, the hook and the protocol are equal in both lines of each pair. The counts may differ
+        by a packet that another CPU was counting at the same time."""
         apart_ns = self.apart_ns()
         if not apart_ns or median(apart_ns) > CLOCKS_APART_NS:
             self.errors.append(
@@ -344,7 +345,7 @@ class Comparison:
             other_way = self.segments[(*ours.flow[2:], *ours.flow[:2])]
             passing = any(abs(one.time_ns - ours.time_ns) <= CPU_RACE_NS for one in other_way)
             if differing <= {"sent_packets", "sent_bytes"} and passing:
-                self.tally["counts differ by a packet that passed the other way at the same moment"] += 1
+                self.tally["sent counts differ by a packet that passed in the other direction just then"] += 1
             else:
                 self.errors.append(f"{differing} differ: {json.dumps(ours.fields)} and {json.dumps(theirs.fields)}")
 
@@ -360,7 +361,7 @@ class Comparison:
             elif our_story == their_story:
                 self.tally["flow of both"] += 1
             elif our_story[:-1] == their_story[: len(our_story) - 1] and self._ends_in_bare_rst(flow, our_story):
-                self.tally["flow of both, but ended by a RST without timestamp, which ePPing does not see"] += 1
+                self.tally["flow of both, but a RST without timestamps, which ePPing does not see, ended the flow"] += 1
             else:
                 self.errors.append(f"flow {flow}: ours {our_story}, ePPing's {their_story}")
 
@@ -375,11 +376,12 @@ class Comparison:
     # -- distributions
 
     def compare_distributions(self) -> Iterator[str]:
-        """Yields one row for each subnet and side. The deciles of both programs must be equal within one bucket.
+        """Yields one row for each subnet and side (internal or external). The deciles of both programs must be equal
+        within one bucket.
 
         Each line without a partner shifts the ranks by one. match() has checked the reasons for these lines. Two
         deciles also count as equal if they differ by at most the 99th percentile of the differences between paired
-        RTTs. This matters only if a bucket is narrower than this percentile.
+        RTTs. The rule of the 99th percentile has an effect only if this percentile is wider than a bucket.
         """
         blur_ns = quantiles(self.apart_ns(), n=100)[-1]
         ours, theirs = self._by_place(self.ours), self._by_place(self.theirs)
@@ -410,8 +412,8 @@ class Comparison:
 
 
 def is_near(ns: int, low_ns: int, high_ns: int, blur_ns: float) -> bool:
-    """Returns true if a time lies in the extended range. The range is extended at both ends by one bucket or by
-    `blur_ns`, whichever is more."""
+    """Returns true if `ns` lies between `low_ns` and `high_ns`, or if `ns` is outside of this range by at most one
+    bucket or at most `blur_ns`."""
     bucket, low, high = (math.floor(math.log2(time_ns / 1e9) * 2**SCALE) for time_ns in (ns, low_ns, high_ns))
     return low - 1 <= bucket <= high + 1 or low_ns - blur_ns <= ns <= high_ns + blur_ns
 

@@ -20,10 +20,10 @@ _TIME_OFFSET = 14  # the option if_tsoffset of an interface
 
 
 class Frame(NamedTuple):
-    """A record. `length` is the packet's length on the wire; `data` may contain only its first bytes.
+    """A record. `length` is the packet's length on the wire; `data` may contain only the packet's first bytes.
 
     `time_ns` is 0 if the record has no time or an invalid time. A time is invalid if it is zero or negative, if it does
-    not fit into 64 bits of nanoseconds, or if its field for the fraction of a second has the value of a second or more.
+    not fit into 64 bits of nanoseconds, or if its fraction of a second is one second or more.
     """
 
     number: int
@@ -61,7 +61,7 @@ class _PcapNg(RawPcapNgReader):
 
 
 def read(path: Path) -> Iterator[Frame]:
-    """Yields all records of a file, up to the place where it is truncated. Raises EppingError if it is not a
+    """Yields all records of a file, up to the place where it is truncated. Raises EppingError if the file is not a
     capture."""
     try:
         reader = _open(path)
@@ -80,7 +80,8 @@ def read(path: Path) -> Iterator[Frame]:
             else:
                 part_ns = (record.usec & 0xFFFF_FFFF) * (1 if reader.nano else 1000)
                 time_ns = record.sec * SECOND + part_ns if part_ns < SECOND else 0
-                # Only the lower half of the field is the link type. The upper half describes the frame check sequence.
+                # The lower half of this pcap header field is the link type. The upper half describes the frame check
+                # sequence.
                 link_type = reader.linktype & 0xFFFF
             yield Frame(number, time_ns if 0 < time_ns <= _MOST_NS else 0, link_type, data, length)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture with known RTTs, its reference files, which were written by hand, and the checkers of tests/oracles for
-this capture."""
+"""Creates a capture with known RTTs, and its reference files (what pping and tshark would print). Runs the checkers of
+tests/oracles on this capture."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -99,7 +99,7 @@ class Check:
 
 
 def fails(report: Report, *texts: str) -> None:
-    """Checks that the report has exactly one error for each of these texts, in this order."""
+    """Checks that the report has exactly one error for each text in `texts`, in the same order."""
     assert len(report.errors) == len(texts), str(report)
     for error, text in zip(report.errors, texts, strict=True):
         assert text in error
@@ -107,7 +107,7 @@ def fails(report: Report, *texts: str) -> None:
 
 @pytest.fixture(scope="session")
 def ours() -> Iterator[Ours]:
-    """Our samples of any capture. The programs are loaded once per session."""
+    """Our RTT samples for any capture. The programs are loaded once per session."""
     with closing(Ours()) as ours:
         yield ours
 

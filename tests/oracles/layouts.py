@@ -2,9 +2,10 @@
 """Checks that tshark or tcpdump can read the packets that tests/support/link_types.py and tests/long/fuzz/links.py
 create.
 
-These modules create every link type of captures, and every header between Ethernet and IP. For each, there are two
-frames with one UDP packet each. At least one of the tools must find both packets by their ports. UNREAD lists the link
-types and headers that neither tool can read, with the reasons. It is an error if a tool can read one of these.
+These modules create every link type of captures, and every header between Ethernet and IP. For each link type and
+header, there are two frames with one UDP packet each. At least one of the tools must find both packets by their ports.
+UNREAD lists the link types and headers that neither tool can read, with the reasons. It is an error if a tool can read
+an entry of UNREAD.
 """
 
 import re
@@ -33,26 +34,26 @@ TOOLS = {
     "tcpdump": ("tcpdump -n -r", r"\.(\d+) > \S+\.(\d+): UDP"),
 }
 UNREAD = {
-    "null of Linux": "10 is not an address family of any BSD, but libpcap on Linux writes the number of the kernel",
+    "null of Linux": "10 is not an address family of any BSD, but libpcap on Linux writes the number that Linux uses",
     "null of Windows": "the tools read 23 as IPX, as on BSD",
-    "ATM without LLC": "both tools read it as LLC",
-    "ATM with PPP": "both tools read it as LLC",
+    "ATM without LLC": "both tools read the header as LLC",
+    "ATM with PPP": "both tools read the header as LLC",
     "DOCSIS": "tshark requires correct checksums",
     "DOCSIS with an extended header": "tshark requires correct checksums",
-    "Cisco HDLC with direction": "no tool reads it",
-    "Frame Relay with direction": "no tool reads it",
-    "MPLS": "no tool reads it as a link type",
+    "Cisco HDLC with direction": "no tool reads this link type",
+    "Frame Relay with direction": "no tool reads this link type",
+    "MPLS": "no tool reads MPLS as a link type",
     "NFLOG, big-endian": "both tools expect the byte order of the machine on which they run",
     "802.3br": "tshark requires correct checksums",
-    "802.1Q of old, 0x9300": "no tool reads it",
-    "802.1Qau": "no tool reads it",
+    "802.1Q of old, 0x9300": "no tool reads this header",
+    "802.1Qau": "no tool reads this header",
     "Broadcom": "tshark shows only the tag",
-    "DSA 802.1Q": "no tool reads it",
-    "ISL": "both tools identify it by its destination address, which the program does not read",
-    "Marvell": "no tool reads it as a tag after an EtherType",
+    "DSA 802.1Q": "no tool reads this header",
+    "ISL": "both tools identify ISL by its destination address, which the program does not read",
+    "Marvell": "no tool reads this tag after an EtherType",
     "Realtek": "tshark shows only the tag",
     "Realtek, 8": "tshark shows only the tag",
-    "TRILL label": "no tool reads it alone",
+    "TRILL label": "no tool reads this header alone",
     "pseudowire": "tshark expects a control word before every frame whose address starts with 0",
 }
 

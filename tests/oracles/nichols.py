@@ -2,7 +2,7 @@
 """Models Kathie Nichols' pping: reads its output (`pping -r CAPTURE -m`), and predicts the output from pping's source
 code.
 
-The model follows pping.cpp of pollere/pping and the parsers of libtins that it calls. After pping has seen both
+The model follows pping.cpp of pollere/pping and the libtins parsers that pping calls. After pping has seen both
 directions of a flow, it records the first packet with each TSval, and matches this packet with the first packet that
 echoes the TSval. The model uses the same double-precision arithmetic as pping, so both print the same digits.
 
@@ -108,8 +108,8 @@ class Pping:
     """The model of pping's run over the TCP packets of a capture.
 
     Some builds of pping see more packets than other builds. With `behind_tags`, the model assumes that pping's filter
-    also passes packets with tags. With `every_null`, it assumes that libtins knows the address families of null links
-    for all systems and in both byte orders.
+    also passes packets with tags. With `every_null`, the model assumes that libtins knows the address families in BSD
+    loopback ("null") headers of all systems and in both byte orders.
     """
 
     def __init__(
@@ -150,9 +150,9 @@ class Pping:
         if found is None:
             return None
         if found[1]:
-            return f"it had matched the TSval with {'a RST' if found[1].flags & 4 else 'another packet'} before"
+            return f"pping had matched the TSval with {'a RST' if found[1].flags & 4 else 'another packet'} before"
         if found[0].time <= 0.0:
-            return "it treats a TSval from the start of its clock or before as matched"
+            return "pping regards a TSval as matched if its packet is not later than pping's start time"
         return None
 
     def _unseen(self, packet: Packet) -> str:
@@ -162,14 +162,14 @@ class Pping:
             return "libtins does not read this link type"
         if link_type == NULL and not self._every_null:
             if packet.version == 6:
-                return "its filter expects the BSD numbers of IPv6, and libtins those of Linux"
+                return "pping's filter expects the BSD number of IPv6, but libtins Linux's"
             # libtins reads the address family in the byte order of the machine on which it runs.
             if int.from_bytes(self._records[packet.frame].data[:4], sys.byteorder) > _GREATEST_FAMILY:
-                return "libtins reads null links only in its own byte order"
+                return "libtins reads null links only in the host's byte order"
         if packet.stack and not self._behind_tags:
-            return f"its filter ignores packets with {packet.stack[0]}"
+            return f"pping's filter ignores packets with {packet.stack[0]}"
         if packet.extensions:
-            return "its filter ignores packets with IPv6 extension headers"
+            return "pping's filter ignores packets with IPv6 extension headers"
         if packet.version == 6 and packet.snapped:
             return "libtins rejects truncated IPv6 packets"
         if packet.fault and packet.fault != "a fragment" and not packet.tcp_options:
@@ -182,18 +182,18 @@ class Pping:
         return ""
 
     def _see(self, packet: Packet) -> str:
-        """Does what pping's process_packet() does. Returns the reason why that function would return early, or ""."""
+        """Models pping's process_packet(). Returns the reason why process_packet() would return early, or ""."""
         state = self._state
         if packet.timestamp is None:
-            return "it finds no timestamp in the packet"
+            return "pping finds no timestamp in the packet"
         first = next(value for kind, value in options(packet.tcp_options) if kind == 8)
         if first is None or len(first) != 8:
             return "libtins reads only the first timestamp option, which is invalid"
         tsval, tsecr = packet.timestamp
         if tsval == 0:
-            return "it ignores a TSval of 0"
+            return "pping ignores a TSval of 0"
         if tsecr == 0 and packet.flags != SYN:
-            return "it ignores a TSecr of 0"
+            return "pping ignores a TSecr of 0"
         seconds, us = divmod(self._records[packet.frame].time_ns // 1000, 1_000_000)
         if state.offset < 0:
             state.offset = seconds
@@ -203,13 +203,13 @@ class Pping:
         flow = state.flows.get(name)
         if flow is None:
             if len(state.flows) > MAX_FLOWS:
-                return f"its table was full with {MAX_FLOWS} flows"
+                return f"pping's table was full with {MAX_FLOWS} flows"
             flow = state.flows[name] = _Flow()
             if reverse in state.flows:
                 state.flows[reverse].both_ways = flow.both_ways = True
         flow.last = state.now
         if not flow.both_ways:
-            return "it had not seen the other direction of the flow yet"
+            return "pping had not seen the other direction of the flow yet"
 
         self._recorded[packet.frame] = state.table.setdefault((*name, tsval), _Recorded(state.now, packet))
         origin = state.table.get((*reverse, tsecr))

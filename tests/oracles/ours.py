@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replays a capture as `otel-epping replay` does, frame by frame, and records which frame completed which RTT.
 
-Each RTT increments one histogram. Here all addresses are in the same subnet, so each method has exactly one histogram
-for each side. Therefore the incremented histogram shows the method of the RTT.
+Each RTT increments one histogram. In this replay, all addresses are in the same subnet, so each method has exactly one
+histogram for each side. Therefore the incremented histogram shows the method of the RTT.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One of our RTTs, with the frame of its reply. RTTs below one microsecond count as one microsecond."""
+    """One of our RTTs, with the frame of its reply. An RTT below one microsecond is recorded as one microsecond."""
 
     frame: int
     method: str
@@ -42,11 +42,11 @@ class Sample:
 
 @dataclass
 class Observed:
-    """The program's results for a capture: the RTTs in the order of the frames that completed them, and the frames of
-    each kind of segment that the program counts. `max_flows` is the size of the flow table. `frames` is the number of
-    frames that the program saw. If the capture has more frames, `stopped` is the reason why the program did not see
-    them. `duplicates` is the number of packets that were captured twice. `account` has the outcomes of the started RTT
-    samples (counts.rtt_outcomes()).
+    """The program's results for a capture. `samples` has the RTTs in the order of the frames that completed them.
+    `kinds` has the frames of the retransmitted, out-of-order and zero-window segments. `max_flows` is the size of the
+    flow table. `frames` is the number of frames that the program saw. If the capture has more frames, `stopped` is the
+    reason why the program did not see them. `duplicates` is the number of packets that were captured twice. `account`
+    has the outcomes of the started RTT samples (counts.rtt_outcomes()).
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Observed:
 
 
 class Ours:
-    """The loaded program. It can replay any number of captures, one after the other."""
+    """The loaded program. The program can replay any number of captures, one after the other."""
 
     def __init__(self, names: tuple[str, ...] = methods.ALL, max_flows: int = EppingConfig().max_flows) -> None:
         self.methods = names
@@ -126,7 +126,8 @@ class Ours:
         return counts.duplicates(reading), counts.rtt_outcomes(reading, self._replayer.waiting())
 
     def _samples(self, frame: int, ended: Records, sums: Records) -> list[Sample]:
-        """Returns the RTTs that the histograms have counted since they had the values `ended` and `sums`."""
+        """Compares the histograms with their earlier values `ended` and `sums`. Returns the RTTs that were added in
+        between."""
         samples = []
         for slot in np.flatnonzero(self._histograms["ended"] != ended).tolist():
             assert self._histograms["ended"][slot] == ended[slot] + 1, "two RTTs of one method in one packet"

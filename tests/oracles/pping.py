@@ -3,8 +3,8 @@
 sample of pping that our program lacks.
 
 Each RTT is derived in three ways: by our program, by the rules (`rules`), and by the model of pping (`nichols`). All
-three refer to the frames of the capture. The model assigns the lines of pping's output to frames. These lines do not
-decide which frames are compared.
+three results refer to the frames of the capture. The model assigns the lines of pping's output to frames. So the
+comparison covers all frames, not only the frames in pping's output.
 """
 
 from collections import defaultdict
@@ -57,7 +57,7 @@ class _Comparison:
         for behind_tags, every_null in ((True, False), (False, True), (True, True)):
             if len(self.found) == len(lines):
                 break
-            # Some builds of pping see more packets.
+            # Some builds of pping see more packets than the default model assumes.
             wider = Pping(packets, records, behind_tags, every_null)
             found = _locate(lines, wider.matches)
             if len(found) > len(self.found):
@@ -89,10 +89,10 @@ class _Comparison:
         for line in self.lines:
             match = self.found.get(line.number)
             if match is None and self.stopped and (line.time_us + _TICK_US) * 1000 >= self.last_ns:
-                self.report.tally["pping's only: beyond the frames that we can read"] += 1
+                self.report.tally["pping's only: after the last frame that our program can read"] += 1
                 continue
             if match is None and self._has_untimed(line):
-                self.report.tally["pping's only: it accepts an invalid time"] += 1
+                self.report.tally["pping's only: pping accepts an invalid time"] += 1
                 continue
             if match is None:
                 self._error(f"pping's line {line.number}, {_describe(line)}: {self._nearest(line)}")
@@ -118,7 +118,8 @@ class _Comparison:
                 )
 
     def check_samples(self) -> None:
-        """Checks that each of our RTTs is in pping's output, or that the model gives a reason why it is not."""
+        """Checks that each of our RTTs is in pping's output, or that the model gives a reason why pping does not print
+        the RTT."""
         for frame, sample in self.samples.items():
             expected = self.rules.rtts.get(frame) or self.rules.possible.get(frame)
             if frame in self.shared or not expected:
@@ -128,18 +129,17 @@ class _Comparison:
             if reason:
                 self.report.tally[f"ours only, reason in pping: {reason}"] += 1
             else:
-                self._error(f"ours, {self._describe(sample)}: is not one of pping's (frames {origin.frame} to {frame})")
+                self._error(f"ours, {self._describe(sample)}: pping has no such RTT (frames {origin.frame} to {frame})")
 
     def _other_origin(self, match: Match) -> str | None:
-        """Returns the reason why pping and our program time different packets with the echoed TSval, or None."""
+        """Returns the reason why the RTTs of pping and our program start at different packets with the echoed TSval, or
+        None."""
         frame, theirs = match.reply.frame, match.origin
         origin, _ = self.rules.rtts.get(frame, (theirs.frame, 0))
         if origin < theirs.frame:
-            # The reason excludes only the earlier packet. So pping used this reply to time a later packet.
+            # pping ignored only the earlier packet with the TSval. So pping matched this reply with a later packet.
             reason = self.pping.passed.get(origin)
-            return (
-                f"same reply, pping times a later packet with this TSval; the first one: {reason}" if reason else None
-            )
+            return f"same reply, but pping's RTT starts at a later packet with this TSval: {reason}" if reason else None
         for packet in self.packets.values():
             if (
                 theirs.frame < packet.frame < origin
@@ -148,7 +148,7 @@ class _Comparison:
                 and packet.flags & dissect.SYN
                 and (packet.seq - theirs.seq) & 0xFFFFFFFF < 1 << 31
             ):
-                return "same reply, pping times a packet of an earlier connection with this TSval"
+                return "same reply, but pping's RTT starts in an earlier connection with this TSval"
         return None
 
     def _has_untimed(self, line: Line) -> bool:
@@ -157,8 +157,8 @@ class _Comparison:
         return any(not p.time_ns and {p.source, p.destination} == ends for p in self.packets.values())
 
     def _evicted(self) -> bool:
-        """Returns true if the flow table may have evicted flows. This can happen before the whole table is full,
-        because a single set of the table can be full (bpf/flow_table.h)."""
+        """Returns true if the flow table may have evicted flows. The program can evict flows before the whole table is
+        full, because one set of the table may be full (bpf/flow_table.h)."""
         return self.rules.flows > self.max_flows // 2
 
     def _error(self, text: str) -> None:
@@ -169,7 +169,8 @@ class _Comparison:
         return f"frame {sample.frame}, {packet}, {sample.rtt_ns} ns"
 
     def _nearest(self, line: Line) -> str:
-        """Describes the match in the capture that is nearest to a line. Used for lines without a match of their own."""
+        """Describes the match in the capture that is nearest to a line. Error texts use this description if the line
+        has no match."""
         near = [
             match
             for match in self.pping.matches
@@ -189,7 +190,7 @@ def _describe(line: Line) -> str:
 
 
 def _locate(lines: Iterable[Line], matches: Iterable[Match]) -> dict[int, Match]:
-    """Returns number of the line -> match, for each line that has a match."""
+    """Returns the matches of lines by line number. Lines without a match are omitted."""
     waiting: dict[tuple[object, ...], list[Match]] = defaultdict(list)
     for match in matches:
         waiting[match.reply.source, match.reply.destination, match.time_us].append(match)

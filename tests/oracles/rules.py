@@ -2,8 +2,8 @@
 """Implements the sampling rules of tcp_timestamp a second time, in slow and simple code. Shows why a TSval gave no RTT,
 and which frames prove the reason.
 
-The rules are those at the start of bpf/tcp_timestamp.h and in docs/methods.md. Sampling is off: every edge starts a
-sample.
+The rules are described at the start of bpf/tcp_timestamp.h and in docs/methods.md. Sampling is off: every TSval that
+may start an RTT sample starts one.
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
 from tests.oracles.ours import MAX_AGE_NS
 
 OUTSTANDING = 4
-LEAST_RTT_NS = 1000  # a shorter RTT counts as an RTT of this length
-STILL_NS = 100_000_000  # if a TSval is sent for longer than this, the program may decide that it stands still
+LEAST_RTT_NS = 1000  # a shorter RTT is recorded as this value
+STILL_NS = 100_000_000  # if a TSval is sent for longer, the program may regard the clock as stopped
 _WORD = 1 << 64
 
 
 class Rule(Enum):
-    """The reason why a TSval and its echo are not one of our RTTs."""
+    """The reason why a TSval and its echo do not give an RTT in our program."""
 
     NOT_WHOLE = "one of the two packets is not complete"
     SYN = "the origin is a SYN or SYN-ACK, whose reply belongs to the handshake"
@@ -37,11 +37,11 @@ class Rule(Enum):
     TOO_OLD = "the reply came after the maximum age"
     BACKWARDS = "the reply is older than its origin, because the capture's time runs backwards"
     ANSWERED = "an earlier reply had echoed the TSval"
-    SENT_AGAIN = "the origin was retransmitted with the same TSval, so it is unknown which one was echoed"
+    SENT_AGAIN = "the origin was retransmitted with the same TSval, so it is unknown which transmission was echoed"
     EVICTED = "there are more flows than entries in the flow table"
-    # After one of these two rules, the program may time the direction by sequence numbers until timestamps work again.
-    # So it is correct whether or not timestamps give an RTT.
-    LEFT_TO_SEQUENCE = "the timestamps of the origin's sender had stopped, stood still, or were not echoed before"
+    # After LEFT_TO_SEQUENCE or PERHAPS_SENT_AGAIN applies, the program may measure the direction by sequence numbers
+    # until timestamps work again. Until then, the program may give RTTs from timestamps, but need not.
+    LEFT_TO_SEQUENCE = "before the origin, its sender's timestamps had stopped, did not advance, or were not echoed"
     PERHAPS_SENT_AGAIN = "a retransmission, or a late copy of the origin, has the TSval of the origin"
 
 
@@ -66,7 +66,7 @@ class _Half:
 
     edge: Packet | None = None  # the packet that set `last_tsval`
     last_tsval: int = 0
-    fault: Reason | None = None  # why sequence numbers may time this endpoint
+    fault: Reason | None = None  # why sequence numbers may replace timestamps
     unechoed: Packet | None = None  # an acknowledgement that did not echo the pending TSval
     waiting: list[_Waiting | None] = field(default_factory=lambda: [None] * OUTSTANDING)
 
@@ -79,9 +79,9 @@ def _later(a: int, b: int) -> bool:
 class Rules:
     """Applies the rules to all TCP packets of a capture.
 
-    `rtts` has the RTTs that the program must give: frame of the reply -> (frame of the origin, ns). For the replies in
-    `doubtful`, both an RTT and no RTT are correct. The RTTs in `possible` are permitted, too: if the program has
-    discarded a doubtful sample, it has a free place for another TSval.
+    `rtts` has the RTTs that the program must give: frame of the reply -> (frame of the origin, ns). For a reply in
+    `doubtful`, the program may give an RTT or no RTT. The RTTs in `possible` are permitted, too: if the program has
+    discarded a doubtful sample, the program can start a sample for another TSval.
     """
 
     def __init__(self, packets: Iterable[Packet]) -> None:
@@ -102,8 +102,8 @@ class Rules:
         self.flows = len(self._halves)
 
     def why_not(self, origin: int, reply: int) -> Reason | None:
-        """Frame `reply` echoes the TSval of frame `origin`. Returns the reason why this gives no RTT, or None if no
-        rule excludes the RTT."""
+        """Frame `reply` echoes the TSval of frame `origin`. Returns the reason why this echo gives no RTT, or None if
+        no rule excludes the RTT."""
         if reply in self.rtts and self.rtts[reply][0] == origin:
             return None
         for frame in (reply, origin):
@@ -123,7 +123,7 @@ class Rules:
             if packet.flags & (SYN | ACK) == SYN or packet.flags & RST:
                 self._fate[packet.frame] = Reason(Rule.SYN if packet.flags & SYN else Rule.RESET)
                 return
-            # If both endpoints are equal, there is one entry for both.
+            # If both endpoints have the same address and port, there is only one entry.
             halves = {packet.destination: _Half()} | {packet.source: _Half()}
             self._halves[packet.flow] = halves
         self._look_for_faults(halves[packet.source], halves[packet.destination], packet)
@@ -139,8 +139,8 @@ class Rules:
         self._begin(halves[packet.source], packet)
 
     def _look_for_faults(self, sender: _Half, receiver: _Half, packet: Packet) -> None:
-        """Checks whether this packet shows that timestamps no longer work for its sender or receiver, or that it is a
-        retransmission."""
+        """Checks whether this packet is a retransmission, and whether it shows that timestamps no longer work for its
+        sender or its receiver."""
         if packet.flags & (SYN | RST):
             return
         is_new = packet.payload > 0 and packet.frame not in self._again
@@ -195,7 +195,7 @@ class Rules:
             reason = Reason(Rule.FIRST)
         elif tsval == sender.last_tsval or not _later(tsval, sender.last_tsval):
             reason = Reason(Rule.NOT_ADVANCING, f"{tsval} in frame {packet.frame}, {sender.last_tsval} in {edge.frame}")
-            # If the time went backwards, the difference looks like a long silence.
+            # If the capture's time runs backwards, the difference wraps around and looks like a long silence.
             silence_ns = (packet.time_ns - edge.time_ns) % _WORD
             if tsval == sender.last_tsval or (silence_ns <= MAX_AGE_NS and not sender.fault):
                 self._fate[packet.frame] = reason

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the TCP segment that an acknowledgement acknowledges, and retransmissions, by the sequence numbers in the
-capture.
+"""Uses the sequence numbers in a capture to find the segment that an acknowledgement acknowledges, and to find
+retransmissions and copies.
 
-If only our program has an RTT, this module shows that the RTT is correct, and why tshark has none.
+If our program has an RTT but tshark has none, this module shows that the RTT is correct and why tshark has none.
 """
 
 import struct
@@ -12,20 +12,20 @@ from tests.oracles import dissect
 from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
 from tests.oracles.frames import Frame
 
-# If a packet is captured at two places on its way, the second capture follows within this time.
+# The longest time between two captures of the same packet at two places on its way.
 COPY_NS = 1_000_000
-# An equal packet with the same identification is the same packet even if up to this time has passed, for example
-# between two tunnels (RFC 6864 section 5.3).
+# The longest time between two equal packets with the same IPv4 identification that may still be copies of one packet,
+# for example between two tunnels (RFC 6864 section 5.3).
 LATE_COPY_NS = 100_000_000
-# If there is no identification in the IPv4 header, an equal packet after this time may be a retransmission.
+# The longest time between two copies without an IPv4 identification. A later equal packet may be a retransmission.
 COPY_WITHOUT_ID_NS = 100_000
-# After this number of duplicate acknowledgements, a fast retransmission is expected (RFC 5681 section 3.2). The number
-# in the RFC is higher, but some duplicates may be lost.
+# The number of duplicate acknowledgements after which a fast retransmission is expected. RFC 5681 section 3.2 requires
+# three, but some duplicates may be lost.
 _ASKING_DUPLICATES = 2
 
 _WORD, _HALF = 1 << 32, 1 << 31
-# Two lengths: that of the Ethernet and IPv4 headers, which may differ in copies; and that of an ICMP or DNS header,
-# which must be equal in copies.
+# _CHANGEABLE is the length of the Ethernet and IPv4 headers, which may differ between copies. _LEAST_SAME is the length
+# of an ICMP or UDP header, which must be equal in copies.
 _CHANGEABLE, _LEAST_SAME = 34, 8
 
 _Way = tuple[object, object]
@@ -35,8 +35,8 @@ def sent_again(packets: list[Packet]) -> set[int]:
     """Returns the frames of segments that contain only data that was sent before. Sequence numbers wrap around (RFC
     9293 section 3.4).
 
-    Data of a SYN that the server refused does not count as sent before, because the server did not keep it (RFC 7413
-    section 3).
+    If the server refused the data of a SYN, this data is not regarded as sent before, because the server discarded the
+    data (RFC 7413 section 3).
     """
     refusals = set(refused(packets).values())
     greatest: dict[_Way, int] = {}
@@ -56,9 +56,9 @@ def sent_again(packets: list[Packet]) -> set[int]:
 
 
 def refused(packets: list[Packet]) -> dict[int, int]:
-    """Returns the frames that send the refused data of a SYN again -> the frame of the SYN-ACK that refused the data.
+    """Finds the frames that send the refused data of a SYN again. Maps each frame to the SYN-ACK that refused the data.
 
-    Such a SYN-ACK acknowledges only the SYN (RFC 7413 section 4.1.3).
+    A SYN-ACK that refuses the data acknowledges only the SYN (RFC 7413 section 4.1.3).
     """
     carried: dict[_Way, int] = {}  # the sequence number of the first data byte in a SYN
     refusals: dict[_Way, Packet] = {}
@@ -77,10 +77,11 @@ def refused(packets: list[Packet]) -> dict[int, int]:
 
 
 def copies(packets: list[Packet], limit_ns: int = COPY_NS) -> dict[int, int]:
-    """Returns the frames of packets that were captured before at another place -> the first frame of the same packet.
+    """Finds copies: frames whose packet was already captured at another place. Maps each copy to the packet's first
+    frame.
 
-    Copies may differ only in the TTL and the link header. A packet is not a copy if duplicate acknowledgements have
-    requested its data since the first packet. A pure acknowledgement without an identification is not a copy either,
+    Copies may differ only in the TTL and the link header. A packet is not a copy if duplicate acknowledgements after
+    the first packet requested the data again. A pure acknowledgement without an identification is not a copy either,
     because a sender may send several equal acknowledgements.
     """
     recent: dict[tuple[object, ...], tuple[Packet, tuple[int, int]]] = {}
@@ -117,9 +118,9 @@ def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
     """Returns true if a segment was sent after the segments with higher sequence numbers, false if it was sent before
     them, and None if this is unknown.
 
-    Senders usually increment the identification of their IPv4 packets, although RFC 6864 does not require it. If the
-    segment was overtaken on its way, its identification is lower; if it is a retransmission, its identification is
-    higher.
+    Senders usually increment the identification of their IPv4 packets, although RFC 6864 does not require it. A segment
+    that was overtaken on its way has a lower identification than the segments with higher sequence numbers. A
+    retransmission has a higher identification than these segments.
     """
     before = [
         packet
@@ -134,7 +135,7 @@ def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
 
 
 def end_of(packet: Packet) -> int:
-    """Returns the number that acknowledges the whole segment."""
+    """Returns the acknowledgement number that acknowledges the whole segment."""
     return (packet.seq + packet.payload + bool(packet.flags & SYN) + bool(packet.flags & FIN)) & 0xFFFFFFFF
 
 
@@ -153,8 +154,8 @@ class Acknowledgements:
                 self._by_end[packet.source, packet.destination, (packet.seq + 1) & 0xFFFFFFFF].append(packet)
 
     def origin(self, reply: int, rtt_ns: int) -> Packet | None:
-        """Returns the segment that frame `reply` acknowledges and that was sent `rtt_ns` before it. RTTs below 1 us
-        count as 1 us."""
+        """Returns the segment that frame `reply` acknowledges and that was sent `rtt_ns` before this frame. The program
+        records an RTT below 1 us as 1 us."""
         packet = self._packets[reply]
         for segment in self._by_end.get((packet.destination, packet.source, packet.ack), ()):
             if segment.frame < reply and max(packet.time_ns - segment.time_ns, 1000) == rtt_ns:
@@ -163,7 +164,7 @@ class Acknowledgements:
 
     def is_first(self, origin: Packet, reply: int) -> bool:
         """Returns true if three conditions hold: a segment was sent only once, frame `reply` is the first frame that
-        acknowledges the segment, and it acknowledges exactly the end of the segment."""
+        acknowledges the segment, and frame `reply` acknowledges exactly the end of the segment."""
         answer, end = self._packets[reply], end_of(origin)
         sent = 0
         for packet in self._packets.values():
@@ -184,9 +185,9 @@ class Acknowledgements:
         reason is known."""
         answer = self._packets[reply]
         if answer.time_ns == origin.time_ns:
-            return "does not show a time of zero"
+            return "does not report an RTT of zero"
         if origin.flags & SYN and answer.ack != end_of(origin):
-            return "does not time a SYN whose data is refused"
+            return "gives no RTT for a SYN whose data is refused"
         between = (packet for packet in self._packets.values() if origin.frame < packet.frame < reply)
         for packet in between:
             if packet.source != answer.source or packet.destination != answer.destination:
@@ -196,7 +197,7 @@ class Acknowledgements:
             if packet.flags & RST and packet.ack == answer.ack:
                 return "uses the acknowledgement in an earlier RST"
         if self.in_a_tunnel(answer, reply):
-            return "takes tunnelled packets for the same connection"
+            return "regards tunnelled packets as part of the same connection"
         return None
 
     def in_a_tunnel(self, packet: Packet, frame: int) -> bool:

@@ -105,7 +105,7 @@ def test_the_command_without_tshark(check: Check) -> None:
 
 
 def _documented() -> list[list[str]]:
-    """Returns the commands in CONTRIBUTING.md. Each is cut off before its first placeholder."""
+    """Returns the commands in CONTRIBUTING.md. Each command is cut off before its first placeholder."""
     lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
     commands = [line.partition("#")[0].split() for line in lines if line.startswith("    .venv/bin/python ")]
     return [list(takewhile(lambda word: not word[0].isupper(), command)) for command in commands]

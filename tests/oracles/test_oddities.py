@@ -62,7 +62,8 @@ BEGUN = ((0, 0, "A", (1, 9), 0, 100, 500), (1, 1, "A", (1, 9), 0, 500, 100))
 
 
 def test_a_retransmission_with_the_same_tsval_gives_no_rtt(tmp_path: Path) -> None:
-    """The echo may be a reply to either transmission. If the retransmission has a new TSval, it gives an RTT."""
+    """The echo may be a reply to the first transmission or to the retransmission. A retransmission with a new TSval
+    gives an RTT."""
     first = (10, 0, "PA", (10, 1), 50, 100, 500)
     lost = segments(*BEGUN, first, (15, 0, "PA", (10, 1), 50, 100, 500), (40, 1, "A", (2, 10), 0, 500, 150))
     rules = Rules(packets_of(lost, tmp_path))
@@ -111,8 +112,8 @@ def test_a_doubtful_sample_may_make_room_for_another(tmp_path: Path) -> None:
 
 
 def test_a_late_copy_may_count_as_a_copy_or_as_a_retransmission(tmp_path: Path) -> None:
-    """It is correct if the program treats the packet as a copy, and also if it treats it as a retransmission. tshark
-    treats it as a retransmission."""
+    """The program may treat the packet as a copy or as a retransmission. tshark treats the packet as a
+    retransmission."""
     transcript = segments(*BEGUN, (10, 0, "PA", None, 50, 100, 500))
     transcript.copy(16, 3)
     records = list(frames.read(transcript.write(tmp_path)))
@@ -134,8 +135,8 @@ RETURNING = {
 
 @pytest.mark.parametrize("name", RETURNING)
 def test_either_method_is_correct_after_timestamps_had_stopped(tmp_path: Path, ours: Ours, name: str) -> None:
-    """When timestamps have returned, they may give RTTs at once, later, or never. The check must report no error in any
-    of these cases."""
+    """When timestamps have returned, they may give RTTs at once, later, or never. The check must not report an error,
+    whether or not timestamps give RTTs again."""
     capture = ODDITIES[name]().transcript.write(tmp_path)
     records = list(frames.read(capture))
     observed = ours.run(capture)
@@ -165,8 +166,8 @@ def test_tshark_may_time_a_copy(tmp_path: Path) -> None:
     kinds["retransmission"] = {2}
     report = tshark.compare(records, observed, Found({reply: [Answer(2, 29_940_000)]}, kinds=kinds), "made")
     assert report.holds, str(report)
-    assert report.tally["tcp_sequence: ours and tshark's, which times the copy of the segment"] == 1
-    assert report.tally["retransmissions: retransmission to tshark, a copy to us, captured twice"] == 1
+    assert report.tally["tcp_sequence: ours and tshark's, but tshark's RTT starts at the copy"] == 1
+    assert report.tally["retransmissions: retransmission to tshark, a copy (packet captured twice)"] == 1
     fails(
         tshark.compare(records, observed, Found({reply: [Answer(2, 29_900_000)]}), "made"), "from frame 1: tshark has"
     )
@@ -214,15 +215,15 @@ def test_tshark_may_time_the_copy_of_a_request(tmp_path: Path) -> None:
     observed = Observed([Sample(reply, "icmp_echo", 4_000_000)], frames=len(records))
     found = Found(icmp={reply: [Answer(2, 3_970_000)]})
     assert tshark.compare(records, observed, found, "made").tally == {
-        "icmp_echo: ours and tshark's, which times the copy of the question": 1
+        "icmp_echo: ours and tshark's, but tshark's RTT starts at the copy": 1
     }
     observed = Observed([Sample(reply, "icmp_echo", 4_010_000)], frames=len(records))
     fails(tshark.compare(records, observed, found, "made"), "tshark has 3970000 ns from frame 2")
 
 
 def test_an_rtt_that_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> None:
-    """Such an RTT is accepted if the segment was sent only once and the first acknowledgement acknowledges exactly its
-    end. A later acknowledgement is no such proof."""
+    """An RTT that tshark does not have is accepted if the segment was sent only once and the RTT ends at the first
+    acknowledgement of exactly the segment's end. An RTT that ends at a later acknowledgement is an error."""
     transcript = Transcript()
     transcript.segment(0, 0, "PA", None, 50, 100, 500)
     first = transcript.segment(30, 1, "A", None, 0, 500, 150)
@@ -234,15 +235,15 @@ def test_an_rtt_that_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> No
         return tshark.compare(records, observed, Found({}), "made")
 
     assert compared(first, 30_000_000).tally == {
-        "tcp_sequence: ours only: tshark has no time, but the capture shows it": 1
+        "tcp_sequence: ours only: tshark has no RTT, but the capture shows the RTT": 1
     }
     fails(compared(second, 40_000_000), "from frame 1: tshark has no time for this frame")
     fails(compared(first, 31_000_000), "acknowledges no segment that was sent at that time")
 
 
 def test_a_line_of_pping_for_a_packet_without_a_time(tmp_path: Path) -> None:
-    """pping accepts any value as a time. So a line is accepted if the flow has a packet without a valid time. In
-    another flow, the line is still an error."""
+    """pping accepts any value as a time. So a line of pping is accepted if the line's flow has a packet without a valid
+    time. If the line belongs to another flow, it is still an error."""
     transcript = Transcript()
     transcript.segment(0, 0, "A", (1, 9))
     transcript.segment(1, 1, "A", (1, 9))
@@ -253,7 +254,7 @@ def test_a_line_of_pping_for_a_packet_without_a_time(tmp_path: Path) -> None:
     records, lines = list(frames.read(capture)), nichols.read(tmp_path / "made.pping")
     observed = Observed(frames=len(records))
     report = pping.compare(records, observed, lines, "made")
-    assert report.tally == {"pping's only: it accepts an invalid time": 1}
+    assert report.tally == {"pping's only: pping accepts an invalid time": 1}
     other = [line._replace(source=(line.source[0], 1)) for line in lines]
     fails(pping.compare(records, observed, other, "made"), "the capture has no such packet and reply")
 
@@ -270,14 +271,14 @@ class Silenced(Ours):
 
 
 def test_a_direction_that_is_not_measured(tmp_path: Path, ours: Ours) -> None:
-    """Each direction has 30 clean exchanges. It is an error if no exchange gives an RTT, or if no exchange gives an RTT
-    for some time. It is no error if only a few successive exchanges give none."""
+    """Each direction has 30 clean exchanges. It is an error if no exchange gives an RTT, or if many successive
+    exchanges give no RTT. It is correct if only a few successive exchanges give no RTT."""
     talk = ODDITIES["no timestamps"]()
     capture = talk.transcript.write(tmp_path)
     report = coverage.check([capture], ours)
     assert report.holds, str(report)
     assert report.tally["directions with 3 or more clean exchanges"] == 2
-    assert report.tally["of these, measured without a long gap"] == 2
+    assert report.tally["of these directions, measured without a long gap"] == 2
 
     def of_server(sample: Sample) -> bool:
         return sample.method == "tcp_sequence" and talk.transcript.sender(sample.frame) == SERVER

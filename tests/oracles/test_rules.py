@@ -68,8 +68,8 @@ SCENES: dict[str, tuple[list[Said], list[tuple[int, float]], dict[str, int]]] = 
         {Rule.BEGUN_ANEW.value: 1},
     ),
     "a SYN that was overtaken": (
-        # After the late SYN, no TSval is known. So the next TSval is not timed, because it is the first one. The TSval
-        # after it is timed.
+        # After the late SYN, no TSval is known. So the next TSval is regarded as the first one, and gives no RTT. The
+        # TSval after the first TSval gives an RTT.
         [
             *BEGUN,
             ASKED,
@@ -87,18 +87,19 @@ SCENES: dict[str, tuple[list[Said], list[tuple[int, float]], dict[str, int]]] = 
     "answered before": (
         [*BEGUN, ASKED, (30, SERVER, "A", 0, 10, 0), (35, SERVER, "A", 2, 10, 0)],
         [(5, 25)],
-        {"ours only, reason in pping: it ignores a TSval of 0": 1, Rule.ANSWERED.value: 1},
+        {"ours only, reason in pping: pping ignores a TSval of 0": 1, Rule.ANSWERED.value: 1},
     ),
     "no echo that pping reads": (
         [*BEGUN, (10, CLIENT, "PA", 10, 0, 100), ANSWERED],
         [],
-        {"ours only, reason in pping: it ignores a TSecr of 0": 1},
+        {"ours only, reason in pping: pping ignores a TSecr of 0": 1},
     ),
     "one direction first": (
-        # We time the client's second TSval, while pping waits until it has seen the server.
+        # Our program gives an RTT for the client's second TSval, but pping does not, because it has not seen the server
+        # yet.
         [(0, CLIENT, "A", 1, 99, 0), ASKED, (30, SERVER, "A", 1, 10, 0)],
         [],
-        {"ours only, reason in pping: it had not seen the other direction of the flow yet": 1},
+        {"ours only, reason in pping: pping had not seen the other direction of the flow yet": 1},
     ),
 }
 
@@ -163,7 +164,7 @@ def test_every_rule_has_a_test() -> None:
 def test_links_that_pping_does_not_read(tmp_path: Path, ours: Ours) -> None:
     said, _, _ = SCENES["an RTT"]
     tagged = tally_of(said, [], tmp_path, ours, link="802.1Q")
-    assert tagged == {"ours only, reason in pping: its filter ignores packets with 802.1Q": 1}
+    assert tagged == {"ours only, reason in pping: pping's filter ignores packets with 802.1Q": 1}
     for link in ("cooked v2", "PPP", "Cisco HDLC", "PPPoE", "PPP with direction", "pppd", "loop"):
         tally = tally_of(said, [], tmp_path, ours, link=link)
         assert tally == {"ours only, reason in pping: libtins does not read this link type": 1}, link
@@ -178,8 +179,8 @@ def test_null_links_that_only_some_builds_of_pping_read(tmp_path: Path, ours: Ou
     """In null link headers, libtins expects the address families and the byte order of the machine on which it runs."""
     said, lines, _ = SCENES["an RTT"]
     foreign = "null, big-endian, macOS" if sys.byteorder == "little" else "null, little-endian, FreeBSD"
-    own_order_only = "ours only, reason in pping: libtins reads null links only in its own byte order"
-    of_linux_only = "ours only, reason in pping: its filter expects the BSD numbers of IPv6, and libtins those of Linux"
+    own_order_only = "ours only, reason in pping: libtins reads null links only in the host's byte order"
+    of_linux_only = "ours only, reason in pping: pping's filter expects the BSD number of IPv6, but libtins Linux's"
     for link, version, reason in ((foreign, 4, own_order_only), ("null of Linux", 6, of_linux_only)):
         for printed, tally in (([], {reason: 1}), (lines, {pping.BOTH: 1})):
             folder = tmp_path / f"{version}{bool(printed)}"

@@ -27,7 +27,7 @@ def same(sample: Sample) -> Sample:
 
 def test_a_line_of_another_rtt(check: Check) -> None:
     check.change("pping", "0.030250 0.030250", "0.030252 0.030252")
-    fails(check.pping(), "frames 4 and 5 are 30250 us apart", "is not one of pping's (frames 4 to 5)")
+    fails(check.pping(), "frames 4 and 5 are 30250 us apart", "pping has no such RTT (frames 4 to 5)")
 
 
 def test_a_line_that_is_a_microsecond_off(check: Check) -> None:
@@ -37,13 +37,13 @@ def test_a_line_that_is_a_microsecond_off(check: Check) -> None:
 
 def test_a_line_without_a_packet(check: Check) -> None:
     check.change("pping", "1700000000.080250", "1700000000.080350")
-    fails(check.pping(), "the capture has no such packet and reply", "is not one of pping's")
+    fails(check.pping(), "the capture has no such packet and reply", "pping has no such RTT")
 
 
 def test_a_line_that_is_missing(check: Check) -> None:
     lines = check.reference("pping").read_text().splitlines(keepends=True)
     check.reference("pping").write_text("".join(lines[:-1]))
-    fails(check.pping(), "frame 7, 11.0.0.2:443 > 10.0.0.1:40000, 20500000 ns: is not one of pping's (frames 6 to 7)")
+    fails(check.pping(), "frame 7, 11.0.0.2:443 > 10.0.0.1:40000, 20500000 ns: pping has no such RTT (frames 6 to 7)")
 
 
 def test_a_file_that_is_not_of_pping(check: Check) -> None:
@@ -80,7 +80,7 @@ def test_a_truncated_capture_is_compared_up_to_its_end(check: Check) -> None:
     observed = check.ours.run(check.capture)
     report = check.pping(observed)
     assert report.holds
-    assert report.tally["pping's only: beyond the frames that we can read"] >= 1
+    assert report.tally["pping's only: after the last frame that our program can read"] >= 1
     assert "is truncated in the middle of a packet" in report.notes[0]
 
 
@@ -115,8 +115,8 @@ def test_an_answer_that_tshark_cannot_pair(check: Check) -> None:
 
 
 def test_the_parser_of_the_output_of_tshark() -> None:
-    """A frame that contains another frame has two values of each field. tshark 4.0 prints both with occurrence=a and
-    aggregator=,"""
+    """A frame that contains another frame has two values of each field. tshark 4.0 prints both values, separated by a
+    comma, with occurrence=a and aggregator=,"""
 
     def line(frame: int, **fields: str) -> str:
         return "\t".join([str(frame), *(fields.get(name.replace(".", "_"), "") for name in COLUMNS)])

@@ -15,8 +15,8 @@ from tests.oracles.wireshark import KINDS, RETRANSMISSIONS, Answer, Answers, Fou
 TOLERANCE_NS = 1000
 # The maximum number of frames between a packet and its copy.
 _NEAR_FRAMES = 100
-# The permitted difference between our number of retransmissions and tshark's: a share of tshark's number, and a number
-# of frames for small captures.
+# The permitted difference between our number of retransmissions and tshark's number: a share of tshark's number, and a
+# number of frames for small captures.
 LEEWAY = 0.05
 LEEWAY_FRAMES = 2
 
@@ -71,13 +71,15 @@ class _Comparison:
             elif _agree(sample, theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's"] += 1
             elif self._times_the_copy(sample, origin, theirs):
-                self.report.tally[f"{sample.method}: ours and tshark's, which times the copy of the segment"] += 1
+                self.report.tally[f"{sample.method}: ours and tshark's, but tshark's RTT starts at the copy"] += 1
             elif origin.frame in self.refused:
-                self.report.tally[f"{sample.method}: ours only: tshark times the SYN whose data was refused"] += 1
+                self.report.tally[
+                    f"{sample.method}: ours only: tshark's RTT starts at the SYN with the refused data"
+                ] += 1
             elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
                 self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
             elif not theirs and self.acknowledgements.is_first(origin, sample.frame):
-                self.report.tally[f"{sample.method}: ours only: tshark has no time, but the capture shows it"] += 1
+                self.report.tally[f"{sample.method}: ours only: tshark has no RTT, but the capture shows the RTT"] += 1
             else:
                 self.report.errors.append(f"{what} from frame {origin.frame}: {_say(theirs)}")
 
@@ -99,7 +101,7 @@ class _Comparison:
             elif not theirs and (odd := self._odd(sample)):
                 self.report.tally[f"{sample.method}: ours only: tshark {odd}"] += 1
             elif any(self._answers_the_first(sample, answer) for answer in theirs):
-                self.report.tally[f"{sample.method}: ours and tshark's, which times the copy of the question"] += 1
+                self.report.tally[f"{sample.method}: ours and tshark's, but tshark's RTT starts at the copy"] += 1
             else:
                 self.report.errors.append(f"{sample.method}, frame {sample.frame}, {sample.rtt_ns} ns: {_say(theirs)}")
 
@@ -115,14 +117,14 @@ class _Comparison:
         )
 
     def check_retransmissions(self, ours: dict[str, set[int]], theirs: dict[str, set[int]]) -> None:
-        """Checks that our number of retransmissions and tshark's differ by at most LEEWAY. Counts all differences by
-        kind."""
+        """Checks that our number of retransmissions and tshark's number differ by at most LEEWAY. Counts all
+        differences by kind."""
         tally = self.report.tally
         mine, others = ours["retransmitted"], set().union(*(theirs[kind] for kind in RETRANSMISSIONS))
         beyond = {frame: reason for frame in others - mine if (reason := self._beyond(frame))}
         late = (mine - others) & self.again & theirs["out_of_order"]
         proven = {frame for frame in late if sequence.was_sent_later(self.packets[frame], self.packets)}
-        proven |= mine & self.late_copies  # a late copy may correctly count as a copy or as a retransmission
+        proven |= mine & self.late_copies  # for a late copy, both results (copy, retransmission) are correct
         for frame in sorted(others - mine):
             label = next(kind for kind in reversed(RETRANSMISSIONS) if frame in theirs[kind]).replace("_", " ")
             kind = "out of order" if frame in ours["out_of_order"] else "an ordinary segment"
@@ -147,11 +149,11 @@ class _Comparison:
         """Returns the reason why the comparison ignores a segment that tshark reports, or None."""
         packet = self.packets.get(frame)
         if packet is None or packet.fault:
-            return "not a complete TCP packet outside of a tunnel to us"
+            return "in a tunnel or incomplete, according to our program"
         if frame in self.copies:
-            return "a copy to us, captured twice"
+            return "a copy (packet captured twice)"
         if frame in self.late_copies:
-            return "a late copy to us, captured twice"
+            return "a late copy (packet captured twice)"
         if frame in self.refused:
             return "data of the SYN that the server refused"
         if packet.flags & (SYN | ACK) == SYN:
@@ -163,13 +165,14 @@ class _Comparison:
         if self._is_counted_on(packet):
             return "which continues with the numbers of the previous connection"
         inside = self.acknowledgements.in_a_tunnel(packet, frame)
-        return "which takes tunnelled packets for the same connection" if inside else None
+        return "which regards tunnelled packets as part of the same connection" if inside else None
 
     def _is_counted_on(self, packet: Packet) -> bool:
         """Returns true if tshark regards new data as a retransmission. The cause is a SYN-ACK that starts a new
-        connection: after it, tshark still compares with the sequence numbers of the old connection.
+        connection. After this SYN-ACK, tshark still compares new segments with the sequence numbers of the old
+        connection.
 
-        tshark marks such a SYN-ACK both as a retransmission and as a reuse of the ports.
+        tshark marks the SYN-ACK both as a retransmission and as a reuse of the ports.
         """
         if not self.found.kinds or packet.frame in self.again:
             return False

@@ -35,7 +35,7 @@ _TIMES = {
 _NS = {"ack_rtt": 10**9, "dns": 10**9, "icmp": 10**6}
 
 
-_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # every IPv4 packet has the first field, so the filter compares the value
+_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # every IPv4 packet has ip.flags.mf, so the filter tests its value
 
 # The reasons why tshark does not match a reply: the text, the field in which tshark reports the reason, and the value
 # of this field.
@@ -67,7 +67,7 @@ Answers = dict[int, list[Answer]]  # by the frame of the reply
 
 @dataclass
 class Found:
-    """tshark's results. A field is None if tshark was not asked for these results."""
+    """tshark's results. A field is None if its values were not requested from tshark."""
 
     ack_rtt: Answers | None = None
     dns: Answers | None = None
@@ -119,7 +119,7 @@ def parse(output: str) -> Found:
 
 
 def read(ack_rtt: Path | None = None, dns: Path | None = None, icmp: Path | None = None) -> Found:
-    """Reads CSV files. Raises EppingError if a line does not have the format in which tshark writes."""
+    """Reads CSV files. Raises EppingError if a line does not have tshark's format."""
     return Found(
         ack_rtt=_answers(ack_rtt, _NS["ack_rtt"]) if ack_rtt else None,
         dns=_answers(dns, _NS["dns"]) if dns else None,
@@ -129,7 +129,7 @@ def read(ack_rtt: Path | None = None, dns: Path | None = None, icmp: Path | None
 
 def _answers(path: Path, ns: int) -> Answers:
     """Reads answers. The first column is the frame of the reply; the last two columns are the frame of the request and
-    the time."""
+    the RTT."""
     found: Answers = defaultdict(list)
     with path.open(newline="") as file:
         for number, row in enumerate(csv.reader(file), 1):

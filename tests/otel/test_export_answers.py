@@ -33,7 +33,7 @@ FAST = ("-i", "lo", "--interval", "200ms", "--sample-interval", "0")
 class Proxy(HttpServer):
     """A proxy that responds with `answer`, which is (status, headers, body).
 
-    `taken` holds the requests that got a response with status 200 and without headers and body.
+    `taken` holds the requests that got a response with status 200, no headers and an empty body.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,8 @@ class Proxy(HttpServer):
             time.sleep(0.02)
 
     def sums(self, name: str) -> int:
-        """Return the sum of all points of a metric. With delta temporality, this sum is the total count."""
+        """Return the sum of all points of a metric. With delta temporality, the sum of all points is the total
+        count."""
         return sum(
             int(point.count if kind == "exponential_histogram" else point.as_int)
             for request in self.taken
@@ -96,7 +97,8 @@ def test_a_response_other_than_otlp_acknowledges_nothing(
 ) -> None:
     """A response that is not OTLP acknowledges nothing.
 
-    When the receiver responds correctly, all counts arrive, with delta temporality. The agent's own metrics arrive too.
+    After the receiver starts to respond correctly, all counts arrive, with delta temporality. The agent's own metrics
+    arrive too.
     """
     proxy.answer = reply
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
@@ -189,7 +191,7 @@ def test_a_receiver_that_never_completes_a_response_delays_no_reading(
 
 @pytest.mark.parametrize("preference", ["delta", "cumulative", "lowmemory"])
 def test_all_points_have_the_requested_temporality(ns: Namespace, start: Callable[..., Agent], preference: str) -> None:
-    """All metrics have the requested temporality, also if the agent limits the number of series.
+    """All metrics have the requested temporality, even if the agent limits the number of series.
 
     With the preference "lowmemory", the specification makes asynchronous counters cumulative. Up-down counters are
     always cumulative.
@@ -254,7 +256,8 @@ def test_explicit_buckets_are_exported_if_a_variable_asks_for_them(
 def test_a_silent_dns_server_delays_no_reading(
     ns: Namespace, start: Callable[..., Agent], public: Path, protocol: str
 ) -> None:
-    """If the DNS server does not respond, the C library waits at least 10 s. This wait cannot be interrupted."""
+    """If the DNS server does not respond, the C library waits at least 10 s. The wait for the DNS server cannot be
+    interrupted."""
     resolver = public / "resolv.conf"
     resolver.write_text("nameserver 127.0.0.1\n")
     with ns.entered(), socket.socket(type=socket.SOCK_DGRAM) as silent:

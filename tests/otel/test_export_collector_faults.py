@@ -119,7 +119,7 @@ def wait_for_end(agents: list[Agent], began: float) -> list[float]:
 def test_an_exporter_that_hangs_delays_neither_others_nor_the_end(
     ns: Namespace, start: Callable[..., Agent], tmp_path: Path
 ) -> None:
-    """One agent's collector is silent. The timeout is the exporter's default of 10 s.
+    """One agent's collector is silent. The exporter has its default timeout of 10 s.
 
     Another agent writes to a full pipe.
     """
@@ -199,13 +199,13 @@ def rss_kb(agent: Agent) -> int:
 
 
 def test_a_long_outage_takes_no_memory_and_loses_no_counts(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The outage is long: as many exports fail as in five hours at intervals of 60 s.
+    """The number of failed exports is that of an outage of five hours with an interval of 60 s.
 
     The temporality is delta, and the traffic is steady.
     """
     exports = HOURS * 60
     with Sink(namespace=ns) as sink:
-        # These errors are final: the agent does not send the request again before the next interval.
+        # Status 400 is a final error, so the agent does not send the request again before the next interval.
         sink.fail_with(400)
         agent = start(
             *("-i", "lo", "--interval", "20ms", "--sample-interval", "0"),

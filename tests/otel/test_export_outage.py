@@ -19,7 +19,7 @@ from tests.support.patience import PATIENCE_S
 def in_a_pause(sink: Sink, interval_s: float) -> None:
     """Wait until the collector has forwarded all requests and no export is due soon.
 
-    If the collector stops then, no request is lost.
+    If the collector stops after this function has returned, no request is lost.
     """
     count = len(sink.received)
     eventually(lambda: len(sink.received) > count, PATIENCE_S, "the collector forwards an export")
@@ -27,9 +27,9 @@ def in_a_pause(sink: Sink, interval_s: float) -> None:
 
 
 def test_no_counts_are_lost_while_the_collector_is_stopped(lab: Lab, agents: Callable[..., Agent]) -> None:
-    """A stopped collector refuses connections. So every request that arrives at the collector gets a response.
+    """A stopped collector refuses connections, and a running collector responds to every request.
 
-    Therefore the sums of the deltas are exact.
+    So the agent knows which requests were received, and the sums of the deltas are exact.
     """
     interval_s = 1.0
     fast = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures agents that have thousands of subnets: their memory, and the size of their requests.
 
-Raw sockets send packets through the lab's link. The addresses in these packets are made up.
+Raw sockets send packets through the lab's link. The addresses in the packets are made up, and no host has them.
 """
 
 import socket

@@ -31,7 +31,7 @@ MOST_SHUTDOWN_S = 20.0
 def test_signals_flush_the_last_interval_with_headers_and_names(lab: Lab, agents: Callable[..., Agent]) -> None:
     """The agent exports once per minute, and the test takes less than a minute.
 
-    So all exports arrive because of the signal.
+    So the signal causes all exports that arrive.
     """
     with Sink(namespace=lab.router) as sink:
         variables = {
@@ -143,7 +143,7 @@ def test_shutdown_with_a_dead_collector_ends_in_time_and_logs_the_loss(lab: Lab,
 
 
 def json_documents(text: str) -> list[Any]:
-    """Return the JSON documents in a text. The documents follow each other directly."""
+    """Return the JSON documents in a text that contains several documents without separators."""
     documents, decoder = [], json.JSONDecoder()
     while text := text.lstrip():
         document, end = decoder.raw_decode(text)

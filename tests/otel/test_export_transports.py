@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports the same packets with every protocol, compression and temporality, to a collector that is not ours.
+"""Exports the same packets with every protocol, compression and temporality, to a collector of another project.
 
 The agents watch the lab's router, and export to a collector. The collector forwards the requests to our `Sink`. So the
-tests check what another implementation of OTLP has understood.
+tests check whether another implementation of OTLP understands the agent's requests.
 """
 
 import socket
@@ -73,7 +73,7 @@ def contradicts(point: Any) -> bool:
 class Matrix:
     """The results of all agents of the matrix.
 
-    `passed` is the number of packets that the kernel counted during their run.
+    `passed` is the number of packets that the kernel counted while the agents ran.
     """
 
     agents: dict[str, Arrived]
@@ -209,7 +209,8 @@ def test_histograms_are_complete(one: tuple[str, Arrived]) -> None:
 
 
 def test_minimum_and_maximum_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
-    """The minimum and the maximum of each point are in its outermost buckets. RTTs arrive even during the reading."""
+    """The minimum of each point is in the first non-empty bucket, and the maximum is in the last non-empty bucket. The
+    test sends traffic even while the agent reads the counts."""
     preference, agent = one
     points = [point.point for point in agent.points[metric_table.RTT.name]]
     if preference == "cumulative":
@@ -233,8 +234,8 @@ def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> Non
             if preference == "cumulative":
                 assert len(set(starts)) == 1, name
             else:
-                # If a series was not exported for a while, its next point starts at the end of the last interval
-                # without counts.
+                # The agent exports no point of a series for an interval without counts. The next point of the series
+                # starts at the end of the last interval without counts.
                 assert all(previous <= start for previous, start in zip(times, starts[1:], strict=False))
     assert longest >= 3
     if preference != "cumulative":
@@ -274,14 +275,14 @@ def test_each_packet_counts_for_two_subnets(one: tuple[str, Arrived]) -> None:
 
 
 def test_totals_equal_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
-    """The agent's packet counts equal the kernel's, because TAP devices have no offloads.
+    """The packet counts of the agent equal the packet counts of the kernel, because TAP devices have no offloads.
 
-    Without offloads, the kernel counts packets as on the wire, and so does the agent. Both count all packets, also
-    packets of ARP. The difference is 0, so no packet is missing or counted twice.
+    Without offloads, the kernel and the agent count each packet on the wire, including ARP packets. If the counts are
+    equal, no packet is missing or counted twice.
     """
     # The agent may have counted packets of neighbour discovery before the test first read the kernel's count.
     extra = one[1].interface_packets() - matrix.passed
-    assert 0 <= extra <= 30, "only packets of neighbour discovery while agents start may be additional"
+    assert 0 <= extra <= 30, "the agent may count more only because of neighbour discovery at its start"
     assert matrix.passed > 1000
 
 

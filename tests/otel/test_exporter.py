@@ -37,7 +37,7 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, of_s
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program that no other test uses. So its readers start without counts."""
+    """A program that no other test uses. Readers of this program start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
@@ -75,7 +75,8 @@ def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, s
 def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every subnet has a histogram of 160 buckets with large counts.
 
-    The exporter estimates the size of a point by a weight. Of all points, these have the most bytes for their weight.
+    The exporter estimates the size of each point by a weight. The points of these histograms have the highest ratio of
+    bytes to weight.
     """
     flows(bench, 2000)
     read = Reader.read

@@ -30,7 +30,7 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, pack
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program that no other test uses. So its readers start without counts."""
+    """A program that no other test uses. Readers of this program start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 

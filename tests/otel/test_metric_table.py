@@ -23,15 +23,16 @@ pytestmark = pytest.mark.parallel
 ROOT = Path(__file__).resolve().parents[2]
 MAPS_H = (ROOT / "bpf/maps.h").read_text()
 METHODS_H = (ROOT / "bpf/methods.h").read_text()
-# The program has no enum for the ECN values. They are indexes of an array, and have the order of the standard.
+# The program has no enum for the ECN values. The program uses the ECN values as indexes of an array, in the order of
+# the standard.
 ECN_BY_CODEPOINT = {0b00: "not_ect", 0b01: "ect_1", 0b10: "ect_0", 0b11: "ce"}
 
 
 def enum(name: str) -> dict[str, int]:
     """Return the enumerators of an enum of bpf/maps.h, in lower case and without their prefix.
 
-    The last enumerator is left out, because its value is the number of the other enumerators. Its name is the plural of
-    the prefix: CLASSES for the prefix CLASS_.
+    The last enumerator is left out, because its value is the number of the other enumerators. The name of the last
+    enumerator is the plural of the prefix: CLASSES for the prefix CLASS_.
     """
     if name == "method":  # in bpf/maps.h, the macro table of methods defines this enum
         return {method.lower(): number for number, method in enumerate(re.findall(r"ROW\(METHOD_(\w+),", METHODS_H))}

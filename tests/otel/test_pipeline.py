@@ -25,7 +25,7 @@ pytestmark = pytest.mark.parallel
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program that no other test uses. So its readers start without counts."""
+    """A program that no other test uses. Readers of this program start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 

@@ -12,11 +12,12 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = ROOT / "otel_epping/otel/private.py"
 LIBRARIES = {"opentelemetry", "grpc", "requests", "urllib3"}
-# These packages use no objects of those libraries. tests/test_project.py checks the imports of the packages.
+# The packages in BELOW use no objects of the libraries in LIBRARIES. tests/test_project.py checks the imports of the
+# packages.
 BELOW = ("kernel", "series", "events", "process")
 # Documented members of NamedTuple, and the documented function os._exit().
 PUBLIC = {"_asdict", "_exit", "_fields", "_make", "_replace"}
-# Names of methods in those libraries. A subclass might override these methods.
+# Names of methods of the libraries. A subclass might override the methods.
 OVERRIDABLE = {"_collect", "_export", "_new_conn", "_receive_metrics", "_set_collect_callback", "_translate_data"}
 
 

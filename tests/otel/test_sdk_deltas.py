@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests deltas of the SDK with a real provider. If their export fails, the deltas are exported again."""
+"""Tests deltas of the SDK with a real provider. If an export of deltas fails, the deltas are exported again."""
 
 from itertools import pairwise
 
@@ -42,7 +42,8 @@ class Receiver:
 
 
 def test_deltas_are_complete_after_failures() -> None:
-    """When an export succeeds, one counter and one scope have no new data. Their earlier deltas still arrive."""
+    """When an export succeeds, one counter and one scope have no new data. The earlier deltas of the counter and of the
+    scope without new data still arrive."""
     receiver = Receiver(AggregationTemporality.DELTA)
     for arrives in (True, False, False, True, False, True):
         receiver.add("one", "orders", 1)

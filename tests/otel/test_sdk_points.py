@@ -66,8 +66,8 @@ def test_the_kernels_histograms_equal_those_of_the_sdk(
     One exporter exports both histograms, in two intervals.
     """
     draw = random.Random(5)
-    # At scale 4, the 160 buckets cover ten doublings of the RTT. RTTs from 1 ms to 1 s fit in this range. RTTs from 1
-    # us to 60 s do not.
+    # At scale 4, the 160 buckets cover ten doublings of the RTT. RTTs from 1 ms to 1 s fit in ten doublings. RTTs from
+    # 1 us to 60 s need more doublings.
     low, high = (20.0, 29.9) if widest == "fits" else (10.0, 35.8)
     view = View(
         instrument_name=SDK_RTT,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets the machine's clock back by an hour and then forward again, while agents export.
 
-In one test, the agent's monotonic clock differs from that of the kernel program. This simulates a suspension: the
-kernel's clock stands still, but the wall clock continues.
+In one test, the agent's monotonic clock differs from the kernel program's monotonic clock. The difference simulates a
+suspension of the machine, during which the kernel's monotonic clock stops and the wall clock continues.
 """
 
 import socket
@@ -71,8 +71,8 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         converse(ns)
         sink.wait_for(lambda one: len(one.received) >= 3, PATIENCE_S)
         with set_back(HOUR_S):
-            # The wall clock was set back, but our clock was not. So the points of new slots have times ahead of the
-            # wall clock.
+            # The wall clock was set back, but the clock of the exported times was not. So the points of new slots have
+            # times after the current time of the wall clock.
             with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for host in range(1, 20):
                     sender.sendto(b"to nobody", (f"127.7.0.{host}", 9))
@@ -84,7 +84,7 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         assert agent.stop() == 0
         assert check_times(sink, began_ns, delta=temporality == "delta") > 100
         latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.RTT.name))
-        # if the wall clock is set forward, our clock follows at once
+        # if the wall clock is set forward, the exported times follow at once
         assert 0 <= time.time_ns() - latest_ns < 10 * SECOND
         assert "127.7.0.19/32" in {
             one.attributes[semconv.SUBNET] for one in sink.points(metric_table.SUBNET_PACKETS.name)
@@ -95,7 +95,7 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
 def test_an_agent_in_a_time_namespace(ns: Namespace, start: Callable[..., Agent]) -> None:
     """The monotonic clock of the agent is eleven days ahead of the kernel's monotonic clock.
 
-    So slots seem eleven days old.
+    So the slots of the program seem to be eleven days old.
     """
     ahead = ["unshare", "--time", "--fork", "--kill-child", "--monotonic", "1000000", "--boottime", "1000000", "--"]
     with Sink(namespace=ns) as sink:
@@ -116,8 +116,8 @@ def test_a_step_of_the_wall_clock_does_not_extend_the_timeout(
 ) -> None:
     """The wall clock may be set back between two tries.
 
-    The official exporters compute the remaining time by the wall clock. Our sender must not wait longer because of such
-    a step.
+    The official exporters compute the remaining time by the wall clock. Our sender must not wait longer when the wall
+    clock is set back.
     """
     clock = count(time.time(), -HOUR_S)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -31,7 +31,7 @@ ALL_PACKETS = INTERFACE_COUNTERS[0].metric.name
 
 @contextmanager
 def bpf_stats() -> Iterator[None]:
-    """Make the kernel measure the runs of BPF programs while the body runs."""
+    """Make the kernel measure the runs of BPF programs while the body of the `with` statement runs."""
     fd = ctypes.CDLL("libbpf.so.1").bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
     assert fd >= 0
     try:
@@ -138,7 +138,7 @@ def test_flows_created_during_a_reading_do_not_count_as_evicted(
         for number in range(20_000):  # with so few flows, no set of the table is full
             if stop.is_set():
                 break
-            frame[34:36] = (number + 1024).to_bytes(2, "big")  # this sets the source port
+            frame[34:36] = (number + 1024).to_bytes(2, "big")  # the source port
             feeder.set(bytes(frame))
             feeder.run(START_NS)
 

@@ -38,7 +38,7 @@ def limited(soft: int, hard: int) -> list[str]:
 
 
 def counted(sink: Sink, event: str) -> int:
-    """Return the number of interface events of this kind in the agent's own metric."""
+    """Return the number of interface events of the kind `event` in the agent's metric about itself."""
     points = sink.points(metric_table.INTERFACE_EVENTS.name)
     return max((p.point.as_int for p in points if p.attributes[semconv.INTERFACE_EVENT] == event), default=0)
 
@@ -82,7 +82,7 @@ def test_too_many_interfaces_are_rejected_at_the_start_and_later(
 
 
 def test_descriptor_numbers_above_the_limit_of_select(ns: Namespace, public: Path) -> None:
-    """Some supervisors leak descriptors to the agent, so its own descriptors have large numbers.
+    """Some supervisors leak descriptors to the agent, so the agent's own descriptors have large numbers.
 
     Each interface takes two descriptors.
     """
@@ -118,7 +118,7 @@ def test_descriptor_numbers_above_the_limit_of_select(ns: Namespace, public: Pat
 def test_an_agent_survives_a_time_without_descriptors(ns: Namespace, start: Callable[..., Agent], public: Path) -> None:
     """While the process has no free descriptor, interfaces, settings, exports and probes fail.
 
-    Afterwards they work again.
+    When descriptors are free again, interfaces, settings, exports and probes work again.
     """
     path = public / "settings.yaml"
     path.write_text("interface: lo\nhealth_port: 9872\n")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the escaping of text from outside. The escaped text keeps all information, and fits in any output."""
+"""Tests the escaping of text that comes from outside the process. The escaped text keeps all information, and fits in
+any output."""
 
 import pytest
 from hypothesis import given

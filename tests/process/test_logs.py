@@ -93,13 +93,13 @@ def test_extra_fields_of_an_event_are_json_fields() -> None:
     body = "logging.getLogger('x').info('seen', extra={'interface': 'eth0', 'packets': 3, 'of': {1, 2}, 'where': b''})"
     (record,) = objects(logged("json", body).stderr)
     assert (record["interface"], record["packets"]) == ("eth0", 3)
-    assert record["of"] == "{1, 2}", "a value that JSON does not have is logged as text"
+    assert record["of"] == "{1, 2}", "a value of a type that JSON does not have is logged as text"
     assert set(record) == {"time", "level", "message", "logger", "thread", "interface", "packets", "of", "where"}
 
 
 @pytest.mark.unit
 def test_control_characters_are_escaped() -> None:
-    """The log contains error messages of receivers. These messages may contain any character."""
+    """The log contains error messages of receivers. The error messages may contain any character."""
     (line,) = logged("text", r"logging.getLogger('x').error('red \x1b[31m\x00 \u2028 café')").stderr.splitlines()
     assert line.endswith(r"ERROR red \x1b[31m\x00 café")
 

@@ -25,7 +25,7 @@ NAMES = {b"caf\xe9": r"caf\xe9", b"caf\xe8": r"caf\xe8", rb"caf\xe9": r"caf\x5cx
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Namespace]:
-    """A host whose interfaces have these names. The two ends of each veth pair have two of the names.
+    """A host whose interfaces have the tested names. Each end of each veth pair has one of the names.
 
     All interfaces are up.
     """

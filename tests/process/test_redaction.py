@@ -81,7 +81,7 @@ def test_tracebacks_are_logged_without_secrets(
 ) -> None:
     secret = "".join(["s3", "cr3t"])  # the secret must not be in the source lines that a traceback shows
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"authorization={secret}")
-    # pytest restores this after the test
+    # pytest restores the record factory after the test
     monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())
     redaction.install()
     try:
@@ -98,6 +98,6 @@ def test_tracebacks_are_logged_without_secrets(
     logging.warning("%d of %d", 1, 2)
     assert secret not in caplog.text
     assert f"ValueError: cannot send {redaction.HIDDEN}" in caplog.text
-    assert "process/test_redaction.py" in caplog.text  # the traceback names this file
+    assert "process/test_redaction.py" in caplog.text  # the traceback names the file that logged the error
     assert "\nValueError: harmless" in caplog.text
     assert "1 of 2" in caplog.text

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the deadline after the first signal. The deadline ends a process that hangs, but not one that already exits."""
+"""Tests the deadline after the first signal. The deadline ends a process that hangs, but not a process that is already
+exiting."""
 
 import subprocess
 import sys

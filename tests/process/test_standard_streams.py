@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 def redirected(redirections: str, command: list[str]) -> list[str]:
-    """Return a shell command that runs `command` with these redirections."""
+    """Return a shell command that runs `command` with `redirections`."""
     return ["sh", "-c", f'exec "$0" "$@" {redirections}', *command]
 
 

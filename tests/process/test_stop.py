@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how an agent stops. It exports before it detaches, and nothing delays the stop beyond its deadline."""
+"""Tests how an agent stops. The agent exports before it detaches. Nothing delays the stop of the agent beyond the
+deadline."""
 
 import socket
 import subprocess

@@ -87,7 +87,7 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(
 ) -> None:
     """For each unreadable file, the command prints an error line, no matter where the file is in the list.
 
-    The result has the packets of all other files.
+    The result contains the packets of all readable files.
     """
     (tmp_path / "usb.pcap").write_bytes(pcap(PACKETS, link=220))
     (tmp_path / "empty.pcap").touch()
@@ -103,7 +103,7 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(
 def test_no_readable_file(ns: Namespace, tmp_path: Path) -> None:
     """The command prints an error line for each file.
 
-    The command prints these lines before it compiles the program, because the compilation takes a second.
+    The command prints the error lines before it compiles the program, because the compilation takes a second.
     """
     names = [str(tmp_path / name) for name in "ab"]
     result = epping(ns, "replay", *names)
@@ -113,7 +113,7 @@ def test_no_readable_file(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """Several paths may name the same file. The file is still read only once."""
+    """Several paths may name the same file. The command reads the file only once."""
     (tmp_path / "link.pcap").symlink_to(good)
     (tmp_path / "same.pcap").hardlink_to(good)
     result = epping(ns, "replay", *ALL, good, str(tmp_path / "link.pcap"), str(tmp_path / "same.pcap"), good)
@@ -167,7 +167,8 @@ def test_packets_truncated_by_the_snap_length(ns: Namespace, tmp_path: Path) -> 
 
 
 def test_invalid_times_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
-    """In the first file, the times are microseconds, but the file declares seconds. So these times are invalid.
+    """In the first file, the times are microseconds, but the file declares seconds. So the times in the first file are
+    invalid.
 
     In the second file, all times are equal. Equal times are valid, and give an RTT.
     """

@@ -28,7 +28,8 @@ _numbers = count()
 
 @pytest.fixture(scope="module")
 def replayer() -> Iterator[Replayer]:
-    """A replayer for all tests. All tests share its program, but each test has its own conversations."""
+    """A replayer for all tests. All tests share the program of the replayer, but each test has its own
+    conversations."""
     with closing(Replayer(EppingConfig(max_subnets=8192, max_flows=4096, sample_interval_ns=0))) as replayer:
         yield replayer
 
@@ -38,7 +39,7 @@ def fresh(version: int = 4) -> Conversation:
 
 
 def table(replayer: Replayer) -> str:
-    """Return the table of a new reader.
+    """Return the table that shows a reading of a new reader.
 
     A reader returns minima and maxima only for the time since its previous reading.
     """
@@ -71,7 +72,7 @@ def replay(replayer: Replayer, tmp_path: Path) -> Replay:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_every_link_type(replayer: Replayer, replay: Replay, name: str) -> None:
-    """A packet of any link type is counted with the number of bytes that it has as an Ethernet frame."""
+    """The counted bytes of a packet of any link type are the bytes of the packet as an Ethernet frame."""
     for version in (4, 6):
         conversation = fresh(version)
         packets = conversation.packets(*LINKS[name])
@@ -93,7 +94,8 @@ def test_every_format(replayer: Replayer, replay: Replay, order: str, name: str)
 
 
 def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) -> None:
-    """In the pcapng file, each direction has its own interface. Two taps give such a capture."""
+    """In the pcapng file, each direction has its own interface. If each direction has its own tap, a capture has two
+    interfaces."""
     conversation = fresh()
     packets = conversation.packets(*LINKS["ethernet"])
     raw = conversation.packets(*LINKS["raw"])
@@ -102,7 +104,7 @@ def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) 
 
 
 def test_captures_one_after_the_other(replayer: Replayer, replay: Replay) -> None:
-    """Each file has a request. The reply to this request is in the next file."""
+    """Each file has a request. The reply to each request is in the next file."""
     conversation = fresh()
     for one in conversation.packets(*LINKS["cooked v2"]):
         replay(pcap([one], link=one.link))
@@ -158,7 +160,7 @@ def test_impossible_lengths(replayer: Replayer, replay: Replay) -> None:
 
 
 def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
-    """Packets without a time count as traffic, even in new subnets. They give no RTTs."""
+    """Packets without a time count as traffic, even in new subnets. Packets without a time give no RTTs."""
     conversation, untimed = fresh(), replayer.untimed
     frames = conversation.packets(*LINKS["ethernet"])
     replay(section() + interface() + b"".join(simple(one) for one in frames))
@@ -171,7 +173,7 @@ def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
 def test_times_that_go_back(replayer: Replayer, replay: Replay) -> None:
     """A reply that is earlier than its request gives no RTT.
 
-    Packets in the right order give RTTs, even after a step back.
+    Packets in the right order give RTTs, even after the times have stepped back.
     """
     conversation, steps_back = fresh(), replayer.steps_back
     packets = conversation.packets(*LINKS["ethernet"])

@@ -26,7 +26,7 @@ CONFIG = EppingConfig(max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 def packets() -> list[Packet]:
     """Return the packets of conversations during half an hour.
 
-    Some conversations end. Others pause, for a time that is near the idle timeout.
+    Some conversations end. Other conversations pause for about as long as the idle timeout.
     """
     _, make = LINKS["ethernet"]
     chance = random.Random(5)
@@ -76,7 +76,7 @@ def test_byte_by_byte(
 def test_a_flow_opens_again_after_the_idle_timeout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """After a pause that exceeds the idle timeout, a packet arrives. The flow is first closed, and then opened again.
 
-    The closing event has the time of this packet.
+    The closing event has the time of the packet after the pause.
     """
     _, make = LINKS["ethernet"]
     talk = [(BEGIN_NS + pause_s * SECOND + at_ns, make(ip)) for pause_s in (0, 400) for at_ns, ip in Conversation(0).ip]

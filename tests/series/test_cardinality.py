@@ -27,12 +27,13 @@ pytestmark = pytest.mark.parallel
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SUBNETS = 24
-# Sometimes, this number of slots is too small. A subnet uses two slots: one for packets and RTTs of TCP, and one for
+# Sometimes, MAX_SUBNETS slots are too few. A subnet uses two slots: one for packets and RTTs of TCP, and one for
 # RTTs of pings.
 MAX_SUBNETS = 30
 CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
 IDLE_S = 60
-# After five minutes without packets, a flow is not active any more. Then its subnet can become idle.
+# After five minutes without packets, a flow is not active any more. When all flows of a subnet are inactive, the subnet
+# can become idle.
 LONG_S = 400
 BOUNDS = {
     "idle": Bounds(IDLE_S * SECOND),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs an agent with limits on series. The totals have every packet, although slots are freed and series end."""
+"""Runs an agent with limits on series. The totals include every packet, although slots are freed and series end."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares operations on histograms with three references.
 
-The references are the SDK's mapping of values to buckets, a new count of the values, and percentiles of numpy.
+The references are the SDK's mapping of values to buckets, a count of the values per bucket in Python, and percentiles
+of numpy.
 """
 
 from collections import Counter
@@ -38,7 +39,7 @@ def mapping(scale: int) -> Mapping:
 
 
 def of_indexes(indexes: list[int], scale: int) -> Buckets:
-    """Return the histogram of these bucket indexes. Each index in the list counts once."""
+    """Return a histogram. Each bucket index in the list adds one to the count of the bucket."""
     counted = Counter(indexes)
     first, last = min(counted), max(counted)
     return Buckets(np.array([counted[i] for i in range(first, last + 1)], np.uint64), first, scale)
@@ -88,8 +89,8 @@ def test_bounds_are_where_the_sdk_changes_to_the_next_bucket(scale: int) -> None
     every = Buckets(np.ones(buckets.bucket_count(scale), np.uint64), first, scale)
     sdk = mapping(scale)
     for index, bound in enumerate(histogram.upper_bounds(every).tolist(), first):
-        # The bound has a rounding error of floating point. So the test uses values slightly below and above the bound.
-        # A power of two is exact, and belongs to the lower bucket.
+        # The computed bound has a rounding error. So the test uses values slightly below and above the bound. If the
+        # bound is a power of two, it has no rounding error, and the value at the bound belongs to the lower bucket.
         assert sdk.map_to_index(bound * (1 - 1e-12)) == index
         assert sdk.map_to_index(bound * (1 + 1e-12)) == index + 1
         if (index + 1) % 2**scale == 0:
@@ -108,8 +109,8 @@ def test_a_quantile_is_at_most_half_a_bucket_from_that_of_the_values(rtts_ns: li
     found = histogram.quantile(of_rtts(rtts_ns, scale), q, float(values.min()), float(values.max()))
     true = float(np.percentile(values, q * 100, method="inverted_cdf"))
     half_a_bucket = 2 ** (2.0 ** -(scale + 1))
-    # If q * n is almost an integer, percentile() may return the neighbouring value because of rounding. Then both
-    # values are right.
+    # If q * n is almost an integer, percentile() may return the neighbouring value because of rounding. If percentile()
+    # returns the neighbouring value, both values are right.
     neighbours = [
         float(np.percentile(values, p * 100, method="inverted_cdf")) for p in (max(0, q - 1e-9), min(1, q + 1e-9))
     ]

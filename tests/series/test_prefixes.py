@@ -170,7 +170,7 @@ def test_a_subnet_with_enough_rtts_of_any_method_is_exported_individually(bench:
     receiver.export()
     assert exported(receiver) == names(1)
     receiver.check(crowd.truth)
-    # Earlier counts were exported on the overflow point. They stay on the overflow point.
+    # Earlier counts were exported on the overflow point. The earlier counts stay on the overflow point.
     assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
     assert receiver.total(RTT)[RTTS] == 7
 

@@ -88,7 +88,7 @@ def test_a_flow_that_sends_again_does_not_count_for_the_new_owner_of_its_slot(cr
     assert slot(crowd, 1) is None
     assert not crowd.bench.slots["live"][was]
     assert not crowd.bench.histograms["ended"][was]
-    # Subnet 3 gets the slot of subnet 1. Then the flow of subnet 1, which still refers to the slot, sends again.
+    # Subnet 3 gets the slot of subnet 1. The flow of subnet 1 still refers to the slot, and then sends again.
     crowd.talk(3, MS)
     assert slot(crowd, 3) == was
     crowd.talk(1, MS)
@@ -96,7 +96,7 @@ def test_a_flow_that_sends_again_does_not_count_for_the_new_owner_of_its_slot(cr
     receiver.export()
     receiver.check(crowd.truth)
     assert packets(receiver, 3) == crowd.packets_of[3]
-    # For subnet 1, no slot was free. So its two new packets are counted on the overflow point.
+    # For subnet 1, no slot was free. So the two new packets of subnet 1 are counted on the overflow point.
     assert packets(receiver, 1) == crowd.packets_of[1] - 2
     retire(crowd, receiver, while_speaking=2)
     crowd.talk(1, MS)
@@ -181,8 +181,8 @@ def test_slots_wait_for_a_slow_reader_until_it_is_deleted(crowd: Crowd) -> None:
     was = slot(crowd, 1)
     retire(crowd, receiver, while_speaking=2)
     assert crowd.bench.slots["live"][was]
-    # The slot is freed only after the slow reader has also read the final counts of the slot. For this, the export need
-    # not succeed.
+    # The slot is freed only after the slow reader has also read the final counts of the slot. The slot is freed even if
+    # the export of the slow reader fails.
     slow.export(lambda: False)
     assert not crowd.bench.slots["live"][was]
     crowd.talk(3, MS)
@@ -212,7 +212,7 @@ def test_slots_being_freed_become_free_after_the_idle_timeout_is_off(crowd: Crow
         each.export()
         each.check(crowd.truth)
         crowd.sleep(IDLE_S)
-    assert slot(crowd, 2) is None, "its only packet arrived while no slot was free"
+    assert slot(crowd, 2) is None, "the only packet of subnet 2 arrived while no slot was free"
     crowd.ping(2, MS)
     assert slot(crowd, 2)
     assert crowd.bench.collector.slots.retired == 3
@@ -221,7 +221,7 @@ def test_slots_being_freed_become_free_after_the_idle_timeout_is_off(crowd: Crow
 def test_a_new_slot_is_not_idle(crowd: Crowd) -> None:
     """The counters were read just before the first packet of the slot was counted.
 
-    So the reading has the slot without counts.
+    So the reading contains the slot, but no counts of the slot.
     """
     program, reader = crowd.bench.collector.program, crowd.bench.collector.reader()
     slots = Slots(program.maps, Control(program.maps["control"]), IDLE_S * SECOND)

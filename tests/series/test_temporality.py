@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests TemporalityTracker with random sequences of packets, exports and failures.
 
-Each test also adds up the counts in the simplest way, and compares the two results.
+Each test also adds up the counts by simple addition, and compares the sums with those of TemporalityTracker.
 """
 
 from dataclasses import dataclass, field
@@ -100,8 +100,8 @@ class Received:
     max_ns: int = 0
 
 
-# One step has five parts: the number of new rows; true if an interface appears; packets as (row, octets, RTT or None);
-# the number of parts of the export; for each of these parts, true if the part arrives.
+# One step has five elements: the number of new rows; true if an interface appears; packets as (row, octets, RTT or
+# None); the number of parts into which the export is split; for each part, true if the part arrives.
 ROW = st.integers(0, 7)
 PACKETS = st.lists(st.tuples(ROW, st.integers(1, 1500), st.none() | st.integers(1, 10**6)), max_size=12)
 STEPS = st.lists(
@@ -303,7 +303,7 @@ def row() -> tuple[Kernel, TemporalityTracker, Received]:
 def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, TemporalityTracker, Received]) -> None:
     """Histograms and counters are read in parallel.
 
-    So a packet may be in one reading, and its RTT in the next reading.
+    So a packet may be in one reading, and the RTT of the packet in the next reading.
     """
     kernel, tracker, received = row
     kernel.packet(1, 100)
@@ -344,7 +344,8 @@ def test_an_rtt_read_after_its_packet_keeps_its_extremes(
 def test_a_row_is_exported_once_its_slot_is_known(delta: bool) -> None:
     """A slot may come into use between the reading of its key and the reading of its counters.
 
-    Then the row is exported only after the next reading, which has the key.
+    If the slot comes into use between the two readings, its row is exported only after the next reading, which contains
+    the key.
     """
     kernel: Any = Kernel()
     tracker = TemporalityTracker(delta=delta, started_ns=STARTED_NS)

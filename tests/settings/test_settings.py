@@ -27,8 +27,7 @@ pytestmark = pytest.mark.parallel
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# For each setting, a value that is not the default: first in the form of a file, then in the form of a flag or
-# variable.
+# Setting -> (a value that is not the default, as it is read from a file; the text of this value for a flag or variable)
 OTHERS: dict[str, tuple[Any, str]] = {
     "interface": (["auto", "eth*", "/^veth[0-9]{1,3}$/"], "auto,eth*,/^veth[0-9]{1,3}$/"),
     "lan": (["br0"], "br0"),
@@ -78,9 +77,9 @@ def test_the_tests_cover_every_setting() -> None:
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Users can set all fields of EppingConfig except three fields.
+    """Users can set all fields of EppingConfig except `copies`, `events` and `packet_clock`.
 
-    Commands and the setting `mirror` set these three fields.
+    The commands and the setting `mirror` set the three exceptions.
     """
     knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
     assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
@@ -195,7 +194,7 @@ def test_an_invalid_file_stops_every_command_that_reads_it(ns: Namespace, path: 
 def test_replay_has_no_hook(ns: Namespace, path: Path) -> None:
     """`replay` has no flag --hook.
 
-    But the file of `replay` may have the setting `hook`, because other commands use it.
+    But the configuration file of `replay` may contain the setting `hook`, because other commands use the same file.
     """
     assert "No such option '--hook'" in said(epping(ns, "replay", "--hook", "tcx", "x"))
     path.write_text("hook: clsact\n")
@@ -229,7 +228,7 @@ def test_an_empty_file_or_value_sets_nothing(path: Path, text: str) -> None:
 def test_values_are_not_converted_as_in_yaml(path: Path) -> None:
     """YAML 1.1 would read `no` as False, and `1:30` as 90. YAML 1.2 would read `0o10` as 8.
 
-    Our reader does none of this.
+    The reader of otel-epping returns `no`, `1:30` and `0o10` as text.
     """
     path.write_text("interface: [no, 0o10, 1:30]\ninterval: 60\n")
     given = file.read(str(path))

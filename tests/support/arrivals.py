@@ -81,5 +81,5 @@ def settle(sink: Sink) -> None:
 
 
 def check_truth(one: Arrived) -> None:
-    """Check that each IP packet is counted twice: once from its source subnet, and once to its destination subnet."""
+    """Check that each IP packet is counted once for its source subnet and once for its destination subnet."""
     assert one.packets("from") == one.packets("to") == one.interface_packets(without=NOT_IP) > 0

@@ -103,10 +103,10 @@ def read(path: Path | str) -> tuple[list[Packet], str]:
 
 
 def read_bytes(path: Path, content: bytes) -> tuple[list[Packet], str]:
-    """Write a file with this content, and read it.
+    """Write `content` to a capture file, and read the file.
 
-    An existing file of that name is removed first. Otherwise ext4 would flush the file when it is closed, which takes 3
-    ms (auto_da_alloc in ext4(5)).
+    An existing file at `path` is removed first. Otherwise ext4 would flush the new file on close(), which takes 3 ms
+    (auto_da_alloc in ext4(5)).
     """
     path.unlink(missing_ok=True)
     path.write_bytes(content)

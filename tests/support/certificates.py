@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-# Python 3.13 requires these extensions by default (ssl.VERIFY_X509_STRICT).
+# By default, Python 3.13 requires certificates with these extensions (ssl.VERIFY_X509_STRICT).
 _CA = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
 _NAMES = """subjectAltName=DNS:localhost,IP:127.0.0.1
 subjectKeyIdentifier=hash
@@ -35,7 +35,7 @@ class Authority:
         return self.folder / "ca.pem"
 
     def copy_to(self, folder: Path) -> "Authority":
-        """Copy all files. The copy issues certificates of the same CA."""
+        """Copy all files. The returned CA can issue certificates under the same root."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return Authority(folder)
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs otel-epping as a user does: the real command in its own process, in a network namespace of the tests.
 
-    ns      the namespace. The session has only one: a test that changes its links restores them
+    ns      the namespace. All tests share it, so a test that changes its links must restore the links
     epping  runs a command to its end, and checks that it prints no traceback
     said    returns the last line that a failed run printed
-    start   starts an agent in the background, and waits until it watches and has dropped its capabilities
+    start   starts an agent in the background, and waits until the agent watches and has dropped its capabilities
     public  a folder that the user `nobody` can read
 
 Agents run as the user `nobody` (unprivileged.py). All other commands run as the user who runs the tests. `epping` and
-`start` accept a `command`, which may remove rights or files from the environment of otel-epping before it runs.
+`start` accept a `command`, which may remove rights or files from the environment of otel-epping before otel-epping
+starts.
 """
 
 import os
@@ -45,14 +46,14 @@ def ns() -> Iterator[Namespace]:
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
-    """Return the environment of the tests without OTEL_* variables, and with these settings."""
+    """Return the environment of the tests without OTEL_* variables, with `settings` added."""
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | settings
 
 
 def epping(
     ns: Namespace, *arguments: str, command: list[str] | None = None, settings: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run otel-epping to its end. `command` may restrict the environment of otel-epping first."""
+    """Run otel-epping to its end. `command` may restrict the environment before it starts otel-epping."""
     usual = AGENT if arguments[:1] == ("run",) else COMMAND
     process = ns.popen(
         [*(command or usual), *arguments],
@@ -137,7 +138,7 @@ def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every user can read. Only their owner can read the folders that pytest creates."""
+    """A folder that every user can read. The folders that pytest creates can be read only by their owner."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

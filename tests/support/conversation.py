@@ -16,10 +16,11 @@ from scapy.packet import Packet as ScapyPacket
 from tests.support.captures import BEGIN_NS, Packet
 
 MS = 1_000_000
-# The RTTs to the server, by method. NEAR_MS is the RTT to the client. It is shorter because the client is nearer.
+# The RTTs to the server, by method. NEAR_MS is the RTT to the client. NEAR_MS is shorter because the capture is made
+# near the client.
 HANDSHAKE_MS, DATA_MS, DNS_MS, ECHO_MS, NEAR_MS = 20.5, 30.25, 15.125, 7.0, 1.5
 
-# For the server and for the client: method -> RTT in ms that the program must count for this endpoint
+# For the server and for the client: method -> RTT in ms that the program must record for this endpoint
 SERVER = {"tcp_timestamp": DATA_MS, "tcp_handshake": HANDSHAKE_MS, "icmp_echo": ECHO_MS, "dns": DNS_MS}
 CLIENT = {"tcp_timestamp": NEAR_MS, "tcp_handshake": NEAR_MS}
 
@@ -73,15 +74,16 @@ class Conversation:
     def packets(
         self, link: int, make: Callable[[bytes], bytes], snap_length: int = 65_535, begin_ns: int = BEGIN_NS
     ) -> list[Packet]:
-        """Return the packets with the link headers that `make` adds. Each is captured up to `snap_length` bytes."""
+        """Return the packets with the link headers that `make` adds. Each packet is captured up to `snap_length`
+        bytes."""
         frames = [(begin_ns + at_ns, make(ip)) for at_ns, ip in self.ip]
         return [Packet(time_ns, frame[:snap_length], len(frame), link) for time_ns, frame in frames]
 
 
 def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
-    """Return the rows of a printed table by subnet and method.
+    """Parse a printed table. Return a dictionary from (subnet, method) to the other columns of the row.
 
-    Each row has the number of RTTs and the times. The first row of a subnet also has packets and bytes.
+    Each row has the number of RTTs and the RTT statistics. The first row of a subnet also has packets and bytes.
     """
     rows = {}
     subnet = ""

@@ -43,7 +43,7 @@ class Hosts:
 def hosts() -> Iterator[Hosts]:
     with Namespace("here") as here, Namespace("there") as there:
         for namespace in (here, there):
-            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # with IPv6, the kernel sends packets itself
+            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel would send IPv6 packets
         yield Hosts(here, there)
 
 
@@ -72,7 +72,8 @@ def dropping(length: int) -> bytes:
 
 
 def runs(fd: int) -> int:
-    """Return how many packets a program has processed. The kernel counts them only if kernel.bpf_stats_enabled is 1."""
+    """Return how many packets a program has processed. The kernel counts the packets only if kernel.bpf_stats_enabled
+    is 1."""
     shown = subprocess.run(
         ["bpftool", "-j", "prog", "show", "id", str(program_id(fd))], capture_output=True, text=True, check=True
     )

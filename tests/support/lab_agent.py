@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent as a process in the lab, with real connections through the interface that it watches.
+"""Runs the agent as a process in the lab, and real connections through the interface that the agent watches.
 
     lab      hosts in network namespaces. The session has only one lab. The lab has no traffic unless a test starts it
     agents   starts `otel-epping run` on the router's interface, as the user `nobody` with only the needed capabilities,
@@ -105,7 +105,8 @@ def crowded(name: str, interfaces: int) -> Iterator[Namespace]:
 
 @contextmanager
 def talking(lab: Lab) -> Iterator[None]:
-    """Run real TCP connections while the body runs. Then wait until no packet is on the wire."""
+    """Run real TCP connections while the body of the `with` statement runs. Then wait until no packet is on the
+    wire."""
     clients = [lab.talk(lab.client), lab.talk(lab.legacy, addresses=lab.addresses[::3])]
     try:
         yield

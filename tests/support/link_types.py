@@ -198,7 +198,7 @@ def _pktap(link: int, frame: Frame) -> Frame:
 
 
 def _ppi(link: int, frame: Frame) -> Frame:
-    """A PPI header with one field, which has the type 2 and 20 bytes."""
+    """A PPI header with one field of type 2, which is 20 bytes long."""
     return _behind(struct.pack("<BBHI", 0, 0, 32, link) + struct.pack("<HH", 2, 20) + bytes(20), frame)
 
 
@@ -247,7 +247,7 @@ def _mpls(ip: bytes) -> bytes:
 
 
 def _cooked_as(hardware: int, protocol: int, frame: Frame) -> Frame:
-    """A Linux cooked capture. Its hardware type says which headers follow the cooked header."""
+    """A Linux cooked capture. The hardware type (`hardware`) determines which headers follow the cooked header."""
     return _behind(struct.pack(">HHH8sH", 0, hardware, 6, b"", protocol), frame)
 
 

@@ -31,8 +31,8 @@ SOURCE, DESTINATION, PORTS, FLAGS, TSVAL, TSECR, ECHO_ID = 26, 30, 34, 47, 58, 6
 
 
 def address_of(subnet: int) -> bytes:
-    """Return an address of a numbered subnet. The subnets are /24 networks. All of these are in a few /16 networks,
-    and all /16 networks are in two /8 networks."""
+    """Return an address of a numbered subnet. The subnets are /24 networks. These /24 networks are in a few /16
+    networks, and these /16 networks are in two /8 networks."""
     return bytes([20 + subnet % 2, subnet % 6, subnet, 9])
 
 
@@ -53,7 +53,7 @@ class Bounds(NamedTuple):
 
 
 def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
-    """Set this idle timeout, and free all slots except the overflow slot."""
+    """Set the idle timeout, and free all slots except the overflow slot."""
     bench.collector._readers.clear()  # a failed test may have left a reader
     crowd, reader, slots = Crowd(bench), bench.collector.reader(), bench.collector.slots
     forget_flows(bench.collector.program.maps)
@@ -68,17 +68,19 @@ def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
 
 
 class Crowd:
-    """Sends packets of subnets. Counts packets, bytes and RTTs, and adds up the RTTs. Each packet and byte counts
+    """Sends packets of subnets. Counts packets, bytes and RTTs, and adds up the RTTs. Each packet and byte is counted
     twice, because each packet has a source and a destination subnet.
 
-    The time of the packets never goes back. The clock that determines idle subnets has the same time.
+    The timestamps of the packets never decrease. The clock that determines which subnets are idle shows the packets'
+    time.
     """
 
     _days = itertools.count()
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
-        # A new reader also reports the counts from before its creation. So the truth starts with these counts.
+        # A new reader also reports the counts from before its creation. So the expected counts (`truth`) start with
+        # these counts.
         there = [bench.traffic["classes"][way][field].sum() for field in ("packets", "bytes") for way in ("from", "to")]
         self.truth = Counter({PACKETS: int(there[0] + there[1]), IO: int(there[2] + there[3])})
         self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
@@ -114,7 +116,8 @@ class Crowd:
         self.now_ns += round(seconds * SECOND)
 
     def ping(self, subnet: int, rtt_ns: int) -> None:
-        """Send an echo request and its reply. They belong to no flow, so only the slot cache stores their slots."""
+        """Send an echo request and its reply. Echo packets belong to no flow, so only the slot cache stores the slots
+        of their subnets."""
         before = self.truth.copy()
         self._port += 1
         for entry, kind in ((EGRESS, 8), (INGRESS, 0)):
@@ -137,7 +140,8 @@ class Crowd:
         self._send(entry, frame, subnet)
 
     def talk(self, subnet: int, rtt_ns: int) -> None:
-        """Send a segment of the subnet's TCP flow and its reply. The flow stores its slots."""
+        """Send a segment of the subnet's TCP flow and its reply. The flow table entry stores the slots of the
+        subnets."""
         if subnet not in self._talks:
             self._talks[subnet] = 1
             self._segment(EGRESS, subnet, 2000 + subnet, 1, 0)
@@ -202,7 +206,7 @@ class Receiver:
             if not metric.name.startswith("epping.agent"):
                 for point in metric.data.data_points:
                     name = metric.name, *sorted((point.attributes or {}).items())
-                    assert name not in seen, f"the series is twice in one export: {name}"
+                    assert name not in seen, f"one export has two points of the series {name}"
                     seen.add(name)
                     if metric.name != metric_table.ACTIVE_FLOWS.name:
                         self._hear(self._streams.setdefault(name, _Stream()), point)

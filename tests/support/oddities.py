@@ -2,10 +2,10 @@
 """Unusual TCP conversations with known RTTs: odd timestamps, data in the SYN, lost segments, and packets that are
 captured twice.
 
-A client sends requests, a server replies, and the client acknowledges the replies. The capture is made FAR_MS from the
-server and NEAR_MS from the client. So with each method, every RTT of the server is FAR_MS, and every RTT of the client
-is NEAR_MS. Any other RTT is wrong. `Talk.rtts` has the number of RTTs that each method gives if it measures every
-exchange.
+A client sends requests, a server replies, and the client acknowledges the replies. The RTT between the capture point
+and the server is FAR_MS, and the RTT between the capture point and the client is NEAR_MS. So with each method, every
+RTT of the server is FAR_MS, and every RTT of the client is NEAR_MS. Any other RTT is wrong. `Talk.rtts` has the number
+of RTTs that each method gives if it measures every exchange.
 
     from tests.support.oddities import ODDITIES
     talk = ODDITIES["timestamps stop"](version=6)
@@ -30,12 +30,12 @@ CLIENT, SERVER = 0, 1
 FAR_MS, NEAR_MS = 30.0, 1.0
 REQUEST, ANSWER = 100, 200  # bytes of payload
 EXCHANGES = 30
-# These times are near the end of a tick of the timestamp clocks. So a retransmission shortly afterwards is in the next
-# tick, and has a later TSval.
+# With this start time, exchanges begin near the end of a tick of the timestamp clocks. So a retransmission shortly
+# afterwards is in the next tick, and has a later TSval.
 _BEGIN_MS, _GAP_MS = 100.9, 200.0
-# These times are near the start of a tick, so a packet shortly afterwards is in the same tick.
+# With this start time, exchanges begin near the start of a tick. So a packet shortly afterwards is in the same tick.
 _EAGER_BEGIN_MS, _EAGER_MS = 100.1, 0.02
-# The handshake has this number. It comes before exchange 0.
+# The handshake has this exchange number, because it comes before exchange 0.
 HANDSHAKE = -1
 _WORD = 1 << 32
 
@@ -45,7 +45,7 @@ Clock = Callable[[float, int], int | None]
 
 
 def running(at_ms: float, exchange: int) -> int | None:
-    """A clock like that of Linux, with one tick per ms."""
+    """A timestamp clock like Linux's, with one tick per ms."""
     return 1_000_000 + int(at_ms)
 
 
@@ -67,7 +67,8 @@ def handshake_only(at_ms: float, exchange: int) -> int | None:
 
 
 def changing(*phases: tuple[int, Clock]) -> Clock:
-    """A clock that starts as `running`. Each phase is (exchange, clock): from this exchange on, this clock is used."""
+    """A clock that starts as `running`. Each phase is (exchange, clock): the clock is used from this exchange until the
+    next phase."""
 
     def clock(at_ms: float, exchange: int) -> int | None:
         current = [phase for begin, phase in phases if exchange >= begin]
@@ -151,7 +152,7 @@ class Talk:
             self._segment(again_ms + self.far_ms, SERVER, "A", HANDSHAKE)
 
     def _ask(self, at_ms: float, exchange: int, size: int = REQUEST) -> None:
-        """Send a request. The RTT from the request to the reply counts for the server."""
+        """Send a request. The RTT from the request to the reply is recorded for the server."""
         self.rtts[self._method(CLIENT, at_ms, at_ms + self.far_ms, exchange), SERVER] += 1
         self._segment(at_ms, CLIENT, "PA", exchange, size)
 
@@ -164,8 +165,8 @@ class Talk:
     def _lose(self, at_ms: float, exchange: int) -> None:
         """Send four segments, the first of which is lost, and a fast retransmission (RFC 5681 section 3.2).
 
-        With timestamps, the retransmission gives an RTT, because its TSval is new. Without timestamps, it gives none
-        (Karn's rule).
+        With timestamps, the retransmission gives an RTT, because its TSval is new. Without timestamps, the
+        retransmission gives no RTT (Karn's rule).
         """
         spacing_ms = self.far_ms / 100
         lost, echo = self._next[CLIENT], self._echo(SERVER)
@@ -181,8 +182,8 @@ class Talk:
         self._answer(again_ms + self.far_ms, exchange)
 
     def _method(self, sender: int, at_ms: float, answered_ms: float, exchange: int) -> str:
-        """Return the method that times data of `sender`: timestamps if the sender's TSval advances and is echoed,
-        otherwise sequence numbers."""
+        """Return the method that gives the RTT of data from `sender`: tcp_timestamp if the sender's TSval advances and
+        is echoed, otherwise tcp_sequence."""
         value, latest = self._clocks[sender](at_ms, exchange), self._latest[sender]
         echoed = self._clocks[1 - sender](answered_ms, exchange) is not None
         advances = value is not None and (latest is None or 0 < (value - latest) % _WORD < _WORD // 2)
@@ -282,9 +283,9 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "copied, fast open": partial(_copied, fast_open=50),
     "copied and lossy": partial(_copied, lossy=True),
     "copied and lossy without timestamps": partial(_copied, absent, absent, lossy=True),
-    # Real fast retransmissions, 0.6 ms or 83 us after the first transmission. Without timestamps, the
-    # two packets differ only in the identification of the IPv4 header. With IPv6, the packets are equal, but duplicate
-    # ACKs come between them.
+    # Real fast retransmissions, 0.6 ms or 83 us after the first transmission. Without timestamps, the two transmissions
+    # differ only in the identification of the IPv4 header. With IPv6, both transmissions are equal, but duplicate ACKs
+    # come between them.
     "lossy in a data centre": partial(Talk, far_ms=0.6, near_ms=0.1, lossy=True),
     "lossy in a data centre without timestamps": partial(Talk, absent, absent, far_ms=0.6, near_ms=0.1, lossy=True),
     "lossy at a switch without timestamps": partial(Talk, absent, absent, far_ms=0.08, near_ms=0.02, lossy=True),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small programs for the hooks of an interface. They stand for programs that other software attaches. They are written
-in BPF instructions.
+"""Small programs for the hooks of an interface. The programs imitate programs that other software attaches. The
+programs are written in BPF instructions.
 
 A program ends with a verdict. After the verdict TCX_NEXT, the next program on the hook runs, too.
 """
@@ -56,7 +56,7 @@ def call(helper: int, *arguments: int | bytes) -> bytes:
 
 
 def load(calls: Sequence[bytes] = (), verdict: int = TCX_NEXT, kind: int = BPF_PROG_TYPE_SCHED_CLS) -> int:
-    """Load a program that makes these calls and returns a verdict. Return its file descriptor."""
+    """Load a program that runs the instructions in `calls` and returns a verdict. Return its file descriptor."""
     code = b"".join([copy(CONTEXT, 1), *calls, set_to(0, verdict), struct.pack("=BBhi", 0x95, 0, 0, 0)])
     library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     arguments = kind, b"neighbour", b"GPL", code, ctypes.c_size_t(len(code) // 8), None
@@ -67,7 +67,7 @@ def load(calls: Sequence[bytes] = (), verdict: int = TCX_NEXT, kind: int = BPF_P
 
 @contextmanager
 def loaded(verdict: int, kind: int = BPF_PROG_TYPE_SCHED_CLS) -> Iterator[int]:
-    """Load a program that returns a verdict, and close its file descriptor after the body."""
+    """Load a program that returns a verdict. Close its file descriptor at the end of the `with` block."""
     program = load(verdict=verdict, kind=kind)
     try:
         yield program
@@ -83,7 +83,8 @@ def attached(
     verdict: int = TCX_NEXT,
     place: int = libbpf.BPF_F_BEFORE,
 ) -> Iterator[None]:
-    """Attach the program to hooks of an interface while the body runs, before or after the other programs there.
+    """Attach the program to hooks of an interface during the `with` block, before or after the other programs on these
+    hooks.
 
     The interface must be in the network namespace of the calling thread.
     """
@@ -97,7 +98,7 @@ def attached(
 
 @contextmanager
 def xdp(name: str, program: int) -> Iterator[None]:
-    """Attach an XDP program to an interface in generic mode while the body runs.
+    """Attach an XDP program to an interface in generic mode during the `with` block.
 
     The interface must be in the network namespace of the calling thread.
     """
@@ -119,8 +120,8 @@ def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
 
 @contextmanager
 def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
-    """Attach a filter while the body runs. It is either the first filter, with priority 1 (the kernel puts no other
-    filter before it), or the last filter."""
+    """Attach a filter during the `with` block. The filter is either the first one, with priority 1 (no other filter can
+    come before a filter with priority 1), or the last one."""
     ifindex = socket.if_nametoindex(name)
     with loaded(verdict) as program:
         libbpf.tc_create_qdisc(ifindex)

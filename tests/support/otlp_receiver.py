@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An OTLP receiver for gRPC or HTTP with configurable responses: first errors, then a success.
 
-The lab's `Sink` shows the contents of requests; this receiver shows how an exporter handles the responses. An error
-asks the exporter to retry after a short time, so that no test waits for a second. gRPC and HTTP have different ways to
-ask.
+The lab's `Sink` shows the contents of requests. This receiver shows how an exporter handles the responses. Each error
+response has a short retry delay, so that no test waits for a second. gRPC and HTTP send this delay in different fields.
 """
 
 import socket
@@ -28,9 +27,9 @@ GRPC, HTTP = "grpc", "http"
 
 @dataclass
 class Receiver:
-    """`errors` has the status codes of the next responses. `response` is the body of all later responses.
+    """`errors` has the status codes of the next responses. `response` is the body of all responses after these errors.
 
-    `bodies` has the received requests.
+    `bodies` has the bodies of the received requests.
     """
 
     protocol: str
@@ -47,7 +46,7 @@ class Receiver:
 
 @contextmanager
 def receiver(protocol: str) -> Iterator[Receiver]:
-    """Run a receiver while the body runs."""
+    """Run a receiver during the `with` block."""
     one = Receiver(protocol)
 
     def export(body: bytes, context: grpc.ServicerContext) -> bytes:
@@ -73,7 +72,7 @@ def receiver(protocol: str) -> Iterator[Receiver]:
 
 @dataclass
 class Relay:
-    """`bytes` counts the bytes that a client has sent through `port`."""
+    """`bytes` is the number of bytes that a client has sent through `port`."""
 
     port: int
     bytes: int = 0

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in every form that the program must read, and a conversation that shows whether the program reads a form.
+"""Packets in every form that the program must read, and a conversation that shows whether the program can read a given
+form.
 
 Packets are built by scapy, or by hand from their RFCs. To test a form, a
 conversation sends a segment and its reply in this form. The program counts an RTT only if it finds the TSval of the
@@ -24,7 +25,7 @@ LEAST_FRAME = ETHERNET + 1  # the minimum for BPF_PROG_TEST_RUN
 # If both addresses are set, scapy sends no ARP request.
 MAC = "02:00:00:00:00:01"
 ETHER = Ether(src=MAC, dst=MAC)
-# IANA's protocol numbers of the extension headers that the program skips, and of two headers that are also used here
+# IANA's protocol numbers of IPv6 extension headers. EXTENSIONS lists the extension headers that the program skips.
 HOP_BY_HOP, ROUTING, FRAGMENT, AH, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
 EXTENSIONS = (HOP_BY_HOP, ROUTING, AH, DESTINATION, MOBILITY)
 NOP, EOL = b"\x01", b"\x00"
@@ -52,7 +53,8 @@ class Conversation:
         self.now_ns = flow.start_ns
 
     def rtt(self, form: Transform, options: Callable[[int, int], bytes] | None = None, **how: int) -> int | None:
-        """Return the RTT, which must be 5 ms, or None. `options` is a function from (TSval, TSecr) to TCP options."""
+        """Return the RTT, or None if the program found none. An RTT must be 5 ms. `options` is a function from (TSval,
+        TSecr) to TCP options."""
         self.tsval += 10
         self.now_ns += 10 * MS
         options = options or (lambda tsval, tsecr: 2 * NOP + timestamp(tsval, tsecr))
@@ -111,14 +113,14 @@ def with_ip_options(size: int) -> Transform:
 
 def with_extensions(*headers: tuple[int, int]) -> Transform:
     """Return a form that inserts extension headers after the IPv6 header. Each header is given as (protocol number,
-    units of length beyond the minimum)."""
+    value of its length field)."""
 
     def form(frame: bytes) -> bytes:
         chain = b""
         protocols = [number for number, _ in headers] + [frame[20]]
         for (number, units), following in zip(headers, protocols[1:], strict=True):
-            # The length counts words of 4 bytes, minus 2 (RFC 4302 section 2.2), or units of 8 bytes, minus 1 (RFC 8200
-            # section 4.2)
+            # For AH, the value of the length field is the number of 4-byte words minus 2 (RFC 4302 section 2.2). For
+            # other headers, the value is the number of 8-byte units minus 1 (RFC 8200 section 4.2).
             size = (units + 2) * 4 if number == AH else (units + 1) * 8
             chain += bytes([following, units]) + bytes(size - 2)
         frame = set_byte(frame, 20, protocols[0])

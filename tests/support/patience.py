@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time for which tests wait for a condition. The time is long because the machine may be busy. It does not slow
-down tests, because they continue as soon as the condition is true."""
+"""The longest time for which tests wait for a condition. This time is long because the machine may be busy. A long
+limit does not slow down tests, because a test continues as soon as its condition is true."""
 
 import time
 from collections.abc import Callable

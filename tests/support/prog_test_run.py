@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feeds packets to the loaded kernel program and reads its counts.
 
-BPF_PROG_TEST_RUN runs the program in the kernel on a packet of the caller. If `packet_clock` is set, the program uses
-the packet's timestamp as the time. So a test sets the time of each packet to the nanosecond, and results are
-reproducible.
+BPF_PROG_TEST_RUN runs the program in the kernel on a packet that the caller provides. If `packet_clock` is set, the
+program uses the packet's timestamp as the time. So a test sets the time of each packet to the nanosecond, and results
+are reproducible.
 
-    Bench   a loaded program: feed a packet, get the RTT that it completed, and read the counters
+    Bench   a loaded program: feed a packet, get the RTT that the packet completed, and read the counters
     Flow    a TCP connection between two subnets that no other flow uses, segment by segment
 
 Results are read directly from the maps, not by the Reader, which has its own tests.
@@ -62,7 +62,7 @@ class Feeder:
         self._time_ns, self._result = self._context["tstamp"], self._options["retval"]
 
     def set(self, frame: bytes, ifindex: int = 1, wire_len: int = 0, gso_segs: int = 0) -> None:
-        """Set the packet of the next runs. `wire_len` 0 means the length of the frame."""
+        """Set the packet for the next runs. `wire_len` 0 means the length of the frame."""
         assert MIN_FRAME_BYTES <= len(frame) <= _DATA_BYTES
         ctypes.memmove(self.data, frame, len(frame))
         self._options["data_size_in"], self._options["data_size_out"] = len(frame), 0
@@ -76,7 +76,8 @@ class Feeder:
 
 
 class Rtt(NamedTuple):
-    """An RTT that the program counted, with the subnet, the side and the interface row that it was counted for."""
+    """An RTT that the program counted. `subnet`, `side` and `interface` (the row of the interface) show where the RTT
+    was counted."""
 
     ns: int
     subnet: Network
@@ -141,8 +142,8 @@ class Bench:
         wire_len: int = 0,
         segments: int = 0,
     ) -> Rtt | None:
-        """Run the program on a packet, and return the RTT that it completed, or None. Completing several RTTs is an
-        error."""
+        """Run the program on a packet. Return the RTT that the packet completed, or None. It is an error if the packet
+        completed several RTTs."""
         feeder = self.feeders[entry]
         feeder.set(bytes(frame), ifindex, wire_len, segments)
         counts, sums = self.histograms["ended"].copy(), self.histograms["sum_ns"].copy()
@@ -203,7 +204,7 @@ class Bench:
 
     @contextmanager
     def counting(self, row: int | None = None) -> Iterator[Counted]:
-        """Yield the changes of an interface's counters. They are complete after the body."""
+        """Yield the changes of an interface's counters. The changes are complete when the `with` block has ended."""
         before = self.counters(row)
         counted = Counted({})
         yield counted
@@ -216,7 +217,8 @@ class Bench:
                 counted.changes[name] = after - before[name]
 
     def flow(self, version: int = 4, ifindex: int = 1, client: str = "", server: str = "") -> "Flow":
-        """Return a flow between two new subnets. They differ at the default prefix lengths and at longer ones."""
+        """Return a flow between two new subnets. The subnets are different at the default prefix lengths and at longer
+        prefix lengths."""
         self._flows += 1
         high, low = divmod(self._flows, 256)
         if version == 4:
@@ -230,11 +232,11 @@ class Bench:
 
 
 class Flow:
-    """A TCP connection. The client is on the internal side: its segments are transmitted, and those of the server are
-    received.
+    """A TCP connection. The client is on the internal side: the client's segments are transmitted, and the server's
+    segments are received.
 
-    `client()` and `server()` send one segment, with data by default, and return the RTT in ns that it completed, or
-    None. They check that each RTT is counted for the subnet and the side of the segment's sender.
+    `client()` and `server()` send one segment, with data by default, and return the RTT in ns that the segment
+    completed, or None. Both methods check that each RTT is counted for the subnet and the side of the segment's sender.
     """
 
     def __init__(self, bench: Bench, ifindex: int, client: str, server: str) -> None:
@@ -245,7 +247,8 @@ class Flow:
         self.start_ns = START_NS
 
     def frame(self, sender: int, flags: str, tsval: int | None, tsecr: int, payload: bytes) -> bytes:
-        """Return a segment of endpoint 0 (client) or 1 (server). If `tsval` is None, it has no timestamp option."""
+        """Return a segment of endpoint 0 (client) or 1 (server). If `tsval` is None, the segment has no timestamp
+        option."""
         layer = IP if self.addresses[0].version == 4 else IPv6
         options: list[Any] = [] if tsval is None else [("NOP", None), ("NOP", None), ("Timestamp", (tsval, tsecr))]
         network = layer(src=str(self.addresses[sender]), dst=str(self.addresses[1 - sender]))
@@ -275,8 +278,8 @@ class Flow:
         return self.send(1, INGRESS, at_ns, tsval, tsecr, flags, payload)
 
     def begun(self, tsval: int = 1000) -> "Flow":
-        """Send a pure ACK of the client with `tsval` at time 0. Then the first segment with a later TSval is an
-        edge."""
+        """Send a pure ACK of the client with `tsval` at time 0. Then the first segment with a later TSval can start an
+        RTT sample."""
         self.client(0, tsval, flags="A", payload=b"")
         return self
 

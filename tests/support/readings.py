@@ -35,7 +35,8 @@ def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
 
 
 def runs_of(dense: Counts) -> SparseHistograms:
-    """Convert histograms of shape (rows, buckets) to runs of buckets that are as short as possible."""
+    """Convert histograms of shape (rows, buckets) to sparse histograms. The run of buckets of each row is as short as
+    possible."""
     first, starts, counts = [], [0], []
     for row in dense:
         occupied = np.flatnonzero(row)

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Creates RTTs of given values. The kernel program counts them, and the OpenTelemetry SDK exports them in this process.
+"""Creates RTTs of given values. The kernel program counts the RTTs, and the OpenTelemetry SDK exports them from this
+process.
 
-The pitfalls of SDK 1.45, with the tests for them. Each was reproduced before `otel/install.py` was written:
+The list shows the pitfalls of OpenTelemetry SDK 1.45 and the tests for them. Each pitfall was reproduced before
+`otel/install.py` was written:
 
  1  a provider without data never calls its exporter        test_our_metrics_are_exported_if_the_provider_has_no_data
  2  an exception in a collect callback ends the thread      test_a_reader_survives_a_failed_reading
  3  a provider ignores readers that were added later        test_the_readers_shutdown_exports_the_last_interval
- 4  ... or clears them before it shuts them down            the same: we shut the reader down and remove no reader
+ 4  a provider clears these readers before their shutdown   the same: we shut the reader down and remove no reader
  5  Prometheus' reader fails on exponential histograms      test_prometheus_scrapes_the_same_counts
  6  exporters reject numpy's numbers                         test_points_hold_plain_numbers_only
  7  unknown minima and maxima must be None                   test_unknown_extremes_are_not_exported
- 8  OTLP exporters split badly, or not at all               test_requests_are_split_by_weight, test_export_scale.py
+ 8  OTLP exporters split requests badly, or not at all      test_requests_are_split_by_weight, test_export_scale.py
  9  an oversize request is retried, then dropped            the same: no request comes near the limit
-10  exporters ignore the time they are given                test_an_export_keeps_its_deadline
+10  exporters ignore the timeout of an export               test_an_export_keeps_its_deadline
 11  exporters ignore partial success                        test_rejected_points_are_counted_and_logged_once
 12  a dead collector delays the shutdown                    otel/test_export_shutdown.py
-13  an ambiguous failure counts twice in delta              the exporter cannot know; cumulative, the default, is
+13  after an unclear failure, delta counts may double       the exporter cannot know; cumulative, the default, is
                                                             not affected: test_a_failed_export_is_repeated
 14  the first export after an outage may fail               otel/test_export_outage.py
 15  otlp-json-file requires versions that break otlp        no package depends on it; `pip check` in CI would report it
@@ -41,15 +43,15 @@ from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
 PACKETS = metric_table.SUBNET_PACKETS.name
 # There are few subnets, because the preparation of their memory takes time.
 CONFIG = EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
-# The offsets of the timestamps in a segment of Flow.frame(). They follow Ethernet, IPv4, TCP, two NOPs, and the kind
-# and the length of the option.
+# The offsets of the timestamps in a segment of Flow.frame(). The timestamps follow Ethernet, IPv4, TCP, two NOPs, and
+# the kind and the length of the timestamp option.
 TSVAL, TSECR = 58, 62
 SDK_RTT = "sdk.rtt"
 
 
 @pytest.fixture
 def shared(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """A program that several tests share. Their results must not depend on the counts of earlier tests."""
+    """A program that several tests share. The result of a test must not depend on the counts of earlier tests."""
     return bench_of(CONFIG)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulates older kernels and sandboxes: makes bpf(2), or some of its commands, fail for a process and its children.
 
-The script installs a seccomp filter (linux/filter.h). Its arguments are an errno, the numbers of the commands, and the
-command line to execute.
+The script installs a seccomp filter (linux/filter.h). The script's arguments are an errno, the numbers of the commands,
+and the command line to execute.
 """
 
 import ctypes
@@ -21,12 +21,12 @@ _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 
 
 def refusing(number: int, *commands: str) -> list[str]:
-    """Return the first part of a command line. In the process that it starts, these commands of bpf(2) fail. Without
-    commands, every call of bpf(2) fails."""
+    """Return the first part of a command line. In a process that this command line starts, the given commands of bpf(2)
+    fail with errno `number`. If no commands are given, every call of bpf(2) fails."""
     return [sys.executable, __file__, str(number), ",".join(commands)]
 
 
-# Simulates a kernel without TCX hooks: queries of hooks and links to hooks fail with EINVAL.
+# Simulates a kernel without TCX hooks: BPF_PROG_QUERY and BPF_LINK_CREATE fail with EINVAL.
 BEFORE_TCX = refusing(errno.EINVAL, PROG_QUERY, LINK_CREATE)
 
 

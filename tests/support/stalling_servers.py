@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that accept a request and then delay the response, each in its own way. Tests use them to check the deadlines
-of exports."""
+"""Servers that accept a request and then delay the response. Each server uses a different kind of delay. Tests use
+these servers to check the deadlines of exports."""
 
 import gzip
 import socket

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs systemd as process 1 in its own namespaces, with only the units of a test.
 
-This systemd has its own processes, mounts and cgroup. It does not run the units of this machine. When the parent
-process of this systemd ends, this systemd and all its processes end, too. An empty cgroup may remain.
+This systemd has its own processes, mounts and cgroup. This systemd does not run the units of the machine. When the
+parent process of this systemd ends, this systemd and all its processes end, too. An empty cgroup may remain.
 """
 
 import os
@@ -21,7 +21,8 @@ held() {
 """
 NOTHING_HELD = {f"Cap{name}=0000000000000000" for name in ("Inh", "Prm", "Eff", "Amb")} | {"NoNewPrivs=1"}
 
-# Creates a cgroup for systemd, so that systemd creates its own cgroups inside it and not next to those of the host.
+# Creates a cgroup for systemd, so that systemd creates its cgroups inside this cgroup and not next to the host's
+# cgroups.
 _CGROUP = """
 set -e
 mount --make-rprivate /

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture that a test composes packet by packet. The test also writes by hand what other tools print for the capture.
+"""A capture that a test composes packet by packet. The test also specifies what other tools print for the capture.
 
 There are two endpoints, the client (0) and the server (1). Times are in milliseconds since the start of the capture. A
-method that adds a packet returns its frame number, so that a reference can name it.
+method that adds a packet returns the packet's frame number, so that later calls can refer to this frame.
 """
 
 from pathlib import Path
@@ -22,7 +22,8 @@ PORTS = 40_000, 443
 
 
 class Transcript:
-    """A capture with a link type of LINKS, and the lines of pping and rows of tshark for it."""
+    """A capture, and the lines and rows that pping and tshark should print for the capture. `link` is a key of
+    LINKS."""
 
     def __init__(self, version: int = 4, link: str = "ethernet") -> None:
         self.packets: list[captures.Packet] = []
@@ -39,7 +40,7 @@ class Transcript:
         return self._senders[frame - 1]
 
     def say(self, at_ms: float, sender: int, layer: ScapyPacket, length: int | None = None) -> int:
-        """Add a packet with any transport layer. `length` replaces the length field in its IPv4 header."""
+        """Add a packet with any transport layer. `length` replaces the length field in the IPv4 header."""
         source, destination = ADDRESSES[self.version][sender], ADDRESSES[self.version][1 - sender]
         network = IPv6 if self.version == 6 else IP
         packet = network(src=source, dst=destination) / layer
@@ -97,12 +98,12 @@ class Transcript:
         self.pping.append(f"{seconds}.{ns // 1000:06d} {rtt} {rtt} 0 0 0 {ends[0]}+{ends[1]}")
 
     def tshark_says(self, kind: str, reply: int, asked: int, time: str) -> None:
-        """Add a row of tshark: the reply, the packet to which it replies, and the time between them in tshark's
-        unit."""
+        """Add a row to tshark's output: the reply, the packet to which it replies, and the time between the two packets
+        in tshark's unit."""
         self.rows[kind].append(f"{reply},{self._at_ns[reply - 1] / SECOND:.9f},{asked},{time}")
 
     def write(self, folder: Path, name: str = "made") -> Path:
-        """Write the capture, and next to it the output of the other tools."""
+        """Write the capture. Write the output of the other tools to files in the same folder."""
         capture = folder / f"{name}.pcap"
         capture.write_bytes(captures.pcap(self.packets, nanoseconds=True, link=self._link_type))
         if self.pping:

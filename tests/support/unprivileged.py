@@ -3,7 +3,7 @@
 Reads from /proc which capabilities a process still has.
 
 setpriv(1) grants the capabilities as ambient capabilities, as systemd does. The checkout and the virtual environment
-may be in a folder that only root can read, such as /root. Therefore they are mounted at another place that the user
+may be in a folder that only root can read, such as /root. Therefore both folders are mounted at a place that the user
 `nobody` can read.
 """
 
@@ -17,16 +17,18 @@ REPOSITORY = Path(__file__).parents[2]
 NOBODY_UID = "65534"
 NEEDED = ("bpf", "net_admin", "perfmon")
 NET_ADMIN = 1 << 12
-# A change of the user ID clears the signal that the process gets when its parent ends (prctl(2), PR_SET_PDEATHSIG). So
-# setpriv sets the signal after that.
+# A process can request a signal for the end of its parent (prctl(2), PR_SET_PDEATHSIG), but a change of the user ID
+# cancels the request. So setpriv must change the user ID first and then request the signal.
 _SETPRIV = ["setpriv", "--pdeathsig", "KILL", "--reuid", NOBODY_UID, "--clear-groups"]
 _BIND = 'mount --bind "$0" /mnt && mount --bind "$1" /srv && shift && exec "$@"'
 
 
 def nobody_with(*capabilities: str, ambient: bool = True) -> list[str]:
-    """Return the first part of a command line. It runs the rest as the user `nobody` with these capabilities.
+    """Return the first part of a command line, which runs the rest of the command line as the user `nobody` with the
+    given capabilities.
 
-    If `ambient` is false, the command starts without capabilities, but these capabilities stay in its bounding set.
+    If `ambient` is false, the command starts without capabilities, but the given capabilities stay in the bounding set
+    of the process.
     """
     names = ",".join(["-all", *(f"+{name}" for name in capabilities)])
     kinds = ("inh-caps", "ambient-caps", "bounding-set") if ambient else ("bounding-set",)
@@ -60,7 +62,7 @@ def assert_holds_nothing(pid: int, kept: int = 0) -> None:
         assert not any(capabilities & ~kept for capabilities in held(status).values()), status
         assert held(status)["CapInh"] == held(status)["CapAmb"] == 0, status
         assert status["NoNewPrivs"] == "1", status
-        # Only root could gain capabilities by execve(2), and only root can restrict this with the bounding set.
+        # Only root could gain capabilities by execve(2), and only root can empty the bounding set to prevent this gain.
         assert status["Uid"].startswith(NOBODY_UID) or int(status["CapBnd"], 16) == 0, status
 
 
@@ -72,9 +74,10 @@ def innermost(pid: int) -> int:
 
 
 def assert_unprivileged(process: subprocess.Popen[str], log: str) -> None:
-    """Check that a running agent holds no capability except those that it keeps according to its log.
+    """Check that a running agent holds no capabilities except the ones that its log lists as kept.
 
-    CAP_NET_ADMIN is kept for clsact filters on kernels without TCX; kernel/attach/test_clsact.py tests that case.
+    The agent keeps CAP_NET_ADMIN for clsact filters on kernels without TCX. kernel/attach/test_clsact.py tests the
+    agent with this capability.
     """
     assert_holds_nothing(innermost(process.pid), NET_ADMIN if "CAP_NET_ADMIN: kept" in log else 0)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets the machine's clock back for a moment. The whole machine is affected, because namespaces share the wall clock.
 
-If the test is killed during that moment, a separate process restores the clock. This process notices the end of the
-test because its standard input is closed, and computes the correct time with CLOCK_MONOTONIC.
+If the test is killed while the clock is wrong, a separate process restores the clock. The end of the test closes the
+standard input of the separate process, which then computes the correct time with CLOCK_MONOTONIC.
 """
 
 import subprocess
@@ -22,11 +22,11 @@ time.clock_settime_ns(time.CLOCK_REALTIME, time.monotonic_ns() + difference_ns)
 
 @contextmanager
 def set_back(seconds: int) -> Iterator[None]:
-    """Set the clock back by this number of seconds while the body runs. Keep the body short."""
+    """Set the clock back by this number of seconds during the `with` block. Keep the block short."""
     command = [sys.executable, "-c", _GUARD]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    ) as guard:  # the end of the block closes the guard's standard input, and waits until the guard ends
+    ) as guard:  # the end of this block closes the guard's stdin and waits for its exit
         assert guard.stdout is not None
         assert guard.stdout.readline() == b"\n"
         time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() - seconds * 10**9)

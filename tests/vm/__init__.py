@@ -11,6 +11,6 @@
     guest/        the code that runs inside the machine
 
 Kernels and images are kept in ${XDG_CACHE_HOME:-~/.cache}/otel-epping/vm. A kernel or an image is created again when
-the versions of its packages change. The agent is not part of an image. Each machine gets a wheel of the checkout
-instead.
+the versions of its packages change. The images do not contain the agent. Each machine installs the agent from a wheel
+of the checkout.
 """

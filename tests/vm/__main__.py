@@ -17,7 +17,7 @@ from tests.vm import expected, images, kernels, plan, store
 from tests.vm.cache import VmError, folder, say
 from tests.vm.machine import Machine, Result, require_qemu, share
 
-_LONGEST = 500  # characters of a result's text that are printed; results.jsonl has the whole text
+_LONGEST = 500  # the longest text of a result that is printed in full; results.jsonl has all texts in full
 _STATES = {True: "ok", False: "RED", None: "not tried"}
 
 
@@ -64,10 +64,10 @@ def _run(runs: list[plan.Run]) -> int:
 
 @contextmanager
 def _ingredients() -> Iterator[tuple[Path, Path]]:
-    """Prepare the data for every virtual machine: the agent, and captures with the events that `otel-epping replay`
-    finds in the captures on the host."""
+    """Prepare the data for every virtual machine: the agent, captures, and the events that `otel-epping replay` finds
+    on the host when it reads these captures."""
     home = folder() / "given"
-    shutil.rmtree(home, ignore_errors=True)  # a run that was killed may have left this folder
+    shutil.rmtree(home, ignore_errors=True)  # a killed run may have left the folder
     home.mkdir()
     product, captures = home / "product", home / "captures"
     product.mkdir()

@@ -84,5 +84,5 @@ class Suite:
 
 @cache
 def suite(name: str) -> Suite:
-    """Return a suite. Its package lists are downloaded once per run."""
+    """Return a suite. The package lists of the suite are downloaded once per run."""
     return Suite(name)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache folder. It keeps folders that take minutes to create. Each folder has a key, which depends on the inputs
-from which the folder was created."""
+"""The cache keeps folders that take minutes to create. Each folder has a key, which depends on the inputs from which
+the folder was created."""
 
 import fcntl
 import hashlib
@@ -33,7 +33,7 @@ def folder() -> Path:
 
 
 def digest(*parts: str | bytes) -> str:
-    """Return a key that is computed from these contents. Equal parts give equal keys."""
+    """Return a key that is computed from the parts. Equal parts give equal keys."""
     whole = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -55,7 +55,7 @@ def kept(name: str, key: str, make: Callable[[Path], None]) -> Path:
         if stamp.exists() and stamp.read_text() == key:
             return home
         new = home.with_name(f"{home.name}.new")
-        shutil.rmtree(new, ignore_errors=True)  # a run that was killed may have left this folder
+        shutil.rmtree(new, ignore_errors=True)  # a killed run may have left the folder
         new.mkdir()
         began = time.monotonic()
         make(new)

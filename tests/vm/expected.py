@@ -73,7 +73,8 @@ def _talk(said: Transcript, chance: random.Random) -> Transcript:
 
 
 def _ask(said: Transcript, chance: random.Random, at_ms: float, number: int) -> None:
-    """Add a request of one of three kinds, and its reply."""
+    """Add a request and its reply. Depending on `number`, the request is a DNS query, a QUIC Initial packet or an echo
+    request."""
     rtt_ms = chance.uniform(1, 9)
     kind = number % 3
     if kind == 0:

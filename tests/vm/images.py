@@ -78,7 +78,8 @@ def wheel(target: Path) -> Path:
 
 
 def product(target: Path) -> str:
-    """Unpack the files that the wheel installs into the folder `target`, and return a key of their contents."""
+    """Unpack the wheel into the folder `target`. Return a key that depends on the names and the contents of its
+    files."""
     with zipfile.ZipFile(wheel(target)) as archive:
         archive.extractall(target)
         names = sorted(archive.namelist())

@@ -56,8 +56,8 @@ def newest() -> str:
 
 
 def kernel(name: str) -> Kernel:
-    """Return the kernel of a suite. If the cache does not have this version of the kernel, it is downloaded and
-    unpacked."""
+    """Return the kernel of a suite. If the cache does not have this version of the kernel, download and unpack the
+    kernel first."""
     packages = suite(name).kernel_packages()
     release = release_of(packages)
     key = digest(*(f"{package}={version}" for package, version in packages.items()), *initramfs.recipe())

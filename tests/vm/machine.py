@@ -51,7 +51,8 @@ sleep 60
 
 
 class Machine:
-    """A virtual machine with a kernel and a userland. It keeps no data, so each run starts with the same disks."""
+    """A virtual machine with a kernel and a userland. The machine keeps no data, so each run starts with the same
+    disks."""
 
     def __init__(self, kernel: Kernel, userland: Userland) -> None:
         self.kernel = kernel
@@ -60,9 +61,9 @@ class Machine:
     def run(self, share: Path, tests: list[str], tell: Callable[[Result], None]) -> None:
         """Boot with a folder from `share()`, run the tests, and pass each result to `tell` as soon as it arrives.
 
-        If the machine does not reach the end of its tests, this is a red result. If the machine does not even start its
-        tests, it is booted again. The reason is a fault of the emulator: it sometimes executes an instruction that
-        another CPU of the guest is changing at this moment, and then the kernel panics.
+        If the machine does not reach the end of its tests, a red result is passed to `tell`. If the machine does not
+        even start its tests, the machine is booted again, because QEMU's emulator has a fault: QEMU sometimes executes
+        an instruction while another CPU of the guest changes the instruction. Then the guest's kernel panics.
         """
         (share / "plan.json").write_text(json.dumps(tests))
         (share / "results.jsonl").touch()

@@ -10,7 +10,8 @@ from tests.vm.kernels import SUITES
 
 # Tests that depend on both the compiler and the kernel.
 PAIR_TESTS = ("loading", "settings", "hooks", "watch", "replay")
-# Tests that depend only on the kernel. They run once for each kernel, with the userland of its own release.
+# Tests that depend only on the kernel. These tests run once for each kernel, with the userland of the kernel's own
+# release.
 KERNEL_TESTS = ("neighbours", "devices", "cards")
 QUICK_TESTS = ("loading", "hooks", "watch", "replay")
 TESTS = (*PAIR_TESTS, *KERNEL_TESTS)
@@ -45,7 +46,8 @@ def everything() -> list[Run]:
 
 def chosen(runs: Sequence[Run], only: Collection[str]) -> list[Run]:
     """Return the requested runs. `only` may have tests (such as devices), kernels (such as sid) and pairs (such as
-    sid+trixie). Kernels and pairs restrict the machines. Tests replace the tests of each machine.
+    sid+trixie). If `only` has kernels or pairs, only the machines with these kernels, and these pairs, run. If `only`
+    has tests, each machine runs these tests instead of its default tests.
 
     A test can be requested for any pair, even if the pair does not run this test by default. Raises VmError if no run
     remains.

@@ -81,13 +81,14 @@ def _device(results: Sequence[Result]) -> str:
 
 
 def _without_kind(result: Result) -> str:
-    """Return the part of the name after the kind of interface: the pass, and `parent` if the result is that of the
-    parent interface."""
+    """Return the part of the result's name after the kind of interface: the pass, and `parent` if the result belongs to
+    the parent interface."""
     return ", ".join(part for part in str(result["name"]).split(": ") if part != result["kind"])
 
 
 def neighbours(results: Sequence[Result]) -> str:
-    """The table of qdiscs and filters of other programs in addition to those of the agent, on each kernel."""
+    """The table of tests in which an interface has qdiscs and filters of other programs. The table has a column for
+    each kernel."""
     found = [result for result in results if result["test"] == "neighbours"]
     names = list(dict.fromkeys(str(result["name"]) for result in found))
     releases = kernels(found)
@@ -148,8 +149,8 @@ def _of(results: Iterable[Result], **wanted: str) -> list[Result]:
 
 
 def replaced(text: str, name: str, content: str) -> str:
-    """Return a document in which the text between the comments of a table is replaced. Raises VmError if it has no such
-    comments."""
+    """Return a document in which the text between the comments of a table is replaced. Raises VmError if the document
+    does not have the comments of the table."""
     pattern = re.compile(rf"(<!-- vmtest: {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
     new, count = pattern.subn(lambda found: f"{found[1]}{content}\n{found[2]}", text)
     if count != 1:

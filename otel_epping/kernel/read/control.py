@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that the program reads while it runs: the program's `struct control` (bpf/maps.h)."""
+"""The values of `struct control` (bpf/maps.h), which the program reads while it runs."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class Control:
         self._map = control
 
     def write(self) -> None:
-        """Writes both values into the map. Raises OSError."""
+        """Writes the epoch and the number of the interval into the map. Raises OSError."""
         assert self._map.layout
         value = np.zeros(1, map_array.dtype_of(self._map.layout))
         value["epoch"], value["interval"] = self.epoch, self.interval

@@ -4,14 +4,14 @@
 Usually, the incoming packets and the outgoing packets of an interface are the two directions of a flow (bpf/flow.h).
 There are two exceptions:
 
-- On a mirror port, the packets of both directions are incoming packets. Each TCP conversation then has two flow table
-  entries. Each of the two entries has packets of only one end.
+- On a mirror port, the packets of both directions are incoming packets. So each TCP connection has two flow table
+  entries, one entry for each direction.
 - With asymmetric routing, the packets of one direction pass one interface, and the packets of the other direction pass
   another interface.
 
 The program does not keep flows of UDP and ICMP. For these protocols, a mirror port is recognized by the slot cache
-(bpf/slot_cache.h). At a mirror port, the slot cache has an entry for a pair of subnets, and another entry for the same
-pair with the ends exchanged.
+(bpf/slot_cache.h). At a mirror port, the slot cache contains two entries for a pair of subnets A and B: an entry with A
+as the internal subnet, and an entry with B as the internal subnet.
 """
 
 import logging
@@ -26,15 +26,16 @@ from otel_epping.kernel.attach.interfaces import Role
 
 _log = logging.getLogger("otel_epping")
 
-# One scan compares the keys of about this number of flows. If there are more flows, it compares a sample of them.
+# The approximate number of flows whose keys are compared in one scan. If there are more flows, the scan compares only a
+# sample of the flows.
 _COMPARED = 4096
-# If an interface has at least this number of flows without the other direction, for at least this time, they are
-# reported. A smaller number of such flows may come from stray packets. If the time is shorter, the packets of the other
-# direction may not have arrived yet.
+# One-way flows of an interface are reported if the interface has had at least _MIN_ONE_WAY one-way flows for at least
+# _ONE_WAY_NS. Fewer one-way flows can result from stray packets. The minimum time allows packets of the other direction
+# to arrive.
 _MIN_ONE_WAY = 3
 _ONE_WAY_NS = 10_000_000_000
-# A direction may be missing if it has fewer than a tenth of the packets of the other direction, and the other direction
-# has at least ten packets.
+# A direction may be missing if the other direction has at least _MIN_PACKETS packets, and has more than _RARER times as
+# many packets as the missing direction.
 _RARER = 10
 _MIN_PACKETS = 10
 
@@ -72,7 +73,7 @@ class Flows(NamedTuple):
 
     @property
     def is_one_way(self) -> bool:
-        """True if more than nine in ten flows are `one_way` flows, and at least _MIN_ONE_WAY flows are."""
+        """True if more than 90 % of the flows, and at least _MIN_ONE_WAY flows, are `one_way` flows."""
         return self.one_way >= _MIN_ONE_WAY and self.one_way > 9 * (self.both_ways + self.same_way)
 
 
@@ -80,15 +81,15 @@ _NO_FLOWS = Flows(0, 0, 0)
 
 
 def share(flows: int) -> int:
-    """Returns the number n if a sample of one in n flows is to be compared.
+    """Returns a number n. The scan compares one out of n flows.
 
-    `flows` is the number of flows with packets of only one end.
+    `flows` is the number of flows for which the table contains packets of only one end.
     """
     return flows // _COMPARED + 1
 
 
 def pick(keys: Records, share: int) -> Flags:
-    """Selects a sample of one in `share` flows. From a conversation with two flows, selects both flows or none.
+    """Selects one flow out of `share` flows. If a connection has two flows, selects both flows or neither flow.
 
     keys  (n,) records of struct flow_key
     """
@@ -100,7 +101,8 @@ def count(answered: Records, keys: Records, share: int) -> dict[int, Flows]:
     """Returns the numbers of flows of each interface, by identifier of the interface.
 
     answered  (m,) the interface of each active flow with packets of both ends
-    keys      (n,) the keys of active flows with packets of one end. This is a sample of one in `share` flows
+    keys      (n,) the keys of active flows with packets of one end; a sample which contains one flow out of `share`
+              flows
     """
     return_ways = set(_ends(keys, "external", "internal"))
     same_way = np.fromiter((ends in return_ways for ends in _ends(keys, "internal", "external")), np.bool_, len(keys))
@@ -120,7 +122,7 @@ def count(answered: Records, keys: Records, share: int) -> dict[int, Flows]:
 def _ends(keys: Records, first: str, second: str) -> list[bytes]:
     """Returns the interface, family, addresses and ports of each key as bytes.
 
-    The address and the port of the end `first` come before those of the end `second`.
+    The address and the port of the end `first` come before the address and the port of the end `second`.
     """
     fields = [keys["interface"], keys["family"]]
     for end in (first, second):
@@ -131,7 +133,7 @@ def _ends(keys: Records, first: str, second: str) -> list[bytes]:
 
 
 def count_pairs(pairs: Records, epoch: int, identifier: int) -> int:
-    """Counts the pairs of subnets with packets of both directions that are all incoming, or all outgoing.
+    """Counts the pairs of subnets whose packets of both directions pass the interface in the same direction.
 
     pairs  the entries of the slot cache: records of struct slot_cache_entry
     """
@@ -165,11 +167,11 @@ _NO_TRAFFIC = Traffic((0, 0), (0, 0))
 
 
 class Directions:
-    """The directions of the flows of each interface, as readers of the collector found them last.
+    """The directions of the flows of each interface. Readers of the collector update the directions at each scan.
 
     Logs each problem once. Only one thread at a time may call the methods. Any thread may read `flows` and `mirrors`.
 
-    now_ns  the clock, in ns; tests replace it
+    now_ns  the clock, in ns; tests replace this clock
     """
 
     def __init__(self) -> None:
@@ -183,7 +185,7 @@ class Directions:
 
     @property
     def mirrors(self) -> frozenset[str]:
-        """Names of mirror ports that are not watched as mirror ports. At these interfaces, no RTTs are measured."""
+        """Names of mirror ports whose RTTs are not measured, because the ports are not watched as mirror ports."""
         return self._mirrors
 
     @property
@@ -212,7 +214,8 @@ class Directions:
         """Updates the state after a scan of the flow table. The keys of all parameters are interface identifiers."""
         now_ns = self.now_ns()
         self._traffic = traffic
-        # If an interface has ever had a flow with packets of only one end, it stays listed, with its current numbers.
+        # If an interface has ever had a flow with packets of only one end, `_flows` keeps the interface with its
+        # current numbers.
         self._flows = {
             each: found.get(each, _NO_FLOWS)
             for each in names
@@ -237,7 +240,8 @@ class Directions:
     ) -> None:
         """Updates the state from the slot cache, if UDP and ICMP packets pass an interface in only one direction.
 
-        pairs  a function that returns the entries of the slot cache. The function is called only if they are needed
+        pairs  a function that returns the entries of the slot cache. The function is called only if the entries are
+               needed
         epoch  the epoch of the slots. Entries of earlier epochs are ignored
         """
         one_way = [
@@ -257,7 +261,7 @@ class Directions:
     def _find_mirrors(self, names: dict[int, str], roles: dict[int, Role]) -> None:
         mirrors = []
         for each, name in names.items():
-            if roles.get(each) is Role.MIRROR:  # the interface may have flows from the time before it got this role
+            if roles.get(each) is Role.MIRROR:  # flows may be older than the interface's role
                 continue
             flows, pairs = self._flows.get(each, _NO_FLOWS), self._pairs.get(each, 0)
             if flows.is_mirror:

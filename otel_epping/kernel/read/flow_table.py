@@ -2,9 +2,9 @@
 """Counts active TCP flows per slot, and finds out which flows ended in silence.
 
 The program counts flows that open, and flows that a FIN or RST closes (bpf/tcp_counters.h). The program cannot count
-flows that end in silence: flows whose packets simply stop, and flows that are evicted. So the agent scans the flow
-table from time to time, and counts the active flows. The number of flows that ended in silence is the number of opened
-flows, minus the number of closed flows, minus the number of active flows.
+flows that end in silence. A flow ends in silence if its packets stop without a FIN or RST, or if its flow table entry
+is evicted. So the agent scans the flow table from time to time, and counts the active flows. The number of flows that
+ended in silence is the number of opened flows, minus the number of closed flows, minus the number of active flows.
 """
 
 import time
@@ -21,9 +21,9 @@ from otel_epping.kernel.read import directions
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
 _TAG_ANSWERED = 2
-_NO_SLOT = 0  # stands for "no cached slot"; its epoch is 0, which is before all other epochs
-# Minimum time between two scans of the table, a tenth of IDLE_NS. Scans are limited because a scan takes as long as the
-# rest of a reading. If a flow has no packet for IDLE_NS, it has ended in silence. The next scan counts this end.
+_NO_SLOT = 0  # no slot is cached; the epoch in this value is 0, which is before all other epochs
+# Minimum time between two regular scans of the table. The table is not scanned at each reading, because a scan takes as
+# long as the rest of a reading. If a flow has no packet for IDLE_NS, the next scan counts the flow as ended in silence.
 _SCAN_INTERVAL_NS = IDLE_NS // 10
 _SOON_NS = 1_000_000_000
 
@@ -36,7 +36,8 @@ class _Part(NamedTuple):
               closed
     interface (flows,) identifier of the interface
     answered  (flows,) true if packets of both ends were seen and the flow is not closed
-    compared  (n,) indexes of the flows with packets of only one end, or indexes of a sample of them if there are many
+    compared  (n,) indexes of the flows with packets of only one end, or indexes of a sample of these flows if there are
+              many
     keys      (n,) keys of the flows in `compared`
     """
 
@@ -49,7 +50,10 @@ class _Part(NamedTuple):
 
 
 def _part(flows: Records, answered: Flags, share: int) -> _Part:
-    """Copies the fields that a scan needs from some entries of the table. `share` is as in directions.pick()."""
+    """Copies the fields that a scan needs from some entries of the table.
+
+    `share` is the parameter of directions.pick().
+    """
     cached: Counts = flows["cached_slots"].copy()
     closed = flows["closed_ends"] == _CLOSED
     cached[closed] = _NO_SLOT
@@ -68,13 +72,14 @@ def _part(flows: Records, answered: Flags, share: int) -> _Part:
 class FlowTable:
     """Scans the program's flow table, for one reader.
 
-    The times of packets (`last_ns`) come from a clock of the kernel (bpf/clock.h). The current time on that clock is
-    computed from the latest packet. It is the time of this packet, plus the time since a scan first found this packet.
-    In a capture, the time is the timestamp of the latest packet. This time does not advance between two packets.
+    The times of packets (`last_ns`) come from a clock of the kernel (bpf/clock.h). The current time on the packets'
+    clock is the time of the latest packet, plus the time since a scan first found the latest packet. When a capture is
+    replayed, the current time is the timestamp of the latest packet, and does not advance between two packets.
 
-    gone        identifiers of interfaces that went away. Their flows are not active, because no packets can arrive
-    directions  the numbers of flows of each interface by identifier, from the latest call of active(); None if that
-                call did not scan the table
+    gone        identifiers of removed interfaces. Flows on removed interfaces are not active, because no packets can
+                arrive
+    directions  the numbers of flows of each interface by identifier, from the latest call of active(); None if the
+                latest call did not scan the table
     """
 
     def __init__(self, flows: Array, sets: Array, *, packet_clock: bool) -> None:
@@ -93,13 +98,13 @@ class FlowTable:
         return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
     def _parts(self, taken: Indexes, answered: Flags, share: int) -> Iterator[_Part]:
-        """Yields the entries in use, in one or more parts. `taken` has the indexes of these entries."""
+        """Yields the entries in use, in one or more parts. `taken` contains the indexes of the entries in use."""
         for begin, rows in self._flows.windows(self._flows.length):
             first, last = np.searchsorted(taken, (begin, begin + len(rows)))
             yield _part(rows[taken[first:last] - begin], answered[first:last], share)
 
     def end(self, gone: frozenset[int]) -> None:
-        """Sets the interfaces that are gone. Their flows count as ended in silence.
+        """Sets the removed interfaces. Flows on removed interfaces count as ended in silence.
 
         If `gone` contains a new interface, a scan becomes due.
         """
@@ -108,16 +113,20 @@ class FlowTable:
         self.gone = gone
 
     def scan_soon(self) -> None:
-        """Makes active() scan the table before the next regular scan, but at most once per second."""
+        """Requests an early scan.
+
+        Then active() scans the table as soon as the last scan is at least one second old.
+        """
         self._due_ns = min(self._due_ns, self._scanned_ns + _SOON_NS)
 
     def active(self, since: Words) -> tuple[Counts | None, int]:
-        """Returns the number of ends of active flows in each of the first slots. The shape is (rows,).
+        """Returns how many ends of active flows are in each slot, for the first `rows` slots. The shape is (rows,).
 
-        since  (rows,) the epoch from which on each slot belongs to its owner. If a flow has cached the slot in an
-               earlier epoch, the slot belonged to another subnet at that time.
+        since  (rows,) the first epoch in which each slot can belong to its current owner. If a flow cached the slot in
+               an
+               earlier epoch, the flow is not counted, because the slot belonged to another subnet in that epoch.
 
-        Returns None instead of these numbers if no scan is due. Also returns the number of all entries in the table,
+        Returns None instead of the array if no scan is due. Also returns the number of all entries in the table,
         including the entries of flows that are not active. Raises OSError.
         """
         self.directions = None
@@ -128,8 +137,8 @@ class FlowTable:
         if now_ns < self._due_ns and not self._packet_clock:
             return None, len(taken)
         self._scanned_ns, self._due_ns = now_ns, now_ns + _SCAN_INTERVAL_NS
-        # The time on the packets' clock is known only after all entries are read. Until then, about 30 bytes of each
-        # entry are kept.
+        # The current time on the packets' clock is known only after all entries are read. So about 30 bytes of each
+        # entry are kept until all entries are read.
         answered = tags[taken] & _TAG_ANSWERED != 0
         share = directions.share(int(np.count_nonzero(~answered)))
         parts = list(self._parts(taken, answered, share))
@@ -150,8 +159,8 @@ class FlowTable:
 
         A flow is active if it had a packet in the last IDLE_NS, on an interface that still exists.
         """
-        # If a packet arrived after the time was read, `last_ns` is later than the current time. The unsigned difference
-        # then wraps around, and its signed view is negative.
+        # If a packet arrived after the time was read, `last_ns` is later than the current time, and the unsigned
+        # difference wraps around. So `silent_ns`, the signed view of the difference, is negative.
         silent_ns: Times = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
         is_active = silent_ns <= IDLE_NS
         if self.gone:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the program's histograms. In most rows, only the buckets in use are read: about 160 of 1660 bytes.
+"""Reads the program's histograms.
 
-The reader knows from earlier readings which buckets are in use. The program also counts the RTTs of each row (`ended`).
-If the sum of a row's known buckets is less than `ended`, all buckets of the row are read.
+In most rows, only the buckets in use are read, which are about 160 of the 1660 bytes of a row. The reader knows from
+earlier readings which buckets are in use. The program also counts the RTTs of each row (`ended`). If the RTTs in the
+known buckets of a row are fewer than `ended`, all buckets of the row are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,21 +16,22 @@ from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.parallel import Shared
 from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
 
-# Buckets are read in blocks of this number of buckets. A block fills a cache line. To read single buckets takes twice
-# as long.
+# Number of buckets in a block. Buckets are read in blocks, because reading single buckets takes twice as long as
+# reading blocks. A block fills a cache line.
 BLOCK = 16
-# numpy copies an item of this type as a whole. To copy 16 separate numbers takes twice as long.
+# The numpy type of a block is opaque, because numpy copies an opaque item in one operation. Copying 16 separate numbers
+# takes twice as long as copying a block.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
-# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read up to
-# this number of times.
+# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read at most
+# _TRIES times.
 _TRIES = 16
 # If new RTTs are counted outside of the runs while the runs are read, the runs are widened, and read again. In one
-# reading, this is done up to this number of times.
+# reading, runs are widened at most _PASSES times.
 _PASSES = 4
 
 
 def _include(first: Indexes, end: Indexes, rows: Indexes, occupied: Flags) -> None:
-    """Extends the ranges [first, end) of these rows so that they include all occupied buckets of the rows.
+    """Extends the range [first, end) of each given row so that the range includes all occupied buckets of the row.
 
     occupied  (rows, buckets) true if the bucket is not 0
     """
@@ -41,7 +43,7 @@ def _include(first: Indexes, end: Indexes, rows: Indexes, occupied: Flags) -> No
 
 
 def _copy_blocks(words: Words, places: Indexes) -> Words:
-    """Copies the blocks that start at these places, one after the other. The shape is (places * BLOCK,)."""
+    """Copies the blocks that start at the given places, one after the other. The shape is (places * BLOCK,)."""
     at_any_word = np.ndarray(len(words) - BLOCK + 1, _BLOCK_TYPE, words, strides=(4,))
     return at_any_word[places].view(np.uint32)
 
@@ -49,16 +51,19 @@ def _copy_blocks(words: Words, places: Indexes) -> Words:
 class HistogramReader:
     """Reads buckets and sums of RTTs into a table of counts.
 
-    The program's buckets have 32 bits, and the buckets of the table have 64 bits. The run of each row in the table
-    (sparse_histograms.py) consists of whole blocks. An example with 415 buckets, the number at scale 4:
+    The program's buckets have 32 bits, and the buckets of the table have 64 bits. The table stores only one run of
+    consecutive buckets of each row (sparse_histograms.py). A run consists of whole blocks. At scale 4, a row has 415
+    buckets. An example at this scale:
 
     - RTTs are counted in the buckets 100 to 120. The run gets two blocks, the buckets 100 to 131. `first` is 100.
     - Later, an RTT is counted in bucket 90. Now `ended` is greater by 1 than the sum of the run, so all buckets of the
-      row are read. The run must include buckets 90 to 131, so it gets three whole blocks, which
-      are buckets 90 to 137. `first` is 90.
+      row are read. The run must include buckets 90 to 131. So the run gets three whole blocks, which are the buckets 90
+      to 137. `first` is 90.
     - Later, RTTs are counted in the buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run
-      cannot extend past the last bucket, because the next row starts there. So the run starts one word before bucket 0,
-      and `first` is -1. The word before bucket 0 is part of `max_word`. The copy of this word in the run is set to 0.
+      cannot extend past the last bucket, because the next row starts after the last bucket. So the run starts one word
+      before bucket 0,
+      and `first` is -1. The word before bucket 0 is part of `max_word`. In the run, the word before bucket 0 is set to
+      0.
 
     ended  (rows,) the number of RTTs of each row
     """
@@ -67,13 +72,13 @@ class HistogramReader:
         self._array, self._counts = array, counts
         buckets, offset = array.dtype.fields["buckets"][:2]  # type: ignore[index]  # a struct
         self._buckets: int = buckets.shape[0]
-        self._surplus = -self._buckets % BLOCK  # number of words before bucket 0, in a run that contains all buckets
+        self._surplus = -self._buckets % BLOCK  # number of words that a run of all buckets has before bucket 0
         # The size of a row, and the offset of the buckets in a row, in words of 32 bits.
         self._row_words, self._first_word = array.dtype.itemsize // 4, offset // 4
         self.ended: Counts = np.zeros(0, np.uint64)
 
     def reset(self, rows: Indexes) -> None:
-        """Sets `ended` to 0 for rows that have a new owner. The caller must also reset these rows of the table."""
+        """Sets `ended` to 0 for rows that have a new owner. The caller must also reset the same rows of the table."""
         self.ended[rows] = 0
 
     def grow(self, rows: int) -> None:
@@ -83,8 +88,8 @@ class HistogramReader:
     def begin(self, rows: int) -> None:
         """Prepares to read the first `rows` rows.
 
-        After that, one or more threads must call work(). When work() has returned in all threads, one thread must call
-        finish().
+        After begin() returns, one or more threads must call work(). When work() has returned in all threads, one thread
+        must call finish().
         """
         self._begin_pass(self._array.parts(rows))
 
@@ -95,7 +100,7 @@ class HistogramReader:
         self._end = self._first + self._counts.buckets.lengths
 
     def work(self, visit: Callable[[int, Records], None]) -> None:
-        """Reads one part after the other until all parts are read. Several threads may call this at the same time.
+        """Reads one part after the other until all parts are read. Several threads may call work() at the same time.
 
         visit  a function that is called for each part. Its arguments are the number of the part's first row, and the
                program's rows of the part
@@ -107,10 +112,10 @@ class HistogramReader:
             if len(short):
                 _include(self._first, self._end, short, histograms["buckets"][short - begin] != 0)
                 self._outgrown.append((begin, end))
-            del histograms  # otherwise the part would stay mapped while the next part is mapped
+            del histograms  # unmaps the part before the next part is mapped
 
     def finish(self, visit: Callable[[int, Records], None]) -> None:
-        """Widens the runs that were too narrow, and reads the parts that contain these runs again."""
+        """Widens the runs that were too narrow, and rereads the parts that contain widened runs."""
         for _ in range(_PASSES):
             if not self._outgrown:
                 break
@@ -119,7 +124,7 @@ class HistogramReader:
             self.work(visit)
 
     def _widen_runs(self, first: Indexes, end: Indexes) -> None:
-        """Extends each run so that it contains the buckets `first` to `end` - 1. New buckets are 0 until they are read.
+        """Extends each run to include the buckets `first` to `end` - 1. New buckets are 0 until they are read.
 
         `first` and `end` have the shape (rows,).
         """
@@ -129,11 +134,11 @@ class HistogramReader:
         )
 
     def _read_changed(self, begin: int, histograms: Records) -> Indexes:
-        """Reads the rows of a part that have new RTTs. Returns the rows that have RTTs outside of their runs.
+        """Reads the rows of a part that have new RTTs. Returns the rows whose run does not contain all RTTs of the row.
 
         If an RTT is counted in a row while the row is read, the row is read again, so that its buckets and its sum
-        contain the same RTTs. If the program is interrupted on a CPU while it counts an RTT, all attempts fail. The row
-        then keeps its previous counts until the next reading.
+        contain the same RTTs. If the program is interrupted on a CPU while it counts an RTT, each of the _TRIES
+        attempts can fail. If all attempts fail, the table keeps the row's previous counts until the next reading.
 
         begin       the number of the first row of the part
         histograms  the program's rows of the part
@@ -158,7 +163,10 @@ class HistogramReader:
         return np.concatenate(short)
 
     def _copy_runs(self, rows: Indexes, begin: int, starts: Indexes, histograms: Records) -> Words:
-        """Copies the program's buckets, for the runs of these rows. `starts` has each run's position in the copy."""
+        """Copies the program's buckets that are in the runs of the given rows.
+
+        `starts` has each run's position in the copy.
+        """
         first = self._counts.buckets.first[rows]
         first_words = (rows - begin) * self._row_words + self._first_word + first
         new = _copy_blocks(histograms.view(np.uint32), spans(first_words, np.diff(starts) // BLOCK, BLOCK))
@@ -167,12 +175,12 @@ class HistogramReader:
         return new
 
     def _take(self, rows: Indexes, blocks: Indexes, new: Words, taken: Flags) -> None:
-        """Adds the increments of buckets to the table, for the rows in which `taken` is true.
+        """Adds the increases of the buckets to the table, for each row whose `taken` is true.
 
         rows    (rows,) the numbers of the rows
         blocks  (rows,) the length of each row's run, in blocks
-        taken   (rows,) true if the increments of the row are added
-        new     the program's buckets in the runs of all these rows, one run after the other
+        taken   (rows,) true if the increases of the row are added
+        new     the program's buckets in the runs of all given rows, one run after the other
 
         A 32-bit bucket may have wrapped around since the previous reading, so the difference is taken modulo 2^32.
         """
@@ -183,8 +191,8 @@ class HistogramReader:
             return
         buckets = self._counts.buckets
         places = buckets.starts[rows] // BLOCK
-        # If all runs are adjacent, their buckets are accessed as a slice. A slice is a view, which takes half the time
-        # of a copy.
+        # If all runs are adjacent, the buckets of the runs are accessed as a slice. A slice is a view, which takes half
+        # the time of a copy.
         is_slice = places[-1] + blocks[-1] - places[0] == len(new)
         where = slice(places[0], places[0] + len(new)) if is_slice else spans(places, blocks)
         counts = buckets.counts.reshape(-1, BLOCK)

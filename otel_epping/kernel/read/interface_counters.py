@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the program's counters of interfaces, and sums them over CPUs.
+"""Reads the program's interface counters. The counters of all CPUs are added up.
 
-The program has a row of counters for each interface number. When an interface is gone, its number is used for another
-interface (kernel/attach/interface_numbers.py). So the counts of earlier interfaces are subtracted from the row.
+The program has a row of counters for each interface number. When an interface is removed, its number can be assigned to
+a new interface (kernel/attach/interface_numbers.py). So the counts of the removed interface are subtracted from the
+row.
 """
 
 from typing import Any
@@ -29,7 +30,7 @@ class InterfaceCounters:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the records: the program's struct interface_counters. It consists of 64-bit counters only."""
+        """The numpy type of the program's struct interface_counters, which consists of 64-bit counters only."""
         return self._counters.dtype
 
     def names(self) -> dict[int, str]:
@@ -40,14 +41,14 @@ class InterfaceCounters:
         return dict(self._numbers.names)
 
     def gone(self) -> frozenset[Gone]:
-        """Returns the interfaces that went away at least 5 s ago. Their counts do not change any more."""
+        """Returns the interfaces that were removed at least 5 s ago, and whose counts no longer change."""
         return self._numbers.gone()
 
     def read(self, names: dict[int, str], now_ns: int) -> tuple[Records, Times]:
         """Returns the record of each interface, and the Unix time in ns at which the record's counts start.
 
-        An interface's counts start at the time of the last reading before this reader first saw the interface. Both
-        arrays have the shape (len(names),).
+        The start is the time of the last reading that did not yet contain the interface. Both arrays have the shape
+        (len(names),).
 
         names   the result of names()
         now_ns  the Unix time of this reading, in ns
@@ -59,9 +60,9 @@ class InterfaceCounters:
         return self._records(numbers, self._count(numbers)), since_ns
 
     def flows_and_traffic(self) -> tuple[int, dict[int, Traffic]]:
-        """Returns how many flow table entries the program has ever created, and the packets of each interface.
+        """Returns the number of created flow table entries, and the number of packets of each interface.
 
-        The keys of the second result are identifiers of interfaces.
+        The keys of the dict are identifiers of interfaces.
         """
         identifiers = list(self._numbers.names)
         counts = self._count(list(range(self._numbers.used)))
@@ -76,24 +77,24 @@ class InterfaceCounters:
         return flows_created, dict(zip(identifiers, traffic, strict=True))
 
     def totals(self, interfaces: list[Gone]) -> Counts:
-        """Returns all counts of the rows of these interfaces. The shape is (interfaces, n).
+        """Returns all counts of the rows of the given interfaces. The shape is (interfaces, n).
 
-        The counts include those of earlier interfaces that had the same row.
+        The counts include the counts of earlier interfaces that had the same row.
         """
         return self._count(self._numbers.numbers_of([each.identifier for each in interfaces]))
 
     def _count(self, numbers: list[int]) -> Counts:
-        """Returns all counts of the rows with these numbers. The shape is (numbers, n).
+        """Returns all counts of the rows with the given numbers. The shape is (numbers, n).
 
-        The counts include those of earlier interfaces that had the same row.
+        The counts include the counts of earlier interfaces that had the same row.
         """
         rows = max(numbers) + 1
         counters = self._counters.rows(0, rows * self._cpus).view(np.uint64).reshape(rows, self._cpus, -1)
         return np.asarray(counters[numbers].sum(1))
 
     def _records(self, numbers: list[int], counts: Counts) -> Records:
-        """Returns the counts of the rows with these numbers, for the current interfaces only.
+        """Returns the counts of the rows with the given numbers. The counts of earlier interfaces are not included.
 
-        counts  the result of _count() for these numbers
+        counts  the result of _count() for the same numbers
         """
         return np.asarray(self._numbers.counted(numbers, counts).view(self.dtype)[:, 0])

@@ -3,8 +3,8 @@
 
 The program keeps the minimum and the maximum of the current interval, in words that only increase:
 interval << 36 | value (bpf/histogram.h). When one reader ends the interval, the interval ends for all readers. So the
-minima and maxima of the ended interval are passed to every reader (reader.py). A reader merges them with the minima and
-maxima of later intervals, until its own next reading.
+minima and maxima of the ended interval are passed to every reader (reader.py). Each reader merges the minima and maxima
+of all intervals since its own last reading.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ NO_MIN_NS = int(_VALUE_MASK)  # greater than any RTT
 
 
 def decode(interval: int, min_words: Counts, max_words: Counts) -> tuple[Indexes, Counts, Counts]:
-    """Returns the rows that have an RTT in this interval, and the minima and maxima of these rows in ns.
+    """Returns the rows that have an RTT in the given interval, and the minima and maxima of these rows in ns.
 
     `min_words` and `max_words` are the program's words, with the shape (rows,). A word of another interval is ignored.
     """
@@ -44,11 +44,11 @@ class MinMax:
         self.max_ns = grow(self.max_ns, rows)
 
     def reset(self, rows: Indexes) -> None:
-        """Resets these rows, so that they have no RTT."""
+        """Removes the minimum and the maximum of each given row."""
         self.min_ns[rows], self.max_ns[rows] = NO_MIN_NS, 0
 
     def merge(self, rows: Indexes | slice, min_ns: Counts, max_ns: Counts) -> None:
-        """Merges minima and maxima into these rows. `rows` must not contain a row twice.
+        """Merges the given minima and maxima into the given rows. `rows` must not contain a row twice.
 
         Several threads may call this method at the same time, for different rows.
         """
@@ -56,7 +56,7 @@ class MinMax:
         self.max_ns[rows] = np.maximum(self.max_ns[rows], max_ns)
 
     def take(self, rows: Indexes | slice) -> tuple[Counts, Counts]:
-        """Returns copies of the minima and maxima of these rows, and resets the rows."""
+        """Returns copies of the minima and maxima of the given rows, and resets the rows."""
         taken = self.min_ns[rows].copy(), self.max_ns[rows].copy()
         self.min_ns[rows], self.max_ns[rows] = NO_MIN_NS, 0
         return taken

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs two functions in parallel.
 
-This saves time if both functions spend most of their time in numpy or in system calls. Both release the GIL.
+Parallel threads save time if both functions spend most of their time in numpy or in system calls, because numpy and
+system calls release the GIL.
 """
 
 import threading
@@ -31,10 +32,11 @@ class Shared(Generic[_T]):
 def run_parallel(function: Callable[[], _T]) -> Iterator["Future[_T]"]:
     """Runs the function in a thread while the `with` block runs. At the end of the block, waits for the function.
 
-    Yields the function's Future. If the function raises an exception, the method result() of the Future raises it.
+    Yields the function's Future. If the function raises an exception, the Future's result() raises the same exception.
 
     If no thread can be started, the function runs before the block. From Python 3.12 on, no thread can be started while
-    the interpreter exits. The last export is made at that time. A ThreadPoolExecutor would then accept no work.
+    the interpreter exits. The last export runs while the interpreter exits. A ThreadPoolExecutor is not used, because
+    it accepts no work while the interpreter exits.
     """
     outcome: Future[_T] = Future()
 

@@ -29,7 +29,7 @@ READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters",
 
 @dataclass(frozen=True)
 class Interval:
-    """The interval of the program that starts with a reading, and the objects that all readers of a collector share.
+    """The program's interval that a reading starts, and the objects that all readers of a collector share.
 
     For each reading, the collector ends the previous interval, and lets one reader use the new interval
     (EppingCollector._next_interval()). The methods of this class do the parts of a reading that affect other readers.
@@ -54,11 +54,12 @@ class Interval:
     def hand_out_min_max(self, begin: int, histograms: Records) -> None:
         """Passes the minima and maxima of the ended interval to every reader.
 
-        `histograms` has some of the program's rows. `begin` is the number of the first of these rows.
+        `histograms` contains consecutive rows of the program. `begin` is the number of the first row in `histograms`.
 
-        Some RTTs are counted after the old interval has ended and before `reader` reads the buckets. So `reader` also
-        gets the minima and maxima of the new interval now. `reader` gets them again with its next reading. Therefore
-        the range from minimum to maximum may be slightly too wide for the buckets, but it is never too narrow.
+        Some RTTs are counted after the old interval has ended and before `reader` reads the buckets. So `reader` gets
+        the minima and maxima of the new interval with this reading, and again with its next reading. Therefore the
+        range from minimum to maximum may also include RTTs that the buckets do not contain. But the range always
+        includes all RTTs that the buckets contain.
         """
         for number, readers in ((self.number - 1, self.readers), (self.number, [self.reader])):
             parity = number & 1
@@ -70,16 +71,16 @@ class Interval:
     def update_directions(
         self, flows: FlowTable, pairs: Array, names: dict[int, str], traffic: dict[int, Traffic]
     ) -> None:
-        """Looks for interfaces that packets pass in only one direction, in the scanned flows and in the slot cache."""
+        """Searches the scanned flows and the slot cache for interfaces that packets pass in only one direction."""
         roles = self.attachments.roles
         if flows.directions is not None:
             self.directions.update(flows.directions, names, roles, traffic)
         self.directions.update_pairs(lambda: pairs.rows(0, pairs.length), self.slots.epoch, names, roles, traffic)
 
     def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
-        """Frees the number and the slots of each interface that is gone, if all readers have delivered its counts.
+        """Frees the number and the slots of each removed interface when all readers have delivered its counts.
 
-        slots  as in Found
+        slots  Found.slots
         """
         gone = interfaces.gone() & frozenset.intersection(*(reader.done for reader in self.readers))
         if not gone:
@@ -99,9 +100,11 @@ class Reader:
     Only one thread at a time may use a reader.
 
     delivered  the interfaces in the latest reading's `gone` whose counts the receiver has. Set this attribute before
-               each read() if exports may fail. If it is None, counts are considered delivered when they are read
-    done       the interfaces that are gone and whose counts were delivered before the latest reading
-    min_max    minimum and maximum RTTs since this reader's latest reading. The readings of all readers update them
+               each read() if exports may fail. If `delivered` is None, counts are considered delivered when they are
+               read
+    done       the removed interfaces whose counts were delivered before the latest reading
+    min_max    minimum and maximum RTTs since this reader's latest reading. The readings of all readers update the
+               minima and maxima
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class Reader:
             self._gone = self._interfaces.gone()
             self._flows.end(frozenset(each.identifier for each in self._gone))
             # The program removes an entry from the flow table only to make room for another flow. So if an entry was
-            # created before this scan and the scan does not find the entry, its flow was evicted.
+            # created before this scan and the scan does not find the entry, the flow of the entry was evicted.
             flows_created, traffic = self._interfaces.flows_and_traffic()
             began_ns = interval.slots.now_ns()
             owners = interval.slots.owners(interval.rows)
@@ -166,7 +169,7 @@ class Reader:
             min_ns, max_ns = self.min_max.take(slice(interval.rows))
             self._read_created(slots, now_ns)
             names = self._interfaces.names()
-            if not self._packet_clock:  # if a direction is missing in a capture, no warning is logged
+            if not self._packet_clock:  # no warning about a missing direction in a capture
                 interval.update_directions(self._flows, self._pairs, names, traffic)
             interfaces, interfaces_since_ns = self._interfaces.read(names, now_ns)
             reading = Reading(
@@ -187,7 +190,8 @@ class Reader:
                 interfaces_since_ns=interfaces_since_ns,
                 gone=self._gone,
             )
-            # From here on, slots may get new owners. So all data of the slots must already be in the reading.
+            # The following steps may give slots to new owners. So the reading must already contain all data of the
+            # slots.
             if interval.slots.is_taking_back:
                 events = self._histograms.ended + packets_of(reading.counters)
                 interval.slots.take_back(self, interval.readers, began_ns, Found(slots, events, active != 0))
@@ -231,17 +235,17 @@ class Reader:
         return counting.result()
 
     def _read_created(self, slots: Records, now_ns: int) -> None:
-        """Converts the creation times of new slots from ns since boot to Unix time. This is done once per owner.
+        """Converts the creation times of new slots from ns since boot to Unix time, once per owner.
 
-        The result is limited to the time between this reader's previous reading and now. Without this limit, the result
-        could be outside of this range after the system clock was set. The result could also be outside of this range
-        after the machine was suspended, because the kernel's clock stops while the machine is suspended.
+        The Unix time is limited to the range from this reader's previous reading to `now_ns`. The limit is needed if
+        the system clock was set. The limit is also needed if the machine was suspended, because the kernel's clock
+        stops while the machine is suspended.
         """
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns == 0))
         created_ns = slots["created_ns"][new].astype(np.int64)
         if not self._packet_clock:
             created_ns = np.clip(created_ns + (now_ns - time.monotonic_ns()), self._latest_ns, now_ns)
             self._latest_ns = now_ns
-        # A packet of a capture may have no timestamp. If it creates a slot, the creation time is 0. Here, 0 means "no
-        # owner", so the time is set to 1.
+        # If a packet of a capture has no timestamp and creates a slot, the creation time is 0. In `_created_ns`, 0
+        # means "no owner". So a creation time of 0 is changed to 1.
         self._created_ns[new] = np.maximum(created_ns, 1)

@@ -3,14 +3,14 @@
 
 Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps (bpf/subnet.h):
 
-1. The agent deletes the key of the old owner, and increases the epoch. From then on, no look-up finds the slot. If a
+1. The agent deletes the key of the old owner, and increases the epoch. After step 1, no look-up finds the slot. If a
    flow or the slot cache has stored a slot in an earlier epoch, the program looks up the slot again.
-2. If a run of the program found the slot before step 1, this run ends within microseconds. So after GRACE_NS, the
-   counts of the slot cannot change any more. They are final.
-3. When all readers have read the final counts, the agent clears the slot. The slot is then free.
+2. The agent waits for GRACE_NS. A program run that found the slot before step 1 ends within microseconds. So after
+   GRACE_NS, the counts of the slot are final, which means that they cannot change any more.
+3. When all readers have read the final counts, the agent clears the slot and puts it into the queue of free slots.
 
-Until step 3, readers add the counts of the slot to its old owner. If the old owner has new packets during that time, it
-gets another slot.
+Until step 3, readers add the counts of the slot to its old owner. If a packet of the old owner arrives before step 3,
+the old owner gets another slot.
 """
 
 import time
@@ -28,7 +28,8 @@ from otel_epping.kernel.program import Map
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
 from otel_epping.kernel.reading import OVERFLOW_SLOT
 
-# The time in ns after which the counts of a reclaimed slot are final. It is far longer than any run of the program.
+# The time in ns after which the counts of a reclaimed slot are final. This time is far longer than any run of the
+# program.
 GRACE_NS = 1_000_000_000
 
 
@@ -37,7 +38,7 @@ class Found(NamedTuple):
 
     slots   (rows,) the program's records
     events  (rows,) a number that changes whenever a packet or an RTT is counted in the slot
-    active  (rows,) true if the subnet has an active flow. Such a subnet is not idle
+    active  (rows,) true if the subnet has an active flow. A subnet with an active flow is not idle
     """
 
     slots: Records
@@ -61,9 +62,10 @@ class _Closing:
 class Slots:
     """All slots of a program. Only the thread whose reader has the current interval may use this object.
 
-    idle_ns  a slot is reclaimed if nothing was counted in it for this time, in ns; 0 if no slots are reclaimed
+    idle_ns  the idle timeout in ns: a slot is reclaimed if nothing was counted in the slot during this time; 0 if no
+             slots are reclaimed
     retired  the number of slots that were reclaimed since the start
-    now_ns   the clock for idle times, in ns. It does not advance while the machine is suspended
+    now_ns   the clock for idle times, in ns. This clock does not advance while the machine is suspended
     """
 
     def __init__(self, maps: dict[str, Map], control: Control, idle_ns: int) -> None:
@@ -95,12 +97,15 @@ class Slots:
         return self._owners[:rows]
 
     def since(self, rows: int) -> Words:
-        """Returns the epoch from which on each of the first `rows` slots belongs to its owner. The shape is (rows,)."""
+        """Returns the first epoch in which each slot can belong to its current owner, for the first `rows` slots.
+
+        The shape is (rows,).
+        """
         self._since = grow(self._since, rows, FIRST_EPOCH)
         return self._since[:rows]
 
     def give(self, slots: Indexes) -> None:
-        """Puts these slots into the program's queue of free slots. Raises OSError."""
+        """Puts the given slots into the program's queue of free slots. Raises OSError."""
         for slot in slots.astype(np.uint32):
             libbpf.map_update(self._maps["free_slots"].fd, None, slot.tobytes())
 
@@ -112,7 +117,7 @@ class Slots:
         reader    the reader that calls this method
         readers   all readers of the collector
         began_ns  the time at which the reading began, on the clock of `now_ns`
-        found     the slots as the reading found them
+        found     the state of the slots in the reading
         """
         rows, now_ns = len(found.events), self.now_ns()
         self._grow(rows, now_ns)
@@ -126,17 +131,17 @@ class Slots:
         self._release(reader, began_ns)
 
     def closing_keys(self, slots: Records) -> Records:
-        """Returns the keys of the slots that are reclaimed but not free yet. `slots` is as in Found."""
+        """Returns the keys of the slots that are reclaimed but not free yet. `slots` is Found.slots."""
         self._grow(len(slots), self.now_ns())
         return np.asarray(slots["key"][self._is_closing[: len(slots)]])
 
     def end(self, interfaces: Sequence[int], slots: Records) -> None:
-        """Frees the slots of interfaces that are gone. All readers must have delivered the counts of these interfaces.
+        """Frees the slots of removed interfaces. All readers must have delivered the counts of the given interfaces.
 
-        The program does not process packets of these interfaces any more, so this method does not wait for GRACE_NS.
+        The program processes no packets of removed interfaces, so this method does not wait for GRACE_NS.
 
         interfaces  the identifiers of the interfaces
-        slots       as in Found
+        slots       Found.slots
         """
         rows = np.flatnonzero((slots["live"] != 0) & np.isin(slots["key"]["interface"], interfaces))
         rows = self._delete(rows, slots["key"][rows])
@@ -145,7 +150,8 @@ class Slots:
 
     def _grow(self, rows: int, now_ns: int) -> None:
         self._events = grow(self._events, rows)
-        # A new slot may be live before a reader has read any of its counts. So a new slot counts as changed now.
+        # A slot may already have an owner when a reader reads the slot for the first time. So the time of the last
+        # change of a new slot is initialized to the current time.
         self._changed_ns = grow(self._changed_ns, rows, now_ns)
         self._is_closing = grow(self._is_closing, rows)
 
@@ -156,9 +162,13 @@ class Slots:
         self.retired += len(rows)
 
     def _delete(self, rows: Indexes, keys: Records) -> Indexes:
-        """Deletes the keys of these rows. Returns the rows whose key was deleted. The other rows keep their owner."""
+        """Deletes the keys of the given rows. Returns the rows whose key was deleted.
+
+        A row whose key was not deleted keeps its owner.
+        """
         rows = rows[np.array([libbpf.map_delete(self._maps["subnets"].fd, key.tobytes()) for key in keys], np.bool_)]
-        # The epoch is increased after the keys are deleted. So a CPU that reads the new epoch cannot find these keys.
+        # The epoch is increased after the keys are deleted. So a CPU that reads the new epoch cannot find the deleted
+        # keys.
         self._control.epoch += 1
         self._control.write()
         self._since[rows] = self._control.epoch
@@ -184,12 +194,12 @@ class Slots:
         self._clear(slots)
         self._owners[slots] += 1
         self._is_closing[slots] = False
-        # At the next reading, the new owner may have exactly the same number of events as the old owner had. The change
-        # would not be noticed. So the time of the last change is set here.
+        # At the next reading, the new owner may have exactly as many events as the old owner had. take_back() would not
+        # notice the change. So the time of the last change is set when the slot is freed.
         self._changed_ns[slots] = self.now_ns()
         self.give(slots)
-        # If no slot was free for a flow, the flow has stored this result for the epoch. In the new epoch, the program
-        # looks up the flow's slot again.
+        # If no slot was free for a flow, the flow has cached the overflow slot for the present epoch. In a new epoch,
+        # the program looks up the flow's slot again.
         self._control.epoch += 1
         self._control.write()
 

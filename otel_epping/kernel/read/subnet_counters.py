@@ -28,7 +28,10 @@ def _fields(array: Array, excluded: tuple[str, ...]) -> list[tuple[str, Any]]:
 
 
 def _columns(struct: np.dtype[Any], names: tuple[str, ...], number: np.dtype[Any]) -> slice:
-    """Returns the columns of adjacent fields, if the struct is viewed as an array of numbers of the type `number`."""
+    """Views the struct as an array of the type `number`.
+
+    Returns the columns of the given fields, which must be adjacent.
+    """
     assert struct.fields is not None
     begin, end = struct.fields[names[0]][1], struct.fields[names[-1]][1] + struct[names[-1]].itemsize
     assert end - begin == sum(struct[name].itemsize for name in names), f"{names} are not adjacent"
@@ -68,7 +71,7 @@ class SubnetCounters:
         )
 
     def empty_table(self) -> CountTable:
-        """Returns a table for these counters. The table has no rows yet."""
+        """Returns a table without rows. A row can store a record of the type `dtype`."""
         return CountTable.empty(self.dtype.itemsize // _WORD.itemsize)
 
     def records(self, counts: CountTable) -> Records:
@@ -88,7 +91,7 @@ class SubnetCounters:
             total: Words = np.empty(seen.shape, _HALF)
             _sum_over_cpus(words.view(_HALF)[..., ecn], total)
             new = total - seen.astype(_HALF)
-            if new.any():  # few networks use ECN; in other networks, this check saves a third of the method's time
+            if new.any():  # this check saves a third of the method's time in networks without ECN
                 seen += new
 
     def _read_flow_counters(self, counters: Counts) -> None:
@@ -97,19 +100,20 @@ class SubnetCounters:
             counters[begin : begin + len(window), columns] = window.view(_WORD).reshape(len(window), -1)
 
     def read(self, counts: CountTable, since: Words) -> tuple[Counts, int]:
-        """Reads the counters of the first rows into a table, which must have these rows.
+        """Reads the counters of the first len(since) rows into a table that already has these rows.
 
-        since  (rows,) as for FlowTable.active()
+        since  (rows,) the parameter of FlowTable.active()
 
         Returns the number of ends of active flows for each row, in an array of the shape (rows,). Also returns the
         number of entries in the flow table. Raises OSError.
         """
         counters = counts.counters[: len(since)]
         self._read_flow_counters(counters)
-        # Counters are read before the flow table is scanned. If a flow opens between these two steps, it is counted as
-        # active but not as opened. So no flow seems to have ended. If a flow closes between these two steps, it seems
-        # to have ended in silence. This race is benign. `silence` is then too high by one for each end of the flow. But
-        # the next flow that really ends in silence does not increase `silence`, so the error does not grow.
+        # Counters are read before the flow table is scanned. If a flow opens between the counter read and the table
+        # scan, the flow is counted as active but not as opened, and `silence` does not change. If a flow closes between
+        # the counter read and the table scan, the flow is counted as ended in silence. This race is benign: `silence`
+        # is too high by one for each end of the flow. But the next flow that really ends in silence does not increase
+        # `silence`, so the error does not grow.
         found, entries = self._flows.active(since)
         records = self.records(counts)[: len(since)]
         opened, closed, silence = (records[name] for name in ("opened", "closed", _SILENCE))

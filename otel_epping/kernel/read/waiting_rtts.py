@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts RTT samples that were started but are not completed yet. Their RTTs are counted when the replies arrive."""
+"""Counts RTT samples that were started but are not completed yet.
+
+The histograms contain the RTT of a sample only after the reply arrives.
+"""
 
 import numpy as np
 
@@ -8,12 +11,12 @@ from otel_epping.kernel.arrays import Records
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.program import Map
 
-# The first value of enum transaction_state (bpf/transaction.h). In this state, a request waits for its reply.
+# The first value of enum transaction_state (bpf/transaction.h), which means that a request waits for its reply.
 _OPEN = 0
 
 
 def count_waiting(flows: Array, transactions: Map) -> int:
-    """Returns the number of timed packets that have no reply yet, in TCP flows and in transactions.
+    """Returns the number of RTT samples that wait for a reply, in TCP flows and in transactions.
 
     Reads the whole flow table. Raises OSError.
     """

@@ -2,8 +2,8 @@
 """Encodes OTLP requests from arrays and sends them through the official exporters.
 
 The SDK creates an object for each data point, converts the object to a protobuf message, and encodes the message as
-bytes. This package converts arrays directly to bytes. For tens of thousands of subnets, the package takes a thirtieth
-of the time that the SDK takes.
+bytes. The package otlp/ converts arrays directly to bytes. For tens of thousands of subnets, otlp/ is 30 times as fast
+as the SDK.
 
     protobuf.py              encodes numbers and fields in the protobuf wire format
     message_columns.py       encodes many messages column by column

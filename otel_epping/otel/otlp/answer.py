@@ -2,7 +2,8 @@
 """Interprets responses: only an ExportMetricsServiceResponse is a success.
 
 A response may also come from a proxy, a login page or another kind of server. With delta temporality, counts are lost
-if they are wrongly considered delivered. So a response that is not OTLP is a failure, whatever its HTTP status is.
+if the exporter wrongly assumes that the counts were delivered. So a response that is not OTLP is a failure, even if the
+HTTP status is a success.
 """
 
 import email.utils
@@ -21,14 +22,14 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from otel_epping.otel.otlp.failure import Failure, kind_of
 
-# An OTLP response has only a few bytes. The body of any other response is read and decompressed only up to this limit.
+# An OTLP response has only a few bytes. At most MAX_BODY_BYTES of any other response are read and decompressed.
 MAX_BODY_BYTES = 2**20
-# OTLP requires status 200. But Fluent Bit responds with 201 or 204, and receivers of some vendors respond with 202.
+# OTLP requires status 200, but Fluent Bit responds with 201 or 204, and receivers of some vendors respond with 202.
 _SUCCESS = (200, 201, 202, 204)
 _TRANSIENT = (429, 502, 503, 504)  # OTLP specification, "OTLP/HTTP Response", "Failures"
 _PROTOBUF = ("application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf")
 _JSON = "application/json"
-_MAX_SHOWN = 200  # characters of the receiver's text in a log line
+_MAX_SHOWN = 200  # maximum length of the receiver's text in a log line, in characters
 
 
 class Answer(NamedTuple):
@@ -44,7 +45,7 @@ class Answer(NamedTuple):
 
     @classmethod
     def of(cls, response: ExportMetricsServiceResponse) -> "Answer":
-        """Returns the outcome of a request to which the receiver sent this OTLP response."""
+        """Converts an OTLP response to the outcome of the request."""
         partial = response.partial_success
         return cls(None, partial.rejected_data_points, partial.error_message[:_MAX_SHOWN])
 
@@ -64,7 +65,7 @@ def response_in(body: bytes) -> ExportMetricsServiceResponse | None:
         response = ExportMetricsServiceResponse.FromString(body)
     except DecodeError:
         return None
-    # protobuf treats a known field with a wrong wire type as unknown. Bytes with such a field are not an OTLP response.
+    # protobuf treats a known field with a wrong wire type as unknown. A response with a wrong wire type is not OTLP.
     return None if _has_mistyped_field(response) or _has_mistyped_field(response.partial_success) else response
 
 
@@ -92,11 +93,13 @@ def _response(body: bytes, form: str, reply: Reply) -> ExportMetricsServiceRespo
         return None
     if form and form not in (*_PROTOBUF, _JSON):
         return None
-    # A 204 response has no Content-Length (RFC 9110, 8.6). So a 204 response with a length is not an OTLP response.
+    # A 204 response has no Content-Length (RFC 9110, 8.6). So a 204 response with a Content-Length other than 0 is not
+    # an OTLP response.
     if reply.status == 204 and reply.headers.get("content-length", "0") != "0":
         return None
     response = response_in(body)
-    # Unknown fields may come from a later version of OTLP. They are accepted if the content type says protobuf.
+    # Unknown fields may come from a later version of OTLP. Unknown fields are accepted only if the
+    # Content-Type is protobuf.
     return None if response and not form and len(UnknownFieldSet(response)) else response
 
 
@@ -130,13 +133,16 @@ def _failure(reply: Reply, body: bytes, form: str) -> Failure:
         text += f": {message}" if text == status else f". The server says: {message}"
     if retry_after_s is not None:
         text += f" (Retry-After: {retry_after_s:g} s)"
-    # The kind includes the text of an OTLP Status. It does not include the text of a web page, because a web page may
-    # contain times and request ids.
+    # The kind of the failure includes the text of an OTLP Status, but not the text of a web page, because a web page
+    # may contain times and request ids.
     return Failure(text, f"{status} {kind_of(message) if form in _PROTOBUF else ''}", transient, retry_after_s)
 
 
 def _message(body: bytes, form: str) -> str:
-    """Returns the message of the OTLP Status in the body. If the body is text, returns the beginning of the text."""
+    """Returns the error message from the OTLP Status in the body.
+
+    If the body is text, returns the beginning of the text.
+    """
     if form in _PROTOBUF:
         with suppress(DecodeError):
             return str(Status.FromString(body).message)[:_MAX_SHOWN]
@@ -146,7 +152,10 @@ def _message(body: bytes, form: str) -> str:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Converts a number or a date (RFC 9110, 10.2.3) to seconds. A past date gives 0; an invalid value gives None."""
+    """Converts a Retry-After header (RFC 9110, 10.2.3: a number or a date) to seconds from now.
+
+    Returns 0 for a past date, and None for an invalid value.
+    """
     if value is None:
         return None
     seconds = math.nan

@@ -10,14 +10,17 @@ _log = logging.getLogger(__name__)
 
 
 class Renewal:
-    """Detects files that have changed and are valid. Ignores files as long as a key does not match its certificate."""
+    """Detects certificate files that have changed and are valid.
+
+    Ignores files as long as a key does not match its certificate.
+    """
 
     def __init__(self, certificates: Certificates) -> None:
         self.certificates = certificates
         self._used = self._seen = certificates.signature()
 
     def is_due(self) -> bool:
-        """Returns true if the files have changed since they were last used, and are valid."""
+        """Returns true if the files are valid and have changed since the files were last used."""
         found = self.certificates.signature()
         if found == self._used:
             self._seen = found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes the batches of one producer as OTLP requests. Caches encoded attributes; numpy encodes numbers."""
+"""Encodes the batches of one producer as OTLP requests. Uses a cache for attributes, and numpy for numbers."""
 
 from collections.abc import Sequence
 
@@ -34,9 +34,10 @@ class BatchEncoder:
                 self._of_rtts[row] = points.histogram_attributes(rtt_labels(subnet))
 
     def request(self, resources: Sequence[ResourceMetrics], batch: ExportBatch) -> Request:
-        """Encodes a request with the SDK's metrics and the batch. The batch is added to the first resource.
+        """Encodes a request with the SDK's metrics and the batch.
 
-        Raises the exceptions of the official encoder, for example EncodingException if the encoder rejects a metric.
+        The batch's metrics become part of the first resource. Raises the exceptions of the official encoder, for
+        example EncodingException if the official encoder rejects a metric.
         """
         self._update(batch)
         time_ns = batch.reading.time_ns

@@ -5,7 +5,7 @@ import re
 from collections import OrderedDict
 from typing import NamedTuple
 
-# Numbers, addresses and ids. These parts of a text differ between requests that fail for the same cause.
+# Matches numbers, addresses and ids, which differ between the error texts of requests that fail for the same cause.
 _VARIABLE = re.compile(r"\b(?:0x)?[0-9a-fA-F-]{8,}\b|\d+(?:\.\d+)*")
 
 # Hints for errors of OpenSSL, both with gRPC and with HTTP. A key is the reason in OpenSSL's error.
@@ -22,8 +22,7 @@ _REMEMBERED = 64
 class Failure(NamedTuple):
     """The cause of a failed export. `text` is for the log.
 
-    kind           equal for failures with the same cause, even if their texts differ. If `kind` is empty, use
-                   kind_of(text)
+    kind           a text that is equal for all failures with the same cause. If `kind` is empty, use kind_of(text)
     is_transient   true if a retry may succeed (OTLP specification, "Retryable Response Codes", "Failures")
     retry_after_s  time that the receiver asks to wait before the retry, or None
     """
@@ -35,13 +34,13 @@ class Failure(NamedTuple):
 
 
 class Once:
-    """Remembers the latest kinds of texts, so that each kind is logged once."""
+    """Remembers the latest kinds of log texts (see kind_of()), so that each kind is logged once."""
 
     def __init__(self) -> None:
         self._kinds: OrderedDict[str, None] = OrderedDict()
 
     def is_new(self, kind: str) -> bool:
-        """Returns true if the kind is not remembered yet, and remembers it."""
+        """Returns true for a new kind, and remembers the kind."""
         is_new = kind not in self._kinds
         self._kinds[kind] = None
         self._kinds.move_to_end(kind)

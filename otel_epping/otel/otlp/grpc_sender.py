@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends requests through the channel of the official gRPC exporter (1.45).
 
-The target, credentials, headers, compression and timeout are those of the exporter. But retries.py retries requests,
-and answer.py interprets responses. gRPC's deadline covers the whole call, from name resolution to the last byte.
+The sender uses the target, credentials, headers, compression and timeout of the exporter. Instead of the exporter,
+retries.py retries requests, and answer.py interprets responses. The deadline of a gRPC call covers the whole call, from
+name resolution to the last byte.
 """
 
 import math
@@ -32,12 +33,12 @@ _TRANSIENT = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 )
-# After one of these statuses, the next attempt uses a new connection.
+# If an attempt fails with a status in _LOST, the next attempt uses a new connection.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6
 _PEER = re.compile(r"ipv[46]:\S+?:\d+(?=[:;. ]|$)")
 _NO_GRPC = "the receiver does not speak gRPC: set the port of OTLP/gRPC, or OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
-_MAX_SHOWN = 500  # characters of the server's text in a log line
+_MAX_SHOWN = 500  # maximum length of the server's text in a log line, in characters
 _CLOSED = ("Socket closed", "Connection reset")
 _HINTS = {
     **TLS_HINTS,
@@ -66,14 +67,14 @@ class GrpcSender(RequestSender):
     def _connect(self) -> None:
         """Opens a new channel, because the old channel may not connect again for minutes.
 
-        After a failed attempt to connect, a channel waits up to two minutes before its next attempt. If a firewall
+        After a failed attempt to connect, a channel waits up to two minutes before the next attempt. If a firewall
         drops the packets of a connection, the channel waits for TCP's timeout, which is about 15 minutes.
         """
         self._exporter.reconnect()
         self._call = self._call_on(self._exporter.channel)
 
     def _renew(self, certificates: Certificates) -> None:
-        with suppress(OSError):  # a file vanished after the check: the old credentials stay in use
+        with suppress(OSError):  # a file was deleted after the check: the old credentials stay in use
             self._exporter.set_credentials(grpc.ssl_channel_credentials(*certificates.read()))
             self._connect()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provides connections that an Exchange can shut down, for the package `requests`.
+"""Makes the package `requests` use connections that an Exchange can shut down.
 
 The connections use the TLS settings of the exporter.
 """
@@ -27,7 +27,7 @@ class _Watched(OpensSockets, HTTPConnection):
         return exchange.connect(host, self.port, self.source_address, self.socket_options)
 
     def putrequest(self, *arguments: Any, **options: Any) -> None:
-        """Starts a request. If the connection is already open, marks the connection as reused in the exchange."""
+        """Starts a request. If the connection is already open, sets `reused` in the exchange."""
         if (exchange := Exchange.current()) and self.sock:
             exchange.reused = True
             exchange.watch(self.sock)
@@ -35,7 +35,7 @@ class _Watched(OpensSockets, HTTPConnection):
 
 
 class _WatchedTls(_Watched, HTTPSConnection):
-    """A watched connection with TLS."""
+    """A TLS connection that registers its socket with the exchange of the current thread."""
 
 
 class _Pool(HTTPConnectionPool):
@@ -47,10 +47,10 @@ class _PoolTls(HTTPSConnectionPool):
 
 
 class Adapter(HTTPAdapter):
-    """Opens watched connections.
+    """Opens connections that register their sockets with the exchange of the current thread.
 
     `trusted` is a file of trusted certificates. This file takes precedence over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
-    Without `trusted`, these variables would override the setting of a session.
+    Without `trusted`, REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE would override the trusted certificates of a session.
     """
 
     def __init__(self, trusted: str | None = None) -> None:
@@ -80,6 +80,6 @@ class Adapter(HTTPAdapter):
 
 
 def _watch(manager: PoolManager) -> PoolManager:
-    if manager.pool_classes_by_scheme == pool_classes_by_scheme:  # a SOCKS manager has other classes
+    if manager.pool_classes_by_scheme == pool_classes_by_scheme:  # a SOCKS proxy needs its own classes
         manager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTls}
     return manager

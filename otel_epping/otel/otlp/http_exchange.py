@@ -2,8 +2,9 @@
 """Runs one HTTP request in its own thread, with a deadline for the whole exchange.
 
 A socket timeout applies to each read separately, and the resolver's timeout cannot be set. A receiver that sends one
-byte per second, or a DNS server that does not answer, could block a request without limit. So the exporting thread
-waits here until the deadline. Then this thread abandons the request and shuts down the connection.
+byte per second, or a DNS server that does not answer, could block a request without limit. So a second thread sends the
+request, and the exporting thread waits until the deadline. After the deadline, the exporting thread abandons the
+request and shuts down the connection.
 """
 
 import os
@@ -30,14 +31,14 @@ _here = threading.local()
 class Exchange:
     """Runs `work` in a thread, until a deadline.
 
-    `zone` is the zone of link-local addresses, for example "%eth0". A zone has a meaning on this host only, so the zone
-    is not sent as part of a URL (RFC 6874).
+    `zone` is the zone of link-local addresses, for example "%eth0". A zone has a meaning only on the local host, so the
+    zone is not sent as part of a URL (RFC 6874).
     """
 
     def __init__(self, work: Callable[[], Any], timeout_s: float, zone: str = "") -> None:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-        self.reused = False  # true if the connection was used before; then the receiver may have closed it
-        self.missing = "whole answer"  # the part for which the exchange waits
+        self.reused = False  # the connection was used before, so the receiver may have closed the connection
+        self.missing = "whole answer"  # the next thing that the exchange waits for, for the error message
         self._deadline = time.monotonic() + timeout_s
         self._work = work
         self._zone = zone
@@ -54,7 +55,10 @@ class Exchange:
         return found
 
     def run_until_deadline(self) -> Any:
-        """Runs `work` and returns its result. Raises GivenUpError at the deadline, and any error that `work` raises."""
+        """Runs `work` and returns the result.
+
+        Raises GivenUpError after the deadline, or the error that `work` raises.
+        """
         self._thread.start()
         if not self.wait(max(0.0, self._deadline - time.monotonic())):
             self._give_up()
@@ -93,7 +97,10 @@ class Exchange:
         return remaining
 
     def watch(self, sock: socket.socket) -> None:
-        """Keeps a duplicate of the socket's descriptor for a shutdown. TLS takes over the original descriptor."""
+        """Keeps a duplicate of the socket's descriptor, because TLS takes over the original.
+
+        A shutdown uses the duplicate.
+        """
         with self._lock:
             self._close_handle()
             if self._given_up:

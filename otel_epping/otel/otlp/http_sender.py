@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends requests through the session of the official HTTP exporter (1.45).
 
-The endpoint, headers, compression, timeout and session are those of the exporter. The session has the settings of TLS,
-proxies and credentials. But retries.py retries requests, and answer.py interprets responses.
+The sender uses the endpoint, headers, compression, timeout and session of the exporter. The session has the settings of
+TLS, proxies and credentials. Instead of the exporter, retries.py retries requests, and answer.py interprets responses.
 """
 
 import os
@@ -30,7 +30,7 @@ from otel_epping.otel.variables.certificates import Certificates
 
 _ZONE = re.compile(r"(\[[^]%]*)%(?:25)?([^]]*)(?=\])")
 _CHUNK_BYTES = 65536
-_MAX_SHOWN = 200  # characters of an error in a log line
+_MAX_SHOWN = 200  # maximum length of an error's text in a log line, in characters
 _TIMED_OUT = (GivenUpError, requests.exceptions.Timeout, TimeoutError)
 _HINTS = {
     **TLS_HINTS,
@@ -59,9 +59,10 @@ class HttpSender(RequestSender):
     def _prepare(self, session: requests.Session) -> None:
         trusted = session.verify if isinstance(session.verify, str) else None
         for prefix, adapter in list(session.adapters.items()):
-            if type(adapter) in (HTTPAdapter, Adapter):  # an adapter of the application is kept
+            if type(adapter) in (HTTPAdapter, Adapter):  # an adapter that the application has mounted is kept
                 session.mount(prefix, Adapter(trusted))
-        # The exporter's credentials take precedence over .netrc. A header takes precedence over the user in the URL.
+        # The exporter's credentials take precedence over .netrc. An Authorization header takes precedence over the user
+        # name in the URL.
         user = urlsplit(self._url)
         if session.auth is None and "authorization" in {name.lower() for name in self._headers}:
             session.auth = _keep_unchanged
@@ -77,7 +78,7 @@ class HttpSender(RequestSender):
         return super().send_with_retries(Request(self._exporter.compress(request.body), request.points))
 
     def _renew(self, certificates: Certificates) -> None:
-        self._session.close()  # new connections read the new files
+        self._session.close()  # new connections will read the renewed files
 
     def _try(self, request: Request, timeout_s: float) -> Answer:
         started = time.monotonic()
@@ -122,8 +123,8 @@ class HttpSender(RequestSender):
         if isinstance(root, ConnectionResetError | RemoteDisconnected) and self._url.startswith("http://"):
             hints.append(SPEAKS_TLS)
         text = f"{self._where()}: {text}" + (f": {hints[0]}" if hints else "")
-        # Errors of OpenSSL are permanent, except SSLEOFError: the connection was closed without a TLS shutdown. Errors
-        # for invalid headers and URLs are permanent, too.
+        # Errors of OpenSSL are permanent, except SSLEOFError, which is raised if the connection was closed without a
+        # TLS shutdown. Errors for invalid headers and URLs are permanent, too.
         refused = isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError)
         is_broken = isinstance(error, requests.exceptions.ConnectionError) or (
             isinstance(root, OSError) and not isinstance(root, requests.exceptions.RequestException)
@@ -131,7 +132,7 @@ class HttpSender(RequestSender):
         return Failure(text, kind_of(known), is_transient=is_broken and not refused)
 
     def _where(self) -> str:
-        """Returns the host and port of the receiver. If a proxy is used, also returns its host and port."""
+        """Returns the host and port of the receiver. If a proxy is used, also returns the proxy's host and port."""
         url = urlsplit(self._url)
         where = url.netloc.rpartition("@")[2]
         proxies = self._session.merge_environment_settings(self._url, {}, None, None, None)["proxies"]

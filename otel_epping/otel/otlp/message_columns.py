@@ -2,7 +2,7 @@
 """Encodes many messages column by column: all first pieces, then all second pieces, and so on.
 
 A piece is a `bytes` object, and numpy moves only references to pieces. A piece that many points share, for example the
-attributes of a subnet, is encoded once. Then bytes.join() copies the piece into each point. The join takes a tenth of
+attributes of a subnet, is encoded once, and bytes.join() copies the piece into each point. The join takes a tenth of
 the time that numpy takes to copy the same bytes to computed positions.
 """
 
@@ -81,5 +81,5 @@ class Pieces:
         self._column.lengths[row] = len(piece)
 
     def __getitem__(self, rows: npt.NDArray[np.intp]) -> Column:
-        """Returns the pieces of these rows. A piece must have been set for each row."""
+        """Returns the pieces of `rows`. A piece must have been set for each row."""
         return self._column[rows]

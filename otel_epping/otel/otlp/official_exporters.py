@@ -13,8 +13,8 @@ from otel_epping.otel.variables.otlp import Otlp
 def build(name: str, exporter_class: Any, otlp: Otlp) -> Any:
     """Builds an exporter. `exporter_class` was loaded from the entry point `name`.
 
-    Raises EppingError if certificates can no longer be read. This can happen because the agent drops its capabilities
-    after the first check.
+    Raises EppingError if certificates cannot be read. Certificates that were readable in the first check may be
+    unreadable here, because the agent has dropped its capabilities.
     """
     environment = Environment({})
     otlp.certificates.check(environment)
@@ -26,8 +26,8 @@ def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
     import grpc
 
     credentials = None
-    # A configured plug-in can provide credentials; some clouds have such plug-ins. The exporter asks the plug-in only
-    # if no credentials are passed.
+    # A configured plug-in can provide credentials, for example the plug-in of a cloud provider. The exporter asks the
+    # plug-in only if `credentials` is None.
     provided = any("GRPC" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ)
     if otlp.secure and any(otlp.certificates) and not provided:
         credentials = grpc.ssl_channel_credentials(*otlp.certificates.read())
@@ -41,7 +41,8 @@ def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
         compression=compression,
     )
     if urlsplit(otlp.endpoint).netloc:
-        # For a target dns://AUTHORITY/HOST, the exporter itself would connect to AUTHORITY.
+        # For a target dns://AUTHORITY/HOST, the exporter itself would connect to AUTHORITY, so the whole target is set
+        # here.
         members = GrpcExporter(exporter)
         members.set_endpoint(otlp.endpoint)
         members.reconnect()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes arrays as OTLP data points. The SDK's encoder writes the same fields for the points of sdk_points.py.
+"""Encodes arrays as OTLP data points. The encoder of the SDK writes the same fields.
 
 The messages are defined in opentelemetry/proto/metrics/v1/metrics.proto. Field numbers come from the generated classes.
 """
@@ -66,7 +66,10 @@ def number_attributes(pairs: Mapping[str, str | bool]) -> bytes:
 
 
 def histogram_attributes(pairs: Mapping[str, str | bool]) -> bytes:
-    """Encodes attributes for histogram_points(). The field number is not the same as for number_points()."""
+    """Encodes attributes for histogram_points().
+
+    The field number differs from the field number of number_attributes().
+    """
     return _attributes(ExponentialHistogramDataPoint.ATTRIBUTES_FIELD_NUMBER, pairs)
 
 
@@ -90,7 +93,10 @@ def _varint_field(number: int, numbers: Indexes) -> Column:
 
 
 def _message(number: int, *columns: Column) -> list[Column]:
-    """Adds a first column, which has the key and the length of each field. The result has n fields of type LEN."""
+    """Inserts a column with the key and the length of each field before `columns`.
+
+    The result has n fields of type LEN.
+    """
     lengths = np.sum([column.lengths for column in columns], axis=0)
     return [Column.of_varints(protobuf.key(number, protobuf.LEN), lengths), *columns]
 
@@ -103,7 +109,7 @@ def _points(*columns: Column) -> Points:
 def number_points(attributes: Sequence[Column], start_ns: Times, time_ns: int, values: protobuf.Integers) -> Points:
     """Encodes n data points of counters. `values` and `start_ns` have the shape (n,); times are Unix time, ns.
 
-    The pieces of the columns `attributes` come from number_attributes(). A point has the attributes of all columns.
+    The pieces of the columns `attributes` come from number_attributes(). Each point has the attributes of all columns.
     """
     records = np.full(len(values), _NUMBER)
     records["start_time_unix_nano"] = start_ns
@@ -117,7 +123,8 @@ def histogram_points(
 ) -> Points:
     """Encodes n histogram points. `start_ns` has the shape (n,); times are Unix time, ns.
 
-    The pieces of the columns `attributes` come from histogram_attributes(). A point has the attributes of all columns.
+    The pieces of the columns `attributes` come from histogram_attributes(). Each point has the attributes of all
+    columns.
     """
     records = np.full(len(start_ns), _HISTOGRAM)
     records["start_time_unix_nano"] = start_ns
@@ -137,13 +144,13 @@ def histogram_points(
 
 
 def _buckets(histograms: HistogramArrays) -> list[Column]:
-    """Encodes the field `positive`. Omits this field for histograms without buckets."""
+    """Encodes the field `positive`. For histograms without buckets, the field `positive` is omitted."""
     message = ExponentialHistogramDataPoint.Buckets
     encoded, lengths = protobuf.varints(histograms.counts)
     ends = _sums(lengths)[histograms.starts]
     counts = encoded.tobytes()
-    # This is the only loop over points. A slice takes 60 ns, and numpy has no faster way to cut pieces of different
-    # lengths.
+    # The loop over all points slices `counts`. A slice takes 60 ns, and numpy has no faster way to cut pieces of
+    # different lengths.
     pieces = [counts[start:end] for start, end in pairwise(ends.tolist())]
     packed = Column(np.array(pieces, object), np.diff(ends))
     columns = _message(

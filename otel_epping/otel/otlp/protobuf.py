@@ -17,7 +17,7 @@ VARINT: Final = 0
 I64: Final = 1
 LEN: Final = 2
 
-_BITS = 7  # bits of the number in each byte of a varint; the eighth bit is set if more bytes follow
+_BITS = 7  # number of payload bits in each byte of a varint; the eighth bit is set if more bytes follow
 _MORE = 1 << _BITS
 
 
@@ -42,7 +42,7 @@ def field(number: int, *parts: bytes) -> list[bytes]:
 
 
 def zigzag(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Converts the numbers of a sint32 field into the numbers that are encoded as varints."""
+    """Maps the signed numbers of a sint32 field to nonnegative numbers, which can be encoded as varints."""
     return np.asarray((numbers << 1) ^ (numbers >> 63))
 
 
@@ -53,7 +53,8 @@ def varints(numbers: npt.NDArray[np.uint64]) -> tuple[Bytes, npt.NDArray[np.int6
     while rest.any():
         lengths += rest != 0
         rest >>= np.uint64(_BITS)
-    # Each number has a row that is as wide as the longest varint. The unused bytes are then masked out.
+    # In the array `rows`, each row has the bytes of one number and is as wide as the longest varint. The last line of
+    # varints() removes the unused bytes.
     rows = np.empty((len(numbers), int(lengths.max(initial=1))), np.uint8)
     for place in range(rows.shape[1]):
         rows[:, place] = numbers >> np.uint64(_BITS * place)

@@ -15,7 +15,7 @@ from otel_epping.otel.otlp.protobuf import field
 
 
 class EncodedMetric(NamedTuple):
-    """A metric, encoded as a field of its scope. The parts are not joined; `points` is the number of data points."""
+    """A metric, encoded as a field of its scope. `parts` are not joined yet; `points` is the number of data points."""
 
     parts: list[bytes]
     points: int

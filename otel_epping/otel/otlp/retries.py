@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retries a request after transient failures, until the timeout of the request.
 
-The retry loops of the official exporters (1.45) are not used. They treat a redirect as a success, log neither the
-status nor the text of the last response, measure time with the wall clock, and ignore a Retry-After that is longer than
-the timeout of a request.
+The retry loops of the official exporters (1.45) are not used. The official exporters treat a redirect as a success, log
+neither the status nor the text of the last response, measure time with the wall clock, and ignore a Retry-After that is
+longer than the timeout of a request.
 """
 
 import random
@@ -27,7 +27,7 @@ _TIME_IS_UP = "time is up"
 
 
 class SendError(Exception):
-    """A request failed. In the exporter's own metrics, the attribute `error.type` is the name of this class."""
+    """A request failed. In the exporter's own metrics, the attribute `error.type` has the value `SendError`."""
 
 
 class RequestSender(ABC):
@@ -48,7 +48,7 @@ class RequestSender(ABC):
 
     @property
     def pause(self) -> Failure | None:
-        """The failure in which the receiver asked to wait. None if there is no such wait, or if the wait is over."""
+        """The failure after which the receiver asked the exporter to wait; None after the end of the wait."""
         return self._pause if time.monotonic() < self._next_s else None
 
     def end_pause(self) -> None:
@@ -67,7 +67,7 @@ class RequestSender(ABC):
         return answer
 
     def send_with_retries(self, request: Request) -> Answer:
-        """Sends a request at most _MAX_ATTEMPTS times, until it succeeds, fails permanently or times out."""
+        """Sends a request at most _MAX_ATTEMPTS times. Stops after a success, a permanent failure or the timeout."""
         if self._renewal and self._renewal.is_due():
             self._renew(self._renewal.certificates)
         if self._stopped.is_set():

@@ -2,8 +2,9 @@
 """Returns the sender of encoded requests for an official OTLP exporter.
 
 A sender uses the exporter's endpoint, TLS settings, headers, compression, shutdown event and own metrics. The exporter
-has no public method that sends an encoded request, so the senders use its private members (private.py). These members
-are checked before the first request. If the members are not as expected, the exporter's export() is used instead.
+has no public method that sends an encoded request, so the senders use private members of the exporter (private.py). The
+private members are checked before the first request. If a private member is not as expected, the exporter's export() is
+used instead.
 """
 
 import logging
@@ -24,11 +25,11 @@ _HTTP = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 
 
 def sender(exporter: MetricExporter, certificates: Certificates | None = None) -> "RequestSender | None":
-    """Returns the sender for an official exporter. Returns None for any other exporter.
+    """Returns the sender for an official exporter. Returns None for other exporters.
 
-    Also returns None for a subclass, because a subclass may override export(), and for an exporter that splits
-    requests, because splitting needs the objects of the SDK. Logs a warning and returns None if the exporter does not
-    have the expected private members.
+    Also returns None for a subclass of an official exporter, because a subclass may override export(). Also returns
+    None for an exporter that splits requests, because splitting needs the objects of the SDK. Logs a warning and
+    returns None if the exporter does not have the expected private members.
 
     `certificates` are the files that the exporter uses for TLS. The files are read again when they change.
     """
@@ -38,7 +39,7 @@ def sender(exporter: MetricExporter, certificates: Certificates | None = None) -
     if splits_requests(exporter):
         return None
     try:
-        # Each module imports its transport, and gRPC takes 20 MB of memory. So only the module in use is imported.
+        # The import of gRPC takes 20 MB of memory. So only the module of the transport in use is imported.
         if kind.__module__ == _GRPC:
             from otel_epping.otel.otlp.grpc_sender import GrpcSender
 

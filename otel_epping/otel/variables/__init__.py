@@ -4,7 +4,7 @@
 The SDK and its exporters read the same variables, but handle invalid values differently: some of these packages log a
 warning, some raise an exception, and some ignore the value. So this package parses each variable by the rules of the
 specification, and passes the parsed values to exporters. The error for an invalid variable contains the variable's name
-and value, the cause and the cure. A secret value is not shown. All invalid variables are reported together.
+and value, the cause and the cure. Secret values are not shown in errors. All invalid variables are reported together.
 
     environment.py   parses text, numbers, Booleans and enumerations; collects errors and warnings
     endpoint.py      parses endpoints of both protocols

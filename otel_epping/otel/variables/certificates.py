@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the files of certificates and keys before TLS uses them, and again when they are renewed.
+"""Checks the files of certificates and keys before TLS uses the files, and again when the files have changed.
 
 gRPC's C core aborts the process if a key has no certificate. The C core reports any other invalid file as a failed
 handshake. So OpenSSL checks the files first, through the standard module `ssl`. OpenSSL also checks that a key matches
@@ -23,7 +23,10 @@ _EXPLICIT_0 = 0xA0  # tag of the field `version`, which X.509 version 1 certific
 
 
 class _FileError(Exception):
-    """A file is invalid. In the error message, the text (cause and cure) follows the variable's name and value."""
+    """A file is invalid.
+
+    The exception's text (cause and cure) follows the variable's name and value in the error message.
+    """
 
 
 class Certificates(NamedTuple):
@@ -71,7 +74,7 @@ class Certificates(NamedTuple):
                 )
 
     def signature(self) -> tuple[tuple[int, int, int], ...]:
-        """Returns inode, modification time and size of each file. They change when a file is replaced or written."""
+        """Returns inode, modification time and size of each file, which change when a file is replaced or written."""
         return tuple(_signature(variable.value) for variable in self if variable)
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -146,7 +149,8 @@ def _reason(error: Exception) -> str:
 def _dates(variable: Variable) -> Iterator[str]:
     """Yields a warning for a certificate that is not valid now.
 
-    Such a certificate is not an error, because it may be renewed later, or the clock may be wrong.
+    A certificate that is not valid now is not an error, because the certificate may be renewed later, or the clock may
+    be wrong.
     """
     try:
         begins, ends = validity(ssl.PEM_cert_to_DER_cert(_first_certificate(_read(variable.value))))
@@ -177,7 +181,7 @@ def validity(der: bytes) -> tuple[float, float]:
     _, certificate, _ = _element(der)
     _, fields, _ = _element(certificate)
     tag, _, rest = _element(fields)
-    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # skips the serial number (if not read yet), signature, issuer
+    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # skips serial number (version 1: already read), signature, issuer
         _, _, rest = _element(rest)
     _, dates, _ = _element(rest)
     begin_tag, begin, dates = _element(dates)

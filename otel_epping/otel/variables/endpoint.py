@@ -20,14 +20,14 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _TARGETS = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 _MAX_PORT = 65535
 _NO_ADDRESS = "where the brackets contain no IPv6 address: write, for example, http://[2001:db8::1]:4317"
-_LOCAL = ("unix", "unix-abstract")  # these sockets are on this host, so TLS is not the default
+_LOCAL = ("unix", "unix-abstract")  # Unix sockets are on the local host, so TLS is not the default
 
 
 class Endpoint(NamedTuple):
     """The destination: a URL for OTLP/HTTP, a target for OTLP/gRPC.
 
-    secure  true if TLS is used. None if the endpoint does not specify this; then OTEL_EXPORTER_OTLP_INSECURE decides
-    local   true if the target is a socket of this host, for which plain text is the default
+    secure  true if TLS is used, false for plain text. None if OTEL_EXPORTER_OTLP_INSECURE decides
+    local   true if the target is a socket of the local host, for which plain text is the default
     user    for OTLP/gRPC: the text "user:password" of the URL, because a gRPC target cannot contain this text. For
             OTLP/HTTP: empty, because the text stays in the URL
     """
@@ -41,8 +41,8 @@ class Endpoint(NamedTuple):
 def http_endpoint(environment: Environment, variable: Variable | None, *, of_signal: bool) -> Endpoint:
     """Returns the URL to which requests are posted.
 
-    With `of_signal`, the variable is OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, and its path is not changed. Otherwise, the
-    variable is OTEL_EXPORTER_OTLP_ENDPOINT, and v1/metrics is appended to its path.
+    With `of_signal`, the variable is OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, and its path is not changed. Without
+    `of_signal`, the variable is OTEL_EXPORTER_OTLP_ENDPOINT, and v1/metrics is appended to its path.
     """
     if not variable:
         return Endpoint(f"http://localhost:{HTTP_PORT}/{_PATH}", False)
@@ -118,7 +118,7 @@ def _host_and_port(environment: Environment, variable: Variable) -> Endpoint:
 
 
 def _zoned(target: str) -> str:
-    """Escapes the zone of a link-local address as in a URL (RFC 6874): gRPC would read "%a0" as an escaped byte."""
+    """Escapes a link-local address's zone (RFC 6874), because gRPC would read a zone "%a0" as an escaped byte."""
     return re.sub(r"(\[[^]%]*)%(?!25)", r"\1%25", target)
 
 
@@ -158,7 +158,7 @@ def _error(value: str, url: SplitResult, prefix: str, others: tuple[str, ...]) -
         return f"which has no scheme: write http://{value}, or https:// for TLS"
     if not prefix and url.scheme not in _PORTS:
         known = "http, https, or a gRPC scheme: " + ", ".join(others) if others else "http or https"
-        # urlsplit() of Python 3.11 and later finds no scheme in 1x://host, and that of 3.10 finds one.
+        # In 1x://host, urlsplit() of Python 3.10 finds the scheme 1x, and urlsplit() of later versions finds no scheme.
         return f"whose scheme {value.partition('://')[0].lower()!r} is not known: use {known}"
     if any(each.isspace() for each in value):
         return "which contains white space: remove it"

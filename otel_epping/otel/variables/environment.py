@@ -16,7 +16,7 @@ _MS_PER_UNIT = {"ms": 1, "s": 1e3, "sec": 1e3, "m": 60e3, "min": 60e3, "h": 3600
 
 
 class Variable(NamedTuple):
-    """A variable that is set. Its value is not empty and has no white space around it."""
+    """A variable that is set. `value` is not empty, and has no white space at the start or end."""
 
     name: str
     value: str
@@ -25,7 +25,7 @@ class Variable(NamedTuple):
 class Environment:
     """The variables of a process, and the errors found in these variables.
 
-    errors     a sentence for each invalid variable, with the variable, its value, the cause and the cure
+    errors     a sentence for each invalid variable, with name, value, cause and cure
     warnings   a sentence for each valid value that is probably not intended
     canonical  values of the variables that the SDK itself reads, in the form that the SDK understands. None means that
                the variable must be unset
@@ -38,7 +38,10 @@ class Environment:
         self._variables = variables
 
     def add_error(self, variable: Variable, why: str, *, secret: bool = False) -> None:
-        """Collects an error. `why` has the cause and the cure: "which ...: set ...". A secret value is not shown."""
+        """Collects an error.
+
+        `why` has the cause and the cure: "which ...: set ...". With `secret`, the error omits the value.
+        """
         shown = variable.name if secret else f"{variable.name} is {redact(variable.value)!r},"
         self.errors.append(f"{shown} {why}")
 
@@ -49,7 +52,7 @@ class Environment:
             raise EppingError(several + "; ".join(errors))
 
     def find(self, *names: str) -> Variable | None:
-        """Returns the first of these variables that is set. Pass the signal's variable before the general variable.
+        """Returns the first variable of `names` that is set. Pass the variable for metrics before the general variable.
 
         A variable with an empty value counts as unset (specification, "Parsing empty value"). A value that has only
         white space counts as empty. White space around a value is removed, because files with secrets or variables

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses headers and checks resource attributes. Both are lists of `name=value`, percent-encoded as in W3C Baggage.
+"""Parses lists of headers and checks lists of resource attributes.
 
-The value of a header may be secret. So an error contains the name of the header or the position of the entry, but never
-the value.
+Each list has entries of the form `name=value`, percent-encoded as in W3C Baggage.
+
+The value of a header may be secret. So an error message contains the name of the header or the position of the entry,
+but never the value.
 """
 
 import re
@@ -14,7 +16,7 @@ from otel_epping.process.redaction import TOKEN
 _NAME = re.compile(TOKEN, re.ASCII)
 _GRPC_NAME = re.compile(r"[a-z0-9_.-]+")  # gRPC over HTTP/2, "Custom-Metadata"
 _NEVER = '";\\'  # not allowed in a "baggage-octet" (W3C Baggage), like the comma, which separates entries
-# The exporter itself sets these headers. A request with other values would not be an OTLP request.
+# The exporter itself sets the headers in _RESERVED. With other values, a request would not be an OTLP request.
 _RESERVED = {"content-type", "content-encoding", "content-length", "transfer-encoding", "connection", "te"}
 
 
@@ -30,7 +32,7 @@ def headers(environment: Environment, variable: Variable, *, grpc: bool) -> dict
             why = f"is invalid in entry {place}, which does not start with a header's name and '=': write name=value"
             environment.add_error(variable, f"{why}, without quotes, and %2C for a comma in a value", secret=True)
             continue
-        if grpc and not _GRPC_NAME.fullmatch(name.lower()):  # the entry may also be a secret without a name
+        if grpc and not _GRPC_NAME.fullmatch(name.lower()):  # `name` may also be a secret
             why = f"is invalid in entry {place}: gRPC allows only letters, digits, '_', '.', '-': use http/protobuf"
             environment.add_error(variable, why, secret=True)
             continue
@@ -72,7 +74,7 @@ def _value_error(value: str) -> str:
 
 
 def check_attributes(environment: Environment, name: str) -> None:
-    """Checks a list of resource attributes. Sets its canonical value, which has no empty entries."""
+    """Checks a list of resource attributes. The canonical value is the list without empty entries."""
     if not (variable := environment.text(name, is_name=True)):
         environment.canonical[name] = None
         return

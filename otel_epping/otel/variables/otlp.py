@@ -13,7 +13,7 @@ from otel_epping.otel.variables.environment import Environment, Variable
 from otel_epping.otel.variables.headers import headers
 
 GRPC, HTTP = "grpc", "http/protobuf"
-# Maximum timeout of a request. A longer request would delay the next export too much.
+# Maximum timeout of a request. A request that takes longer would delay the next export too much.
 MAX_TIMEOUT_S = 300.0
 _DEFAULT_TIMEOUT_S = 10.0
 _COMPRESSIONS = {GRPC: ("none", "gzip"), HTTP: ("none", "gzip", "deflate")}
@@ -40,7 +40,7 @@ def read_protocol(environment: Environment) -> str:
 
 
 def read_otlp(environment: Environment, protocol: str) -> Otlp:
-    """Reads the settings of an exporter for this protocol."""
+    """Reads the settings of the exporter for `protocol`."""
     specific, general = _names("ENDPOINT")
     variable = environment.text(specific, general)
     insecure = environment.boolean(*_names("INSECURE"))
@@ -61,7 +61,7 @@ def read_otlp(environment: Environment, protocol: str) -> Otlp:
         )
     sent = environment.find(*_names("HEADERS"))
     parsed = headers(environment, sent, grpc=protocol == GRPC) if sent else {}
-    if endpoint.user:  # the user is sent in a header, as by HTTP clients (RFC 7617)
+    if endpoint.user:  # sends user name and password in a header, as HTTP clients do (RFC 7617)
         parsed.setdefault("authorization", f"Basic {b64encode(endpoint.user.encode()).decode()}")
     return Otlp(
         endpoint.target,
@@ -80,7 +80,7 @@ def _is_secure(
     insecure: bool,
     certificates: Certificates,
 ) -> bool:
-    """Returns whether to use TLS. If the endpoint does not specify this, OTEL_EXPORTER_OTLP_INSECURE decides."""
+    """Returns whether to use TLS. OTEL_EXPORTER_OTLP_INSECURE decides for an endpoint without http:// or https://."""
     configured = environment.find(*_names("INSECURE"))
     if endpoint.secure is not None:
         if configured and insecure and endpoint.secure and variable:
@@ -104,14 +104,14 @@ def _is_secure(
 def _timeout_s(environment: Environment) -> float:
     """Returns the timeout of a request, including its retries.
 
-    The specification defines milliseconds, but the SDK for Python reads seconds, and its users write seconds. So a
-    number up to MAX_TIMEOUT_S is read as seconds, and a larger number is read as milliseconds.
+    The specification defines milliseconds, but the SDK for Python reads seconds, and users of this SDK write seconds.
+    So a number up to MAX_TIMEOUT_S is read as seconds, and a larger number is read as milliseconds.
     """
     variable = environment.text(*_names("TIMEOUT"))
     number = environment.milliseconds(variable) if variable else None
     if variable is None or number is None:
         return _DEFAULT_TIMEOUT_S
-    if number == 0:  # no limit (specification, "Timeout"), but an endless export would block later exports
+    if number == 0:  # 0 means no limit (specification, "Timeout"), but an endless export would block later exports
         environment.warnings.append(f"{variable.name}=0: a request still times out after {MAX_TIMEOUT_S:g} s")
         return MAX_TIMEOUT_S
     if number <= MAX_TIMEOUT_S:

@@ -118,7 +118,7 @@ def _exporters(environment: Environment, protocol: str) -> tuple[str, ...]:
 def _seconds(environment: Environment, name: str, default_s: float, max_s: float, *, zero: bool = False) -> float:
     """Reads milliseconds and returns seconds.
 
-    With `zero`, the value 0 is valid and means no limit (specification, "Timeout"). For this value, returns `max_s`.
+    With `zero`, the value 0 is valid and means no limit (specification, "Timeout"), and `max_s` is returned for 0.
     """
     variable = environment.text(name)
     number = environment.milliseconds(variable) if variable else None

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests filters on the clsact hook. They count the same packets as TCX, and work next to other filters.
+"""Tests filters on the clsact hook. The agent counts the same packets with clsact filters as with TCX. The agent's
+filters work next to other filters.
 
 After the agent ends, none of its filters is left.
 """
@@ -26,7 +27,7 @@ from tests.support.seccomp import BEFORE_TCX
 from tests.support.unprivileged import AGENT
 
 CLSACT = ("--hook", "clsact")
-# Some tests do not check exports. They use an exporter that cannot fail and cannot delay the end of the agent.
+# Tests that do not check exports use the console exporter, which cannot fail and cannot delay the end of the agent.
 ANYWHERE = {"OTEL_METRICS_EXPORTER": "console"}
 ACCEPT = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)  # r0 = TC_ACT_OK; exit
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
@@ -59,7 +60,8 @@ def test_clsact_counts_the_same_as_tcx_and_leaves_nothing(ns: Namespace, up0: st
         ]  # fmt: skip
         converse(ns)
         assert len(filters(ns, "lo")) == 2
-        # Exports of either agent add packets to the loopback interface. So the test compares only the RTTs of TCP.
+        # The exports of each agent add packets to the loopback interface. So the test compares the number of TCP RTTs,
+        # and not the number of packets.
         assert [agent.stop() for agent in agents] == [0, 0]
         counts = []
         for sink in (first, second):
@@ -119,7 +121,8 @@ def test_other_filters_see_all_packets_and_stay(hosts: Hosts, start: Callable[..
 
 @pytest.mark.parametrize("when", ["earlier", "later"])
 def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
-    """Other filters run after ours. They are attached with priority 2 or 0. With 0, the kernel chooses the priority."""
+    """The other filters run after the filters of the agent. The other filters are attached with priority 2 or 0.
+    Priority 0 means that the kernel chooses the priority."""
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
         accepting = load("accepting", ACCEPT)
@@ -147,7 +150,7 @@ def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Call
 
 
 def test_an_ingress_qdisc_is_an_error_with_the_cure(ns: Namespace, up0: str) -> None:
-    """An ingress qdisc takes the place of the clsact qdisc.
+    """An interface with an ingress qdisc cannot have a clsact qdisc.
 
     An egress filter on an ingress qdisc would get received packets.
     """
@@ -212,7 +215,8 @@ def test_the_next_agent_removes_filters_of_a_killed_agent(ns: Namespace, up0: st
 
 
 def test_a_filter_of_somebody_else_with_our_name_stays(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """Except for its handle, the filter looks like the agent's own filter. The agent does not change this filter."""
+    """The other program's filter differs from the agent's own filter only in its handle. The agent does not change the
+    other program's filter."""
     other = load("epping_ingress", dropping(101))
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
     with ns.entered():
@@ -239,8 +243,8 @@ def test_a_new_interface_with_the_same_name_is_watched(hosts: Hosts, start: Call
 def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
     """A seccomp filter simulates a kernel without TCX.
 
-    On such a kernel, the agent needs CAP_NET_ADMIN to attach to interfaces that appear later. So the agent keeps this
-    capability, and logs it.
+    Without TCX, the agent needs CAP_NET_ADMIN to attach to interfaces that appear later. So the agent keeps
+    CAP_NET_ADMIN, and logs that the capability is kept.
     """
     command = [*BEFORE_TCX, *AGENT]
     assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout

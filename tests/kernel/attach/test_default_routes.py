@@ -17,7 +17,7 @@ from otel_epping.lab.namespaces import Namespace
 pytestmark = pytest.mark.parallel
 
 
-# The interfaces of the host. For each: the IPv4 address and the IPv6 address of a neighbour.
+# The interfaces of the host. Each interface has the IPv4 address and the IPv6 address of a neighbour.
 GATEWAYS = {"a0": ("10.7.0.2", "fd07::2"), "a1": ("10.8.0.2", "fd08::2")}
 
 
@@ -34,7 +34,7 @@ class Router:
         self._routes.refresh(links.links())
 
     def __call__(self, *commands: str) -> list[str]:
-        """Run commands of `ip`. Return the interfaces that have a default route afterwards."""
+        """Run commands of `ip`. Return the interfaces that have a default route after these commands."""
         self.host.ip(*commands)
         changed = False
         while select.select([self._changes], [], [], 0.05)[0]:
@@ -121,8 +121,8 @@ def test_pairs_of_routes_that_cover_all_addresses(ip: Router) -> None:
 def test_routes_that_end_without_a_message(ip: Router) -> None:
     """The kernel deletes some routes without a netlink message.
 
-    This happens when the last address of an interface is deleted, or when the interface goes down. The routes stay
-    deleted even if the interface is set up again at once.
+    The kernel sends no message when the last address of an interface is deleted, or when the interface goes down. The
+    deleted routes do not return if the interface is set up again at once.
     """
     assert ip("route add default via 10.7.0.2 dev a0") == ["a0"]
     assert ip("address del 10.7.0.1/24 dev a0") == []
@@ -137,7 +137,8 @@ def test_other_types_and_tables_are_ignored(ip: Router) -> None:
 
 @pytest.mark.parametrize("table", [7, 70000])
 def test_the_table_of_a_vrf(ip: Router, table: int) -> None:
-    """The VRF device is only a netlink message, because not every kernel has the VRF module. The route is real."""
+    """The test does not create a VRF device, because not every kernel has the VRF module. Instead, the test creates a
+    netlink message about a VRF device. The route is real."""
     body = struct.pack("=BxHiII", 0, 1, 99, 1, 0)
     data = attribute(2, attribute(1, struct.pack("=I", table)))  # IFLA_INFO_DATA, IFLA_VRF_TABLE
     body += attribute(3, b"red\0") + attribute(18, attribute(1, b"vrf\0") + data)  # IFLA_IFNAME, IFLA_LINKINFO

@@ -31,13 +31,13 @@ from otel_epping.lab.namespaces import Namespace
 HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
 SMALL = EppingConfig(
     max_subnets=4096, max_flows=64
-)  # Each interface sends some IPv6 packets by itself. These packets use slots of subnets.
+)  # The kernel sends some IPv6 packets on each new interface, and these packets use slots of subnets.
 NUMBERS = count()
 
 
 @pytest.fixture
 def host() -> Iterator[Namespace]:
-    """A host whose interfaces are veths. The thread of the test enters its network namespace."""
+    """A host whose interfaces are veths. The thread of the test enters the network namespace of the host."""
     with Namespace("follow") as namespace, namespace.entered():
         yield namespace
 
@@ -75,7 +75,7 @@ def start_monitor(host: Namespace, collector: EppingCollector) -> Iterator[Calla
 
 
 def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
-    """Add a veth called `name` and set it up. No selection matches the name of its peer."""
+    """Add a veth called `name` and set it up. No selection matches the name of the veth's peer."""
     peer = f"p{next(NUMBERS)}"
     host.ip(
         f"link add {name} {options} type veth peer name {peer}", f"link set {peer} up", f"link set {name} up", *more
@@ -181,7 +181,8 @@ def test_an_interface_that_is_created_again_continues_its_series(
 def test_deleted_and_created_with_the_same_index(
     host: Namespace, start_monitor: Callable[..., InterfaceMonitor], reader: Reader, name: str
 ) -> None:
-    """The interface is deleted and created again before the monitor checks. Only a netlink message shows the change."""
+    """The interface is deleted and created again before the monitor checks. Only a netlink message shows that the
+    interface was replaced."""
     veth(host, name, ADDRESS.format(name), options="index 777")
     monitor = start_monitor(name)
     send(host, name, 3)
@@ -333,7 +334,7 @@ def open_descriptors() -> set[str]:
 
 
 def test_many_interfaces_at_a_time(host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str) -> None:
-    """20 interfaces are created and deleted, in two rounds. At the end, no descriptor of these interfaces is open."""
+    """20 interfaces are created and deleted, in two rounds. At the end, no descriptor of the 20 interfaces is open."""
     monitor = start_monitor(f"{name}-*")
     descriptors = open_descriptors()
     for _ in range(2):
@@ -356,7 +357,7 @@ def test_an_interface_without_ip_is_rejected_and_logged_once(
 
 
 def add_interface_without_ip(name: str) -> None:
-    """Add a tun device whose hardware type is that of IEEE 802.15.4."""
+    """Add a tun device with the hardware type of IEEE 802.15.4."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
     fcntl.ioctl(descriptor, 0x400454CD, 804)  # TUNSETLINK, ARPHRD_IEEE802154
@@ -378,7 +379,7 @@ def test_another_selection(
     send(host, f"{name}a", 3)
     monitor.select(Selection([f"{name}b", f"{name}c"], [f"{name}a"]))
     assert sorted(collector.attachments.watched) == [f"{name}a", f"{name}b"]
-    assert collector.attachments._watched[f"{name}a"] == hooks  # the links are still the same, so no packet is missed
+    assert collector.attachments._watched[f"{name}a"] == hooks  # the BPF links are unchanged, so no packet is missed
     send(host, f"{name}a", 4)
     assert sent(reader, f"{name}a") == 7
     reading = reader.read()
@@ -415,7 +416,8 @@ def test_roles_of_selected_interfaces(
 def test_limits_of_interface_numbers_and_of_equal_indexes() -> None:
     """If all interface numbers are in use, packets are counted without an interface name.
 
-    At most four interfaces can have the same index modulo 4096. A fifth such interface is rejected.
+    At most four interfaces can have the same index modulo 4096. A fifth interface with the same index modulo 4096 is
+    rejected.
     """
     with Namespace("limits") as host, host.entered(), EppingCollector(SMALL) as collector:
         attachments = collector.attachments

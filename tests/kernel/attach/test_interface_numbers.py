@@ -39,7 +39,7 @@ NOTHING = np.zeros(3, np.uint64)
 
 @dataclass
 class Time:
-    """A clock. The test sets the time."""
+    """A simulated clock. The test sets the time of this clock."""
 
     now_ns: int = 10**15
 
@@ -75,7 +75,7 @@ def test_a_number_belongs_to_a_name_until_it_ends(numbers: InterfaceNumbers, clo
     assert not numbers.end(gone, NOTHING)
     numbers.mark_gone("a")
     clock.pass_by()
-    assert not numbers.end(gone, NOTHING), "the interface was removed again in the meantime"
+    assert not numbers.end(gone, NOTHING), "the interface returned, and was removed again"
     (gone,) = numbers.gone()
     assert numbers.end(gone, NOTHING)
     assert not numbers.end(gone, NOTHING)
@@ -176,7 +176,7 @@ Series = tuple[tuple[str, object], ...]
 class Exporter:
     """An exporter that may fail.
 
-    The exporter also holds what its receiver has: the points by series, and the totals by metric and interface.
+    The exporter also stores the received data: the points by series, and the totals by metric and interface.
     """
 
     producer: EppingMetricProducer
@@ -208,7 +208,7 @@ class Exporter:
         before_start_ns, before_ns, before = self.points.get(key, (0, 0, 0))
         assert time_ns > before_ns, "a series has one point in each export"
         if self.producer.temporality is DELTA or start_ns != before_start_ns:
-            assert start_ns >= before_ns, "a series that starts again starts at or after the end of its last point"
+            assert start_ns >= before_ns, "a series must not start again before its last point ended"
             before = 0
         assert value >= before
         self.totals[metric, name] += value - before
@@ -219,7 +219,8 @@ METRICS = (metric_table.INTERFACE_PACKETS, metric_table.SUBNET_PACKETS)
 
 
 def sent(exporter: Exporter, name: str) -> list[int]:
-    """Return the numbers of UDP packets at the receiver: first those of the interface, then those of its subnets."""
+    """Return two numbers of UDP packets that the receiver has: the packets of the interface, and the packets of the
+    interface's subnets."""
     return [exporter.totals[metric.name, name] for metric in METRICS]
 
 
@@ -284,7 +285,7 @@ def test_series_continue_if_the_interface_returns_before_they_end(
         send("va", 5)
         vanish(host, collector, "va")
         clock.pass_by()
-        exporter.export()  # without the interface's return, the series would end at the next export
+        exporter.export()  # if va did not return, its series would end at the next export
         assert sent(exporter, "va") == packets(5 * turn)
     assert len(exporter.points) == 3, "all points are of the same three series"
     assert all(value == 15 for *_, value in exporter.points.values())
@@ -340,9 +341,10 @@ def test_flows_of_a_removed_interface_end_as_idle(host: Namespace, collector: Ep
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_flows_of_a_removed_interface_do_not_match_on_its_successor(clock: Time, ends: bool) -> None:
-    """A reply arrives on another interface than the request.
+    """The request and its reply use different interfaces.
 
-    The interface of the request was removed. The other interface has the same index and the same number.
+    The interface of the request was removed before the reply. The interface of the reply has the same index and the
+    same number as the removed interface.
     """
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
     attachments, reader = bench.collector.attachments, bench.collector.reader()

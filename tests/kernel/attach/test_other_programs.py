@@ -56,7 +56,7 @@ class Watched:
     addresses: list[tuple[str, int]]
 
     def counted(self) -> list[int]:
-        """Return the numbers of received and of transmitted packets that the program has counted."""
+        """Return two numbers: the received packets and the transmitted packets that the program has counted."""
         numbers = {name: number for number, name in self.collector.attachments.names.items()}
         found: list[int] = self.collector.interface_packets([numbers[self.name]])[0].tolist()
         return found
@@ -193,7 +193,7 @@ def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_program_that_hides_no_packets_is_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The other program hides no packets now, but may do so later.
+    """The other program hides no packets now, but may hide packets later.
 
     So the monitor still moves our program to the front.
     """
@@ -234,7 +234,7 @@ def test_one_hook_only(watch: Watch) -> None:
 def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     """The monitor moves our program to the front at once, up to three times.
 
-    After that, the monitor waits longer, and moves our program only if packets are missing.
+    After three moves, the monitor waits longer, and moves our program only if packets are missing.
     """
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
@@ -254,9 +254,9 @@ def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.L
 
 
 def test_a_filter_before_which_nobody_can_attach_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The filter has priority 1, and is for another protocol than our filter.
+    """The filter of the other program has priority 1, and its protocol differs from the protocol of our filter.
 
-    So our filter cannot be placed before it.
+    So our filter cannot be placed before the other filter.
     """
 
     def before(name: str) -> None:
@@ -367,7 +367,7 @@ def remove_one_filter(watched: Watched) -> None:
 
 
 def replace_filters(watched: Watched) -> None:
-    """Replace the program of our filters by one that accepts all packets.
+    """Replace the program of our filters by a program that accepts all packets.
 
     The filters keep their priority and handle.
     """
@@ -494,9 +494,10 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
 
 
 def test_an_xdp_program_that_drops_some_packets_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """An XDP program drops some packets, so packets are missing on the hook. This is no fault.
+    """An XDP program drops some packets, so packets are missing on the hook. The missing packets are no fault.
 
-    Another program on the hook is no fault either: our program moves before it, and the same packets are still missing.
+    A second program on the hook is no fault either. The monitor moves our program before the second program, and the
+    same packets are still missing.
     """
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
@@ -532,7 +533,7 @@ def test_an_xdp_program_that_passes_is_no_fault(watch: Watch) -> None:
 def test_packets_that_bypass_the_queue(watch: Watch) -> None:
     """A socket with PACKET_QDISC_BYPASS sends packets that do not pass the hook.
 
-    A few such packets are no fault. A stream of such packets is a fault.
+    A few packets that bypass the hook are no fault. A stream of packets that bypass the hook is a fault.
     """
     watched = watch("tcx")
     watched.look(2.1)
@@ -555,7 +556,7 @@ def test_packets_that_bypass_the_queue(watch: Watch) -> None:
 
 
 def test_broadcasts_and_aggregates_are_no_fault(watch: Watch) -> None:
-    """The kernel's count differs from ours for two reasons, and neither is a fault.
+    """The kernel's packet count differs from our packet count for two reasons. Neither reason is a fault.
 
     The kernel receives a copy of its own broadcasts. The kernel counts an aggregate of several TCP segments as one
     packet.

@@ -56,7 +56,7 @@ def assembled(blocks: list[Block]) -> bytes:
 def recorded(number: int) -> list[Step]:
     """Return instructions for r0 = r0 * 3 + number, in 32 bits.
 
-    So each path through a program gives a different result.
+    With these instructions, each path through a program gives a different result.
     """
     return [(0x24, 0x00, 0, 3), (0x04, 0x00, 0, number)]
 
@@ -64,7 +64,7 @@ def recorded(number: int) -> list[Step]:
 def any_program(seed: int) -> bytes:
     """Return a random program. Each block may jump to a later block or exit. Some blocks are rare.
 
-    Some load 64 bits.
+    Some blocks load a 64-bit number.
     """
     chance = random.Random(seed)
     count = chance.randrange(3, 40)

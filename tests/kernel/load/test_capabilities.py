@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests capabilities: which ones are required, which ones the loader has, and that the running agent has none.
+"""Tests which capabilities are required, which capabilities the loader has, and that the running agent has no
+capabilities.
 
-The tests grant and remove real capabilities. They read the capabilities of each thread from /proc.
+The tests grant and remove real capabilities. The tests read the capabilities of each thread from /proc.
 """
 
 import errno
@@ -87,7 +88,7 @@ def test_check_without_any(ns: Namespace) -> None:
 def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command otel-epping, run by a Python interpreter.
 
-    The interpreter's file has capabilities, as in a container image.
+    The executable file of the interpreter has capabilities, as in a container image.
     """
     folder = tmp_path_factory.mktemp("capable")
     folder.chmod(0o755)
@@ -125,7 +126,7 @@ def test_the_running_agent_has_no_capabilities(
 def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
     """The fixture `start` would fail in this test, because it checks that no thread has a capability."""
     # Before Python 3.14, a thread has the name of the program in the kernel. From Python 3.14 on, the thread has the
-    # name of the Thread object. Here, both names are "python".
+    # name of the Thread object. In this test, the program and the Thread object have the same name, "python".
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
     script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
     command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")
@@ -235,7 +236,7 @@ def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command
     assert status["NoNewPrivs"] == "1"
     assert b"PATH=" in variables
     assert secret.encode() not in variables
-    assert b"ARCH=mips" not in variables  # with this variable, BCC would compile for another architecture
+    assert b"ARCH=mips" not in variables  # BCC would compile for the architecture in the variable
     agent.kill()
     agent.communicate()
 
@@ -293,9 +294,9 @@ for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(lin
 
 @pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])
 def test_the_compiler_can_read_only_its_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str) -> None:
-    """Landlock restricts the compiler to its headers. So this test fails on a kernel without Landlock.
+    """Landlock allows the compiler to read only its headers, so this test fails on a kernel without Landlock.
 
-    On such a kernel, only the lack of capabilities restricts the loader.
+    Without Landlock, only the lack of capabilities restricts the loader.
     """
     source = tmp_path / "bpf"
     shutil.copytree(loader.source_folder(), source)

@@ -115,7 +115,7 @@ def test_too_many_cpus_are_an_error_with_a_cure(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of bpf/. The loader compiles the program from this copy."""
+    """A copy of bpf/, from which the loader compiles the program."""
     folder = shutil.copytree(loader.source_folder(), tmp_path / "bpf")
     monkeypatch.setattr(loader, "source_folder", lambda: folder)
     load().close()
@@ -176,7 +176,7 @@ def test_a_rejection_names_the_line_the_compiler_and_the_kernel(source: Path, fa
     assert len(caught.value.detail.splitlines()) < 200
 
 
-# A module `bcc` that ends the process with a signal. A fault in the compiler has the same effect.
+# A module `bcc` that ends the process with a signal. A fault in the compiler can also end the process with a signal.
 CRASHING = """
 import os, signal
 __version__ = "9.9.9"
@@ -228,7 +228,7 @@ def test_a_missing_or_old_libbpf_is_one_line(tmp_path: Path, old: bool) -> None:
 def test_a_kernel_without_the_number_of_verified_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some kernels do not report the number of verified instructions.
 
-    On Linux 5.15, for example, /proc/self/fdinfo has no line for this number.
+    On Linux 5.15, for example, /proc/self/fdinfo has no line for the number of verified instructions.
     """
     info = map_array.map_info
 
@@ -242,7 +242,7 @@ def test_a_kernel_without_the_number_of_verified_instructions(monkeypatch: pytes
     assert "does not report the number of instructions" in texts["verifier"]
 
 
-# For each machine: another architecture as BCC names it, and the directory of Debian's headers for that architecture.
+# machine -> (BCC's name of another architecture, the directory of Debian's headers for the other architecture)
 ARCHITECTURES = {"x86_64": ("arm64", "/usr/aarch64-linux-gnu"), "aarch64": ("x86_64", "/usr/x86_64-linux-gnu")}
 
 
@@ -281,7 +281,8 @@ for what in (code, json.dumps(maps).encode()):
 
 
 def test_the_program_is_the_same_compiled_for_another_architecture() -> None:
-    """BCC's compiler uses the C types of the target. In spite of this, the instructions and layouts are the same."""
+    """BCC's compiler uses the C types of the target. Nevertheless, the instructions and layouts are the same for all
+    targets."""
     other, headers = ARCHITECTURES[platform.machine()]
     ours = compiled_for("", [])
     assert len(ours) == 2

@@ -31,7 +31,7 @@ def loader_of(pid: int) -> int | None:
 
 
 def loading(ns: Namespace, library: str = "libbcc") -> tuple[subprocess.Popen[str], int]:
-    """Start an agent. When its loader has loaded this library, return the agent and the loader."""
+    """Start an agent. When the agent's loader has loaded `library`, return the agent and the loader."""
     settings = environment({"OTEL_METRICS_EXPORTER": "console"})
     agent = ns.popen([*AGENT, "run", "-i", "lo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
     deadline = time.monotonic() + PATIENCE_S
@@ -74,5 +74,5 @@ def test_a_loader_does_not_outlive_its_agent(ns: Namespace) -> None:
     eventually(
         lambda: not Path(f"/proc/{loader}/exe").exists(),
         0.3,
-        "the loader ends before its work is done, which takes about a second",
+        "the loader ends early: its work takes about a second",
     )

@@ -53,7 +53,7 @@ class Lab:
     monitor: Namespace
 
     def mirror(self, *directions: str) -> None:
-        """Copy the packets of the client's interface in these directions: "ingress", "egress" or both."""
+        """Copy the packets of the client's interface to `span0`. The directions are "ingress", "egress" or both."""
         self.client.run("tc", "qdisc", "replace", "dev", "a0", "clsact")
         for direction in directions:
             match = "protocol all u32 match u32 0 0"
@@ -78,7 +78,7 @@ class Lab:
     def talking(self, conversations: int = 1) -> Iterator[None]:
         """Open TCP connections, each with REQUESTS requests and responses.
 
-        The connections stay open while the body runs.
+        The connections stay open while the body of the `with` statement runs.
         """
         with self.server.entered():
             listener = socket.create_server(("10.7.0.2", 5000))
@@ -88,7 +88,7 @@ class Lab:
                 with self.client.entered():
                     ends.append((socket.create_connection(("10.7.0.2", 5000), PATIENCE_S), listener.accept()[0]))
                 for _ in range(REQUESTS):
-                    time.sleep(0.005)  # gives the clocks of the TCP timestamps time to advance
+                    time.sleep(0.005)  # meanwhile, the clocks of the TCP timestamps advance
                     for sender, receiver in (ends[-1], ends[-1][::-1]):
                         sender.sendall(b"data")
                         assert receiver.recv(4) == b"data"

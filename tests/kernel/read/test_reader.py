@@ -26,8 +26,8 @@ pytestmark = pytest.mark.parallel
 
 LEAST, GREATEST = buckets.RTT_MIN_NS, buckets.RTT_MAX_NS
 MS = 1_000_000
-# The numbers of buckets at these scales leave different remainders when they are divided into blocks. One remainder is
-# zero.
+# If the number of buckets at each of these scales is divided by the size of a block, the remainders differ. One
+# remainder is zero.
 SCALES = (1, 2, 4, 5)
 
 
@@ -40,7 +40,7 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingCon
 
 @pytest.fixture
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits a mapped window to a few rows. So a reading needs many windows."""
+    """Limits a mapped window to a few rows. With such small windows, a reading needs many windows."""
     monkeypatch.setattr(map_array, "_PART_BYTES", 7_000)
 
 
@@ -51,7 +51,8 @@ def slot_of(bench: Bench, conversation: Conversation) -> int:
 
 
 def talks(bench: Bench, count: int) -> tuple[list[Conversation], list[int]]:
-    """Return conversations and the slots of their RTTs. Each conversation has one RTT, which creates its slot."""
+    """Return conversations and the slots of their RTTs. Each conversation has one RTT. When the program counts this
+    RTT, it creates the slot of the conversation."""
     conversations = [Conversation(bench) for _ in range(count)]
     for conversation in conversations:
         conversation.record([MS])
@@ -72,7 +73,7 @@ def check(bench: Bench, reading: Reading) -> None:
 
 
 def write(bench: Bench, slot: int, **fields: Any) -> None:
-    """Change only these fields of a slot's row in the map of histograms."""
+    """Change only the given fields of a slot's row in the map of histograms."""
     row = bench.histograms[slot].copy()
     for name, value in fields.items():
         row[name] = value
@@ -88,8 +89,8 @@ def test_new_buckets_are_found_anywhere_in_the_histogram(bench_of_scale: Bench) 
         if turn % 5 == 0:
             conversations += talks(bench, 3)[0]
         for conversation in conversations:
-            # Most RTTs are near the earlier RTTs. Some RTTs have any value. From round 21 on, one RTT is in the first
-            # or the last bucket.
+            # Most RTTs are near the earlier RTTs. Some RTTs are random values from the whole range. From round 21 on,
+            # one RTT is in the first or the last bucket.
             near = (MS * chance.uniform(1, 2, chance.integers(0, 4))).astype(np.int64)
             far = np.exp(chance.uniform(np.log(LEAST), np.log(GREATEST), chance.integers(0, 3))).astype(np.int64)
             ends = np.array([LEAST, GREATEST])[chance.integers(0, 2, int(turn > 20))]
@@ -147,7 +148,7 @@ def test_a_new_bucket_is_found_after_others_have_wrapped_around(every: Bench) ->
     row = every.histograms[slot].copy()
     place = int(np.flatnonzero(was)[0])
     assert was[place] == 1
-    # each turn adds 2^32 - 1 RTTs to the bucket `place`, so its 32-bit count is 0 after turn 1
+    # Each turn adds 2^32 - 1 RTTs to the bucket `place`. So the 32-bit count of this bucket is 0 after turn 1.
     for turn in range(1, 4):
         counts = every.histograms["buckets"][slot].copy()
         counts[[place]] -= 1

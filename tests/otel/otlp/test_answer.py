@@ -44,7 +44,7 @@ def failure(status: int, body: bytes = b"", form: str = "", **headers: str) -> F
         (200, b"", PROTOBUF),
         (200, b"", ""),
         (200, b"", "Application/X-Protobuf; q=1"),
-        (201, b"", ""),  # Fluent Bit sends this status by default
+        (201, b"", ""),  # Fluent Bit sends status 201 by default
         (202, b"", ""),
         (204, b"", ""),
         (200, b"{}", JSON),
@@ -79,7 +79,7 @@ def test_rejected_points_are_reported(form: str) -> None:
         (200, b"OK", ""),
         (200, b'{"error": "log in"}', JSON),
         (200, b"log in", JSON),
-        (200, STATUS, PROTOBUF),  # this is another message, whose field 1 is a number
+        (200, STATUS, PROTOBUF),  # STATUS is another type of message, whose field 1 is a number
         (200, b"\x0a\x04\x0a\x02\x12\x00", PROTOBUF),  # the server has sent the request back
         (200, b"\x9a\x06\x03new", ""),
         (200, PARTIAL, "application/grpc"),

@@ -94,7 +94,7 @@ def test_a_huge_response_takes_little_memory(manners: str) -> None:
 
 
 def test_a_silent_resolver_blocks_one_thread_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """getaddrinfo() has no timeout except those of resolv.conf(5), which are at least half a minute."""
+    """getaddrinfo() has only the timeouts of resolv.conf(5), which can add up to half a minute or more."""
     go_on, asked = threading.Event(), []
 
     def getaddrinfo(*arguments: Any, **options: Any) -> Any:
@@ -117,7 +117,7 @@ def test_a_silent_resolver_blocks_one_thread_and_no_export(monkeypatch: pytest.M
 
 
 def test_a_silent_address_leaves_time_for_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name has two addresses. The first one does not accept connections, and the second one does."""
+    """The name has two addresses. Only the second address accepts connections."""
     with Sink() as sink, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
@@ -135,7 +135,7 @@ def test_a_silent_address_leaves_time_for_the_next_address(monkeypatch: pytest.M
 
 
 def test_an_abandoned_request_is_not_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the request were sent later, the receiver would get the counts twice with delta temporality."""
+    """If the abandoned request were sent later, the receiver would get the same deltas twice."""
     resolve, go_on = socket.getaddrinfo, threading.Event()
 
     def late(*arguments: Any, **options: Any) -> Any:

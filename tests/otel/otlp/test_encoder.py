@@ -38,7 +38,8 @@ pytestmark = pytest.mark.parallel
 
 RESOURCE = Resource({"service.name": "test", "host.name": "b\u00fccher"})
 NOTHING = MetricsData([ResourceMetrics(RESOURCE, [], "")])
-# The test of requests feeds more subnets than SUBNETS, so some subnets overflow. The other tests feed fewer subnets.
+# The test that compares requests feeds more subnets than SUBNETS, so some subnets overflow. All other tests feed fewer
+# subnets.
 SUBNETS = 40
 
 
@@ -108,7 +109,8 @@ def test_an_exporter_that_fails_to_send_our_requests_gets_sdk_objects(
 ) -> None:
     """If an exporter fails to send our encoded request, the exporter gets the metrics as SDK objects.
 
-    A later release of the exporter may have another internal structure. Only the first request shows such a difference.
+    A later release of the exporter may have another internal structure. The agent notices another internal structure
+    when it sends the first request.
     """
     inner = exporter(sink)
     wrapped = ProducerExporter(inner, bench.collector)

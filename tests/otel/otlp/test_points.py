@@ -57,9 +57,9 @@ ALONE = [ResourceMetrics(RESOURCE, [], RESOURCE.schema_url)]
 
 
 def below(bits: int) -> st.SearchStrategy[int]:
-    """Numbers below 2^bits. All lengths in bits are equally likely.
+    """Numbers below 2^bits. A number is equally likely to have 0, 1, 2, ... or `bits` bits.
 
-    If all numbers were equally likely, most numbers would have the maximum length.
+    If all numbers were equally likely, most numbers would have nearly `bits` bits.
     """
     return st.integers(0, bits).flatmap(lambda length: st.integers(2**length >> 1, 2**length - 1))
 
@@ -71,7 +71,8 @@ def attributes(prefix: str) -> st.SearchStrategy[Pairs]:
 
 
 def check(ours: Request, *sdks: Metric) -> None:
-    """Check that our request equals the SDK's request for these metrics, and that its number of points is right."""
+    """Check that our request equals the SDK's request for the metrics `sdks`. Check that our request gives the right
+    number of points."""
     scope = ScopeMetrics(OURS.scope, sdks, OURS.schema_url)
     expected = encode_metrics(MetricsData([ResourceMetrics(RESOURCE, [scope], RESOURCE.schema_url)]))
     parsed = ExportMetricsServiceRequest.FromString(ours.body)

@@ -86,7 +86,7 @@ def test_metrics_without_points_are_left_out(theirs: list[ResourceMetrics]) -> N
 def test_a_metric_that_cannot_be_encoded_is_an_error(theirs: list[ResourceMetrics]) -> None:
     """If one metric cannot be encoded, encoding raises an error, as in the official encoder.
 
-    Without the error, the request would be sent without this metric.
+    Without the error, the request would be sent without the metric that cannot be encoded.
     """
     broken = NumberDataPoint({}, 1, 2, "three")  # type: ignore[arg-type]
     metric = Metric("broken", "", "", Sum([broken], CUMULATIVE, is_monotonic=True))

@@ -61,7 +61,7 @@ def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any
 
 @contextmanager
 def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSender]:
-    """Yield the sender of an agent whose environment has these variables."""
+    """Yield the sender of an agent whose environment contains `variables`."""
     said = standard.read(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{port}",
@@ -156,8 +156,8 @@ def test_a_renewed_client_certificate_is_read_again(
 ) -> None:
     """The test replaces the client's certificate, and then its key, by files of another CA.
 
-    While the key does not match the new certificate, the sender uses the old pair. Later, the receiver changes to the
-    other CA, too.
+    While the key does not match the new certificate, the sender uses the old certificate with the old key. Later, the
+    receiver changes to the other CA, too.
     """
     certificate, key = renewed.folder / "client.pem", renewed.folder / "client.key"
     ours = authority.folder
@@ -188,7 +188,7 @@ def test_the_certificate_of_the_exporter_takes_precedence(
     authority: Authority, renewed: Authority, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     with listening(HTTP, authority.folder) as port:
-        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # this variable takes precedence over CURL_CA_BUNDLE
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # takes precedence over CURL_CA_BUNDLE
         monkeypatch.setenv(variable, str(renewed.pem))
         with sending(HTTP, port, CERTIFICATE=str(authority.pem)) as one:
             assert one.send(REQUEST) == Answer()
@@ -221,7 +221,7 @@ def test_a_header_takes_precedence_over_netrc_and_url(
 
 
 def test_a_receiver_without_tls_is_reported(protocol: str) -> None:
-    """The receiver does not use TLS. It responds to the TLS handshake with an HTTP response."""
+    """The receiver does not use TLS. The receiver responds to the TLS handshake with an HTTP response."""
 
     def refuse(client: socket.socket) -> None:
         client.recv(65536)

@@ -181,9 +181,10 @@ def test_a_request_over_the_http_exporters_limit_is_not_sent(build: Build) -> No
 
 
 def test_a_request_over_the_limit_of_a_grpc_receiver_fails(build: Build) -> None:
-    """The limit of a gRPC receiver is 4 MiB. A request over this limit is rejected, and is not sent again.
+    """The limit of a gRPC receiver is 4 MiB. The receiver rejects a larger request, and the exporter does not send the
+    request again.
 
-    After the rejection, the exporter would send the request again only if the server sent a time to wait.
+    The exporter would send the request again only if the rejection contained a time to wait.
     """
     large = Request(counters(1000).body * 70, 70_000)
     assert len(large.body) > 4 * 2**20
@@ -253,7 +254,7 @@ def test_the_exporter_itself_still_exports(protocol: str, server: Receiver, buil
 
 
 class OwnGrpcExporter(GrpcExporter):
-    """An exporter class that a user has written. Such a class may override export()."""
+    """An exporter class that a user has written. The user's class may override export()."""
 
 
 class OwnHttpExporter(HttpExporter):

@@ -24,7 +24,8 @@ CERTIFICATE, CLIENT, KEY = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with ca.pem, client.pem and client.key. It also has several faulty files, each with one fault."""
+    """A directory with ca.pem, client.pem and client.key. The directory also contains several faulty files, each with
+    one fault."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = Authority(folder)
     authority.issue("client")

@@ -80,7 +80,7 @@ def test_insecure_is_used_if_the_endpoint_has_no_scheme(value: str) -> None:
         assert only(standard.read({ENDPOINT: endpoint, INSECURE: "False"})).secure is secure
 
 
-# Endpoint -> (URL if the variable is for all signals, URL if the variable is only for metrics)
+# Endpoint -> (URL if the endpoint is set for all signals, URL if the endpoint is set only for metrics)
 URLS = {
     "": ("http://localhost:4318/v1/metrics",) * 2,
     "http://collector:4318": ("http://collector:4318/v1/metrics", "http://collector:4318/"),

@@ -40,8 +40,8 @@ COMPRESS: dict[str, Compress] = {
     "zstd": zstd.compress,
     "lz4": lambda content: LZ4.compress(content, content_checksum=True),
 }
-# The maximum number of bytes that are lost immediately before a damaged place. This is the size of a block of the
-# format, plus the number of bytes that are decompressed at a time.
+# The maximum number of bytes before a damaged place that the reader cannot return. The maximum is the size of a block
+# of the format, plus the number of bytes that are decompressed at a time.
 BLOCK = {"gzip": 1 << 16, "bzip2": 900_000 + 4096, "xz": 8192, "lzma": 8192, "zstd": (128 << 10) + 4096, "lz4": 70_000}
 EACH = pytest.mark.parametrize("name", COMPRESS)
 PACKETS = [packet(number) for number in range(40)]
@@ -95,7 +95,7 @@ def test_skippable_frames_of_zstd(tmp_path: Path, magic: int) -> None:
 
 
 def test_the_largest_window_of_zstd(tmp_path: Path) -> None:
-    """`zstd --long=31` compresses with this window."""
+    """`zstd --long=31` compresses with a window of 2^31 bytes, which is the largest window."""
     parameter = zstd.CompressionParameter
     compressor = zstd.ZstdCompressor(options={int(parameter.window_log): 31, int(parameter.content_size_flag): 0})
     content = compressor.compress(CONTENT) + compressor.flush()

@@ -57,10 +57,10 @@ def test_the_fcs_length_is_not_part_of_the_link_type(tmp_path: Path) -> None:
 
 
 def test_invalid_times_are_missing_times(tmp_path: Path) -> None:
-    """A time is invalid if it is zero, or if its fraction of a second is a whole second or more.
+    """A time is invalid if it is zero, or if the field for the fraction of a second contains one second or more.
 
-    In a file with microseconds, 1,000,000 is the first invalid fraction. In a file with nanoseconds, it is
-    1,000,000,000.
+    In a file with microseconds, 1,000,000 is the first invalid fraction. In a file with nanoseconds, 1,000,000,000 is
+    the first invalid fraction.
     """
     for nanoseconds, unit_ns in ((False, 1000), (True, 1)):
         per_second = 10**9 // unit_ns
@@ -95,7 +95,7 @@ def test_truncated_at_every_byte(tmp_path: Path) -> None:
 def test_damage_at_every_byte(tmp_path: Path) -> None:
     """The test changes each byte in turn. The packets before the changed byte are read.
 
-    The rest gives packets or an error.
+    The bytes from the changed byte on give packets or an error.
     """
     content = pcap(PACKETS[:3], nanoseconds=True)
     intact = FILE_HEADER + RECORD_HEADER + len(PACKETS[0].data)
@@ -167,7 +167,8 @@ def test_lengths_in_the_old_order(tmp_path: Path, order: str, version: tuple[int
 
 
 def test_lengths_of_version_2_3_in_the_new_order(tmp_path: Path) -> None:
-    """A record has two lengths. Files of version 2.3 exist with both orders of the two lengths."""
+    """A record has two length fields. In some files of version 2.3, the original length comes first; in other files,
+    the captured length comes first."""
     assert read_bytes(tmp_path / "capture", header(0xA1B2C3D4, "<", (2, 3)) + records(TIMED)) == (TIMED, "")
 
 
@@ -186,7 +187,7 @@ def test_aix(tmp_path: Path, order: str) -> None:
 
 @ORDERS
 def test_ixia(tmp_path: Path, order: str) -> None:
-    """The test reads two formats of Ixia: lcap of hardware, and lcap of software.
+    """The test reads two formats of Ixia: lcap files of Ixia hardware, and lcap files of Ixia software.
 
     Both formats have a field after the file header: the total length of all records.
     """

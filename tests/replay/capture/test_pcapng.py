@@ -46,7 +46,7 @@ def test_enhanced_packet_blocks(tmp_path: Path, order: str) -> None:
 
 @ORDERS
 def test_all_kinds_of_packet_blocks(tmp_path: Path, order: str) -> None:
-    """The file also has blocks of other types. One of these blocks is longer than the window.
+    """The file also has blocks of other types. A block of another type is longer than the window.
 
     A simple packet block has no time. The snap length limits the data of a simple packet block.
     """
@@ -93,7 +93,7 @@ def test_clocks(tmp_path: Path, order: str, resolution: int, per_second: int) ->
     offset_s = -3_000
     options = option(TIME_RESOLUTION, bytes([resolution]), order)
     options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
-    tick = 17_000_000 * per_second + per_second * 3 // 7 + 1  # 64 bits of picoseconds are about half a year
+    tick = 17_000_000 * per_second + per_second * 3 // 7 + 1  # less than 2^64 ps, which are 213 days
     parts = [
         section(order),
         interface(order=order),
@@ -135,7 +135,7 @@ def test_truncated_at_every_byte(tmp_path: Path, order: str) -> None:
 def test_damage_at_every_byte(tmp_path: Path) -> None:
     """The test changes each byte in turn. The packets before the changed byte are read.
 
-    The rest gives packets or an error.
+    The bytes from the changed byte on give packets or an error.
     """
     head = section() + interface(options=option(TIME_RESOLUTION, b"\x06") + END_OF_OPTIONS) + enhanced(PACKETS[0])
     content = head + simple(PACKETS[1]) + obsolete(PACKETS[2]) + enhanced(PACKETS[3]._replace(data=b"data"))
@@ -202,7 +202,7 @@ def test_invalid_times_are_missing_times(tmp_path: Path, order: str, resolution:
 
 @ORDERS
 def test_the_fcs_is_removed_from_packets(tmp_path: Path, order: str) -> None:
-    """If an interface declares the length of its FCS, the FCS is removed. Otherwise, it is not removed."""
+    """The FCS is removed only if the interface declares the length of the FCS."""
     parts = [
         section(order),
         interface(order=order, options=option(FCS_LENGTH, b"\x04", order) + END_OF_OPTIONS),
@@ -217,7 +217,8 @@ def test_the_fcs_is_removed_from_packets(tmp_path: Path, order: str) -> None:
 def test_other_blocks_are_skipped(tmp_path: Path) -> None:
     """The file has blocks that the reader skips.
 
-    They are names, statistics, custom blocks, journal entries of systemd, decryption secrets and unspecified types.
+    The skipped blocks are names, statistics, custom blocks, journal entries of systemd, decryption secrets and
+    unspecified types.
     """
     others = [block(kind, bytes(range(40))) for kind in (4, 5, 7, 8, 9, 0xA, 0xBAD, 0x4000_0BAD, 0x204, 0x7FFF_0000)]
     content = section() + interface()

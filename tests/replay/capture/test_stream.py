@@ -45,7 +45,7 @@ def test_gzip_truncated_at_every_byte(tmp_path: Path) -> None:
         assert "the gzip file is truncated, at byte" in error or size == 1
         counts.append(len(found))
     assert counts == sorted(counts)
-    assert counts[-9] == len(packets)  # at this size, only the trailer is missing
+    assert counts[-9] == len(packets)  # 9 bytes are missing, and the trailer has 8 bytes
     assert counts[len(counts) // 2] > len(packets) // 3
 
 
@@ -77,8 +77,8 @@ def _damaged(content: bytes, place: int) -> bytes:
 def test_packets_and_errors_do_not_depend_on_the_size_of_reads(tmp_path: Path) -> None:
     """Packets and errors are the same for all sizes of reads.
 
-    The captures are complete, truncated or damaged, and plain or compressed. The test reads them from a file and from a
-    pipe.
+    The captures are complete, truncated or damaged, and plain or compressed. The test reads each capture from a file
+    and from a pipe.
     """
     chance = random.Random(4)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=100)), original=100) for one in PACKETS[:10]]
@@ -95,7 +95,8 @@ def test_packets_and_errors_do_not_depend_on_the_size_of_reads(tmp_path: Path) -
 
 
 def test_damaged_gzip_gives_the_packets_before_the_damage(tmp_path: Path) -> None:
-    """zlib decompresses some data from the bytes before the damage. All packets in this data are read.
+    """zlib decompresses some data from the bytes before the damage. The reader returns all packets in the data that
+    zlib has decompressed.
 
     The rest of the damaged block is lost.
     """
@@ -132,7 +133,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
 
 @contextmanager
 def without_access(path: Path) -> Iterator[None]:
-    """Run the body as the user nobody, because root could read every file."""
+    """Run the body of the `with` statement as the user nobody, because root could read every file."""
     if not os.access(path, os.R_OK):
         yield
         return
@@ -147,9 +148,9 @@ def without_access(path: Path) -> Iterator[None]:
 
 
 def _flushed(content: bytes) -> bytes:
-    """Return the first part of a gzip file.
+    """Return the flushed first part of a gzip file.
 
-    The program that writes the file has flushed this part, and continues to write.
+    The program that writes the gzip file flushes the first part, and continues to write.
     """
     member = zlib.compressobj(wbits=31)
     return member.compress(content) + member.flush(zlib.Z_SYNC_FLUSH)

@@ -29,7 +29,7 @@ _SIGNS = ("BUG:", "Oops:", "WARNING:")
 
 
 def main() -> None:
-    """Run the requested tests. After all tests, write a last result, which shows the host that they have ended."""
+    """Run the requested tests. After all tests, write a last result, which shows the host that the tests have ended."""
     shown = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}\n"], capture_output=True, text=True).stdout
     versions = dict(line.split() for line in shown.splitlines() if line.startswith(_SHOWN))
     Results("machine").tell("begin", True, f"kernel {platform.release()}", packages=versions)

@@ -18,9 +18,10 @@ COMMAND = (sys.executable, "-m", "otel_epping")
 _START_S = 300.0
 _INTERVAL_S = 3
 # An RTT should be shorter than the application's time, which starts before the packet is sent and ends after the reply
-# is read. But an RTT may be longer by this tolerance, for two reasons. TCP timestamps tick in milliseconds, and an RTT
-# starts with the first segment of a tick, which may be an acknowledgement shortly before the request. The agent exports
-# seconds as floating-point numbers, so the values are rounded.
+# is read. But a tcp_timestamp RTT may be longer by one tick (1 ms), and any RTT may be longer by the rounding error of
+# the export. TCP timestamps tick in milliseconds, and an RTT starts with the first segment of a tick, which may be an
+# acknowledgement shortly before the request. The agent exports RTTs in seconds as floating-point numbers, so RTTs are
+# rounded.
 _TICK_MS = {"tcp_timestamp": 1.0}
 _ROUNDING_MS = 0.001
 
@@ -33,7 +34,8 @@ class Rtt(NamedTuple):
 
 
 class NotStartedError(Exception):
-    """The agent ended before it watched its interfaces, or it took too long. The message has its log."""
+    """The agent ended before it watched its interfaces, or the agent took too long to start. The message has the
+    agent's log."""
 
 
 Series = tuple[str, str, str]  # interface, subnet, method

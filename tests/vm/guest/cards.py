@@ -3,7 +3,7 @@
 counters of the card. Each check runs with and without large segments.
 
 QEMU connects the two cards of a kind by an emulated wire, which transports single frames but no large segments.
-Therefore virtio has no segmentation offload here. e1000e has segmentation offload.
+Therefore the virtio cards have no segmentation offload in these tests. The e1000e cards have segmentation offload.
 """
 
 import json
@@ -85,8 +85,8 @@ def _judge(results: Results, name: str, pair: Pair, near: str, number: int) -> N
     for point in agent.exported("epping.interface.packet.count"):
         if point["attributes"]["network.interface.name"] == near:
             counted[point["attributes"]["network.io.direction"] == "transmit"] += point["value"]
-    # The two counters are not read at the same time. A few other packets, such as neighbour discovery, may pass between
-    # the readings.
+    # The agent's counters and the card's counters are not read at the same time. A few other packets, such as neighbour
+    # discovery, may pass between the two readings.
     card = [later - earlier for earlier, later in zip(before, after, strict=True)]
     ok = code == 0 and all(abs(ours - theirs) <= 0.01 * theirs for ours, theirs in zip(counted, card, strict=True))
     features = [line.strip() for line in pair.near.run("ethtool", "-k", near).splitlines()]

@@ -17,8 +17,8 @@ _SUBNET_V4, _SUBNET_V6 = "10.9.0.0/24", "fd09:1::/48"
 
 
 def check(results: Results) -> None:
-    """Run the agent with the hooks `auto` and `clsact`, as root and as the user `nobody`. End it with SIGTERM and with
-    SIGKILL."""
+    """Run the agent with the hooks `auto` and `clsact`, as root and as the user `nobody`. End the agent with SIGTERM
+    and with SIGKILL."""
     pair = Pair()
     pair.veth("near0", "far0", "10.9.0")
     pair.near.ip("address add fd09:1::1/48 dev near0")

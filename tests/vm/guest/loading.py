@@ -71,7 +71,7 @@ def _load(results: Results, name: str, config: EppingConfig) -> None:
     began = time.monotonic()
     try:
         with EppingCollector(config) as collector:
-            counts = collector.verified_instructions or {}  # Linux before 5.16 does not report this number
+            counts = collector.verified_instructions or {}  # Linux before 5.16 does not report verified instructions
             results.tell(name, True, f"{_listed(counts.items())} instructions; {time.monotonic() - began:.1f} s")
     except EppingError as error:
         detail = (error.detail or "").strip().splitlines()[-5:]

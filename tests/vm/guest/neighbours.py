@@ -49,8 +49,8 @@ def _netem_and_filters(number: int) -> list[str]:
 
 
 def _ingress_qdisc(number: int) -> list[str]:
-    """The ingress qdisc instead of clsact. An interface can have only one of the two, and the ingress qdisc has no
-    filters for transmitted packets."""
+    """The ingress qdisc instead of clsact. An interface can have either the ingress qdisc or clsact, and the ingress
+    qdisc has no filters for transmitted packets."""
     near = f"near{number}"
     return [
         f"qdisc add dev {near} ingress",
@@ -110,7 +110,7 @@ def _with_agent(results: Results, case: str, pair: Pair, number: int, hook: str)
 
 
 def _refused(results: Results, name: str, pair: Pair, near: str, hook: str) -> None:
-    """Check that the agent ends with one line that names the cure, and that it has changed nothing."""
+    """Check that the agent prints one line that names the cure, ends, and leaves the qdiscs and filters unchanged."""
     before = _state(pair, near)
     try:
         agent = Agent(f"neighbours {name}", pair.near, [near], "--hook", hook)

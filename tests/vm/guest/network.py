@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two namespaces, and links between them. netem delays the packets of one side. This delay is the expected RTT."""
+"""Two namespaces, and links between them. netem delays the packets of one side. The delay of netem is the expected
+RTT."""
 
 from otel_epping.lab.namespaces import Namespace
 

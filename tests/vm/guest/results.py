@@ -34,7 +34,7 @@ class Results:
 
     @contextmanager
     def attempt(self, name: str, **data: Any) -> Iterator[None]:
-        """Write a result if the body raises an exception: "not tried" for NotTriedError, "red" for any other
+        """Write a result if the `with` block raises an exception: "not tried" for NotTriedError, "red" for any other
         exception."""
         try:
             yield

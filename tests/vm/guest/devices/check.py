@@ -46,7 +46,8 @@ _OFF = "tso off gso off gro off"
 
 
 def check(results: Results) -> None:
-    """Run three passes: one with large segments, one with large segments and `--tunnels`, and one with neither."""
+    """Run three passes: the first with large segments, the second with large segments and `--tunnels`, the third
+    without large segments and without `--tunnels`."""
     pair = Pair()
     watched: list[Watched] = []
     for number, (kind, make) in enumerate(KINDS.items(), 1):

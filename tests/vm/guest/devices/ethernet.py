@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces on top of Ethernet. The same packets also pass the parent interface."""
+"""Interfaces on top of Ethernet. All packets of these interfaces also pass the parent interface."""
 
 import json
 
@@ -90,8 +90,8 @@ def ipvlan_l2(site: Site) -> list[Watched]:
 
 
 def ipvlan_l3(site: Site) -> list[Watched]:
-    """ipvlan in mode l3 does not resolve addresses. So this function adds neighbour entries with the Ethernet addresses
-    on both sides."""
+    """ipvlan in mode l3 does not resolve addresses. So the test adds neighbour entries with the Ethernet addresses on
+    both sides."""
     site.under(addresses=False)
     add(site.pair.near, f"link {site.near} name ipvlan1 type ipvlan mode l3")
     site.up("ipvlan1", site.far)

@@ -30,7 +30,7 @@ def tap(site: Site) -> list[Watched]:
 
 
 def _carried(site: Site, mode: int) -> list[Watched]:
-    """Create a device on each side. A thread transports its packets in UDP over the underlying link."""
+    """Create a device on each side. A thread transports the packets of each device in UDP over the underlying link."""
     site.under()
     device = f"{site.kind}7"
     subprocess.run(["modprobe", "tun"], check=True)

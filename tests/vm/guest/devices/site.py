@@ -13,9 +13,9 @@ from tests.vm.guest.results import NotTriedError
 class Watched:
     """A watched interface of the near side, and an address that is reached through this interface.
 
-    `inner` is true if the same RTTs are expected on the parent interface; `inner_tunnels` is true if they are expected
-    there with `--tunnels`. `via` is the device to which the application must bind its socket. `limit` is the reason why
-    no packets are expected on the interface.
+    `inner` is true if the same RTTs are expected on the parent interface; `inner_tunnels` is true if these RTTs are
+    expected on the parent interface with `--tunnels`. `via` is the device to which the application must bind its
+    socket. `limit` is the reason why no packets are expected on the interface.
     """
 
     kind: str
@@ -81,7 +81,8 @@ class Site:
         via: str = "",
         limit: str = "",
     ) -> Watched:
-        """Return the watched interface with the inner addresses. Its parent is the underlying link."""
+        """Return the watched interface with the inner addresses. The parent of this interface is the underlying
+        link."""
         return Watched(
             self.kind,
             device,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tunnels that transport IP or Ethernet over IP. With `--tunnels`, the program reads the inner packets on the parent
-interface, if it supports the tunnel."""
+interface, if the program supports this kind of tunnel."""
 
 from tests.vm.guest.devices.site import Site, Watched, add
 
