@@ -75,8 +75,8 @@ enum slot_state { SLOT_FREE, SLOT_NEWCOMER, SLOT_ANSWERED, SLOT_STATE_MASK = 255
 struct slot {
     struct subnet_key key;
     u64 created_ns;
-    /* covering << 8 | enum slot_state; covering is the row of the subnet's covering prefix in `claims`. If the state is
-     * not SLOT_FREE, all other fields are valid. */
+    /* sketch << 32 | covering << 8 | enum slot_state. `sketch` is the result of sketch_of() for a newcomer. `covering`
+     * is the row of the subnet's covering prefix in `claims`. If the state is not SLOT_FREE, all fields are valid. */
     u64 state;
     u64 histograms[PAIRS(METHOD_COUNT)]; /* the histogram of each method; 0: none */
 };
@@ -114,7 +114,7 @@ static __always_inline u32 in_use(const struct claims *claims)
 #define SKETCH_BITS 12
 
 struct sketch_register {
-    u64 word;
+    u64 word[2]; /* [0] in even intervals, [1] in odd ones */
 };
 
 BPF_F_TABLE("array", u32, struct sketch_register, unanswered_sketch, 1 << SKETCH_BITS, BPF_F_MMAPABLE);

@@ -59,20 +59,29 @@ static __always_inline u32 covering_row(const struct subnet_key *key)
 }
 
 /*
- * Counts a newcomer without a slot in the sketch. Benign race: if two CPUs change one register at the same time, one
- * change may be lost. At worst the estimate is then lower by the standard error of the sketch.
+ * Returns register << 8 | rank of a subnet in the sketch. The rank is the number of leading zeros in the rest of the
+ * hash, plus 1.
  */
-static __always_inline void count_unanswered(const struct subnet_key *key)
+static __always_inline u32 sketch_of(const struct subnet_key *key)
 {
     u64 hash = mix(mix(mix(HASH_KEY, key->prefix.half[0]), key->prefix.half[1]), 0);
-    u64 zeros = 63 - SKETCH_BITS - leading_bit(hash << SKETCH_BITS >> SKETCH_BITS | 1);
-    u32 row = hash >> (64 - SKETCH_BITS);
+    u64 rest = hash << SKETCH_BITS >> SKETCH_BITS | 1;
+
+    return hash >> (64 - SKETCH_BITS) << 8 | (64 - SKETCH_BITS - leading_bit(rest));
+}
+
+/*
+ * Counts a newcomer without a slot in the sketch. Benign race: if two CPUs change one register at the same time, one
+ * change may be lost. At worst the estimate is then lower by its standard error.
+ */
+static __always_inline void count_unanswered(u32 sketch)
+{
+    u32 interval = current_control()->interval, row = sketch >> 8;
     struct sketch_register *found = unanswered_sketch.lookup(&row);
+    u64 word = (u64)interval << 8 | (sketch & 0xff), parity = bounded(interval & 1, 2);
 
-    u64 word = (u64)current_control()->interval << 8 | (zeros + 1);
-
-    if (found && found->word < word)
-        found->word = word;
+    if (found && found->word[parity] < word)
+        found->word[parity] = word;
 }
 
 /* Returns whether the rules allow another slot for this key. `answered`: an RTT has been measured for the subnet. */
@@ -93,6 +102,7 @@ static __always_inline bool may_claim(const struct claims *all, const struct cla
 static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_key *key, bool answered)
 {
     u32 all_row = CLAIMS_SLOTS, newcomers_row = CLAIMS_NEWCOMERS, row = covering_row(key), index;
+    u32 sketch = answered ? 0 : sketch_of(key);
     struct claims *all = claims.lookup(&all_row), *newcomers = claims.lookup(&newcomers_row);
     struct claims *covering = claims.lookup(&row);
     struct slot *slot;
@@ -101,7 +111,7 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
         return OVERFLOW_SLOT;
     if (!may_claim(all, newcomers, covering, answered) || free_slots.pop(&index)) {
         if (!answered) {
-            count_unanswered(key);
+            count_unanswered(sketch);
             return UNANSWERED_SLOT;
         }
         ctx->counters->subnet_insert_failed++;
@@ -127,7 +137,8 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
     if (!answered)
         __sync_fetch_and_add(&newcomers->claimed, 1);
     /* This exchange is a full barrier: a reader that sees the state also sees the key. */
-    __sync_lock_test_and_set(&slot->state, (u64)row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
+    __sync_lock_test_and_set(&slot->state,
+                             (u64)sketch << 32 | row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
     return index;
 }
 
