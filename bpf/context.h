@@ -9,12 +9,12 @@
 struct endpoint {
     const struct address *address;
     u32 side; /* enum side */
-    u32 slot; /* slot of the endpoint's subnet for TRAFFIC_METHOD */
+    u32 slot; /* the slot that counts the traffic of the endpoint's subnet */
 };
 
 /*
- * The compiler keeps the fields in registers. If the program passed a pointer into the context to a BPF helper, the
- * compiler would have to keep the fields in memory.
+ * The compiler keeps the fields of the context in registers. If the program passed a pointer into the context to a BPF
+ * helper, the compiler would have to keep the fields in memory.
  */
 struct context {
     struct __sk_buff *skb;
