@@ -122,7 +122,7 @@ def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Pat
     lines = result.stdout.splitlines()
     assert "1 file: 10 packets" in result.stdout
     assert lines[-3:] == [
-        f"{path} is the same file as an earlier one, and was read once"
+        f"{path} is the same file as an earlier file, and was read once"
         for path in (tmp_path / "link.pcap", tmp_path / "same.pcap", good)
     ]
 
@@ -181,7 +181,7 @@ def test_invalid_times_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
     (tmp_path / "capture").write_bytes(pcap([one._replace(time_ns=BEGIN_NS) for one in PACKETS]))
     result = epping(ns, "replay", *ALL, str(tmp_path / "capture"))
     assert {cells[1] for cells in rows_of(result.stdout).values()} == {"0.001"}
-    assert "counted as its nearest limit: 6\n" in result.stdout
+    assert "counted as the nearest limit: 6\n" in result.stdout
 
 
 @pytest.mark.parametrize("make", ["fifo", "device"])

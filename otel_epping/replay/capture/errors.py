@@ -5,5 +5,5 @@
 class CaptureError(Exception):
     """A capture cannot be read, or only a part of it can be read.
 
-    The message is one line: the file, the cause, and the position.
+    The message is one line that contains the file, the cause, and the position in the file.
     """

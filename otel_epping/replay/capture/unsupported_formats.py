@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognises an unsupported format by the first bytes of the file. The error message shows the format and the cure.
+"""Recognizes an unsupported format by the first bytes of the file, and creates an error message.
+
+The message contains the format, and a command that converts the file.
 
 The magic numbers are from Wireshark's wiretap library, from file(1), and from the specifications of the formats.
 """
@@ -11,7 +13,7 @@ _EDITCAP = "convert it with editcap -F pcapng IN OUT"
 _ETL2PCAPNG = "convert it with etl2pcapng IN.etl OUT.pcapng"
 _COMPRESSED_TWICE = "is compressed twice: decompress it once"
 
-# The position of the magic number in the file, its bytes, and the error message.
+# The position of the magic number in the file, the magic number, and the error message.
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"snoop\0\0\0", f"is a snoop capture (RFC 1761): {_EDITCAP}"),
     (0, b"btsnoop\0", "is a Bluetooth capture (btsnoop), which has no IP"),
@@ -25,8 +27,8 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x54\x52\x00\x64\x00", f"is an HP-UX nettl trace: {_EDITCAP}"),
     (0, b"\x05VNF", f"is a Visual Networks capture: {_EDITCAP}"),
     (0, b"EyeSDN", f"is an EyeSDN trace: {_EDITCAP}"),
-    # The magic number is in the system trace header, which follows the header of the first buffer. 32-bit and 64-bit
-    # systems have different magic numbers.
+    # The magic number of a Windows event trace is in the system trace header, which follows the header of the first
+    # buffer. 32-bit and 64-bit systems write different magic numbers.
     (0x48, b"\x02\0\x01\xc0", f"is a Windows event trace: {_ETL2PCAPNG}"),
     (0x48, b"\x02\0\x02\xc0", f"is a Windows event trace: {_ETL2PCAPNG}"),
     (0, b"PK\x03\x04", "is a zip archive: unzip FILE"),
@@ -55,7 +57,7 @@ _SECONDS_PER_YEAR = 31_556_952
 
 
 def describe(head: bytes) -> str | None:
-    """Returns an error message with the format of a file that begins with `head`, and the cure.
+    """Returns an error message for a file that begins with `head`: the format of the file, and how to convert the file.
 
     Returns None if the format is unknown.
     """
