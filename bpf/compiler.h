@@ -20,7 +20,7 @@
 /*
  * Returns `number`, which must be less than the constant `limit`. The program calls this function for all indexes into
  * arrays and for all offsets into packets. If `number` is too large, the program ends here, and the packet passes
- * unchanged. This never happens: the check is only for the verifier.
+ * unchanged. The check is only for the verifier, because `number` is never too large.
  *
  * A comparison in C does not convince the verifier. The compiler may compare one register and use another register as
  * the index. The other register may have the same value, or the compiler may have shifted the value, or cut the value

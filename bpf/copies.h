@@ -7,8 +7,8 @@
  *
  * A retransmitted segment can have the same headers as the original segment. The headers are the same if the segments
  * have no identification (IPv6, or IPv4 according to RFC 6864). The program can then distinguish a copy from a
- * retransmission only by the time. A sender retransmits a segment only after a reply of the receiver or after a
- * timeout. So a retransmission follows the original segment after at least one RTT.
+ * retransmission only by the time between both packets. A sender retransmits a segment only after a reply of the
+ * receiver or after a timeout. So a retransmission follows the original segment after at least one RTT.
  */
 #pragma once
 
@@ -26,9 +26,9 @@
 #define RECENT_PACKETS (1 << RECENT_BITS)
 
 /*
- * A packet that is repeated within this number of nanoseconds is a copy, even if the RTT of the packet's flow is
- * shorter. COPY_WITH_ID_NS is for packets with an IPv4 identification, and COPY_WITHOUT_ID_NS is for packets without an
- * identification.
+ * A packet that is repeated within COPY_WITH_ID_NS or COPY_WITHOUT_ID_NS is a copy, even if the RTT of the packet's
+ * flow is shorter. COPY_WITH_ID_NS is for packets with an IPv4 identification, and COPY_WITHOUT_ID_NS is for packets
+ * without an identification.
  */
 #define COPY_WITH_ID_NS 1000000
 #define COPY_WITHOUT_ID_NS 100000

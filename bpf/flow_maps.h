@@ -115,7 +115,7 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 /*
  * If PREFIX_V6 is at most 64, one half of each prefix is 0: the first half of an IPv4 prefix, and the second half of an
- * IPv6 prefix. So the other half, one word, holds the whole prefix.
+ * IPv6 prefix. So one word, the other half, holds the whole prefix.
  */
 #define PREFIX_WORDS (PREFIX_V6 > 64 ? 2 : 1)
 

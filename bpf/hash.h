@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The hash function for the tables that this program implements itself. HASH_KEY is an odd number that is chosen at
- * random at each start. Without this number nobody can construct flows that collide with a given flow.
+ * random at each start. Somebody who does not know HASH_KEY cannot construct flows that collide with a given flow.
  *
  * The hash takes one half of an address after the other. After each half, the high bits of the hash are folded into the
- * low bits of the hash. The addresses of hosts in one network differ in the last bytes. On a little-endian machine
- * these bytes are the high bits of a half, and a multiplication never moves high bits to lower places. Because the high
- * bits must also be folded in after the last word of a key, a word of 0 follows the last word. Without the word of 0,
- * keys with consecutive ports would share a small part of the table.
+ * low bits of the hash. The addresses of hosts in one network differ in the last bytes. On a little-endian machine, the
+ * last bytes are the high bits of a half, and a multiplication never moves high bits to lower places. Only the next
+ * multiplication spreads the folded bits over the whole hash. So a word of 0 follows the last word of a key. Without
+ * the word of 0, keys with consecutive ports would share a small part of the table.
  *
  * The slot cache may combine both halves of a prefix into one word. So somebody can construct an IPv6 prefix that
  * collides with an IPv4 prefix. Such a collision causes one more look-up, but does not change any count.

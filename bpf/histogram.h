@@ -106,7 +106,7 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
     /* These loads request both cache lines early. Without the loads, each atomic addition, and all instructions after
      * it, would wait for a cache line. */
     asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
-    /* A reader reads `ended` first and `began` last. If both have the same value, the row that it read is consistent
+    /* A reader reads `ended` first and `began` last. If `began` and `ended` are equal, the row is consistent
      * (histograms.py). */
     __sync_fetch_and_add(&histogram->began, 1);
     __sync_fetch_and_add(&histogram->buckets[bucket], 1);

@@ -91,12 +91,12 @@ static __always_inline const struct control *current_control(void)
 /* ---- interfaces */
 
 /*
- * A hash table with open addressing and 4 probes. The key is the ifindex. Counters are stored by the field `number`.
- * User space assigns a number to each interface name. An interface that is created again with the same name has another
- * ifindex, but the same number. User space reuses the number of an interface that no longer exists. Keys of maps
- * contain the field `id`. User space reuses an `id` only after it has assigned an `id` to 65,535 other interfaces. The
- * last row is for all interfaces that are not in the table. The last row has the same format as the other rows, so the
- * verifier follows only one path for all interfaces.
+ * A hash table with open addressing and 4 probes. The key is the ifindex. The field `number` selects the counters of an
+ * interface. User space assigns a number to each interface name. An interface that is created again with the same name
+ * has another ifindex, but the same number. User space reuses the number of an interface that no longer exists. The
+ * keys of other maps contain the field `id`. User space reuses an `id` only after it has assigned an `id` to 65,535
+ * other interfaces. The last row is for all interfaces that are not in the table. The last row has the same format as
+ * the other rows, so the verifier follows only one path for all interfaces.
  */
 struct interface {
     u32 ifindex;
@@ -164,8 +164,8 @@ struct two_way_tally {
 /*
  * The row number is slot * CPUS + cpu. About 90 % of all packets are UDP packets, or TCP segments with timestamps. The
  * counters of these two classes are in the first cache line. There is no counter for packets with the ECN code point 0.
- * User space subtracts the packets with other code points from the number of all packets. ECN counters have only 32
- * bits, so that a row fits into three cache lines. These counters wrap around.
+ * User space subtracts the packets with other code points from all packets, to count the packets with the code point 0.
+ * ECN counters have only 32 bits, so that a row fits into three cache lines. ECN counters wrap around.
  */
 struct traffic {
     struct two_way_tally classes[CLASSES];
@@ -219,7 +219,7 @@ enum opening { OPENED_SYN, OPENED_MIDWAY, OPENINGS };
 enum closing { CLOSED_FIN, CLOSED_RST, CLOSINGS };
 
 /*
- * In arrays with the index [2], [0] counts the segments from the subnet, and [1] counts the segments to the subnet. An
+ * In the first three arrays, [0] counts the segments from the subnet, and [1] counts the segments to the subnet. An
  * opened or closed flow is counted for the subnets of both endpoints.
  */
 struct flow_counters {

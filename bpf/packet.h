@@ -67,8 +67,7 @@ struct packet {
     u8 rtt_count;     /* number of entries of `rtts` in use */
     u64 start_offset; /* with KIND_HAS_OFFSET, number of bytes in the skb before the packet */
     u64 scratch;      /* see hide_from_verifier() */
-    /* One entry for each RTT sample that this packet completes: the send time of the answered packet, and the method.
-     * */
+    /* One entry for each RTT sample that this packet completes: send time of the answered packet, and method. */
     struct {
         u64 sent_ns;
         u64 method;

@@ -103,8 +103,8 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
         barrier_var(malformed); /* hides the kind: otherwise most packets take more instructions */
         return malformed;
     }
-    /* `end` is from the length field of a link header. If `end` is before the end of the IP packet, `end` is right, and
-     * bytes after `end` are not payload. */
+    /* `end` is from the length field of a link header. If `end` is before the end of the IP packet, the bytes after
+     * `end` are not payload. */
     if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;
 

@@ -26,7 +26,7 @@ static __always_inline void record_rtt(const struct context *ctx, enum method me
 #endif
 }
 
-/* The loop is not unrolled, so that the program contains record_rtt() only once for the verifier. */
+/* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 static __always_inline void record_rtts(const struct context *ctx)
 {
 #pragma clang loop unroll(disable)

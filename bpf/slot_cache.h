@@ -52,8 +52,7 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
 
-    /* Without these barriers, the compiler would repeat the choice between the two addresses for each word of a prefix.
-     * */
+    /* Without these barriers, the compiler would choose between the two addresses for each word of a prefix. */
     barrier_var(inside);
     barrier_var(outside);
 

@@ -53,8 +53,8 @@ static __always_inline void switch_to_sequence(struct half_flow *half, enum time
 }
 
 /*
- * Switches to sequence numbers if the TSval does not change. The TSval does not change if three conditions are met: a
- * segment with the next data has no new TSval, no segment waits for a reply, and no RTT sample was started for
+ * Switches to sequence numbers if the TSval does not change. The TSval counts as unchanged if three conditions are met:
+ * a segment with the next data has no new TSval, no segment waits for a reply, and no RTT sample was started for
  * TSVAL_STALLED_NS. In this case, the sender's timestamp clock has stopped or runs backwards, or the sender sends each
  * new TSval first in a pure ACK.
  */
@@ -123,7 +123,8 @@ static __always_inline void note_missing_echo(const struct context *ctx)
         switch_to_sequence(receiver, FAULT_UNECHOED, ctx->counters);
     } else {
         receiver->timing_flags |= TIMING_ECHO_MISSING;
-        receiver->echo_due = receiver->next_seq + 1; /* only an acknowledgement of later data counts */
+        receiver->echo_due =
+            receiver->next_seq + 1; /* the second acknowledgement must cover data that is not sent yet */
     }
 }
 

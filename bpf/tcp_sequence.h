@@ -14,10 +14,10 @@
 
 /*
  * Starts an RTT sample. If the acknowledgement that ended the last sample also acknowledged later segments, the
- * function first skips one segment. If the function did not skip a segment, some flows would never have an RTT. For
- * example, the receiver acknowledges every second segment, and the sender sends two segments after each
- * acknowledgement. In this example, each sample would start with the first of two segments, and would end without an
- * RTT when the receiver acknowledges both segments together.
+ * function first skips one segment. If the function did not skip a segment, the RTT of some flows would never be
+ * measured. For example, the receiver may acknowledge every second segment, and the sender may send two segments after
+ * each acknowledgement. In this example, each sample would start with the first of two segments, and would end without
+ * an RTT when the receiver acknowledges both segments together.
  */
 static __always_inline void start_segment_sample(const struct context *ctx)
 {
