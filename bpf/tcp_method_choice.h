@@ -123,8 +123,8 @@ static __always_inline void note_missing_echo(const struct context *ctx)
         switch_to_sequence(receiver, FAULT_UNECHOED, ctx->counters);
     } else {
         receiver->timing_flags |= TIMING_ECHO_MISSING;
-        receiver->echo_due =
-            receiver->next_seq + 1; /* the second acknowledgement must cover data that is not sent yet */
+        /* The second acknowledgement must cover data that is not sent yet. */
+        receiver->echo_due = receiver->next_seq + 1;
     }
 }
 

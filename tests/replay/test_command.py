@@ -59,7 +59,9 @@ def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
     assert lines[2] == "TCP packets without timestamps: 0.0% of 12"
     assert lines[3] == "packets that cannot be measured: 1 not IP, 1 truncated within a header by the snap length"
     assert lines[4].startswith("packets with an earlier timestamp than the previous packet: 1, by up to 0.307000 s; ")
-    assert lines[5].startswith(f"1 file starts before an earlier file ends, the first is {tmp_path}/other.pcapng.gz: ")
+    assert lines[5].startswith(
+        f"1 file starts before an earlier file ends, the first such file is {tmp_path}/other.pcapng.gz: "
+    )
 
 
 def test_a_truncated_file(ns: Namespace, good: str, truncated: str) -> None:
@@ -138,7 +140,7 @@ def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
     result = epping(ns, "replay", *ALL, *files)
     assert result.returncode == 0
     assert result.stdout.splitlines()[-1] == (
-        f"1 file starts before an earlier file ends, the first is {files[2]}: "
+        f"1 file starts before an earlier file ends, the first such file is {files[2]}: "
         "name the files in the order of time, or merge them with mergecap"
     )
     assert "before an earlier file" not in epping(ns, "replay", *ALL, files[0], files[2], files[1]).stdout
