@@ -13,7 +13,7 @@
 
 static __always_inline u64 packet_time(struct __sk_buff *skb)
 {
-    /* The verifier accepts a read of a field of the context only through the context pointer itself. Without the
+    /* The verifier accepts a load of a context field only if the load uses the context pointer itself. Without the
      * barrier, the compiler would compute the address of the field once and use the address for several reads. */
     barrier_var(skb);
     return skb->tstamp;

@@ -43,10 +43,10 @@ static __always_inline u64 bounded(u64 number, u64 limit)
 }
 
 /*
- * Marks the code that follows as cold, that is, rarely executed. The loader moves this code, and all code that can be
- * reached only through this code, to the end of the program (otel_epping/kernel/load/bytecode.py). COLD is a number
- * that the loader defines. The loader searches the program for this number to find the instruction below, and removes
- * the instruction.
+ * Marks the code that follows as cold, that is, rarely executed. The loader moves the cold code to the end of the
+ * program, and also all code that can be reached only through cold code (otel_epping/kernel/load/bytecode.py). COLD is
+ * a number that the loader defines. The loader searches the program for this number to find the instruction below, and
+ * removes the instruction.
  */
 static __always_inline void cold(void)
 {

@@ -72,15 +72,18 @@
 #define EVENTS 0
 #endif
 
-/* 1: take the time from the packet (BPF_PROG_TEST_RUN, for captures and tests). 0: take it from the kernel's clocks. */
+/*
+ * 1: take the time from the packet (BPF_PROG_TEST_RUN, for captures and tests). 0: take the time from the kernel's
+ * clocks.
+ */
 #ifndef PACKET_CLOCK
 #define PACKET_CLOCK 0
 #endif
 
 /*
  * If PACKET_CLOCK is 1, the program writes MALFORMED_MARK into skb->mark of a malformed packet. User space knows which
- * packets of a capture are complete. So user space can distinguish a malformed packet from a packet whose headers were
- * cut off by the snap length (otel_epping/replay/replayer.py). When the program is attached to an interface, it does
- * not change any packet.
+ * packets of a capture are complete. With the mark, user space can distinguish a malformed packet from a packet whose
+ * headers were cut off by the snap length (otel_epping/replay/replayer.py). When the program is attached to an
+ * interface, it does not change any packet.
  */
 #define MALFORMED_MARK 1

@@ -2,8 +2,8 @@
 /*
  * Recognizes copies of packets. A capture of several interfaces, or a mirror port, may contain the same packet twice,
  * from two points of its path. The program measures the first copy and counts the second copy as a duplicate. Both
- * copies have the same transport header and the same identification in the IPv4 header. TTL, link header and ECN may
- * change on the path.
+ * copies have the same transport header and the same identification in the IPv4 header. The TTL, the link header and
+ * the ECN field may change on the path.
  *
  * A retransmitted segment can have the same headers as the original segment. The headers are the same if the segments
  * have no identification (IPv6, or IPv4 according to RFC 6864). The program can then distinguish a copy from a
@@ -72,7 +72,7 @@ static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 
 /*
  * Returns whether the sender may send two segments with identical headers. A sender may send the same acknowledgement
- * twice (RFC 5681 section 4.2), and also the same RST. The headers do not distinguish such segments from copies.
+ * twice (RFC 5681 section 4.2), and also the same RST. The headers do not show whether such a segment is a copy.
  */
 static __always_inline bool may_repeat_unchanged(const struct packet *packet)
 {
@@ -130,7 +130,7 @@ static __always_inline bool is_copy(const struct context *ctx, u64 kind)
     if (!now_ns || (kind != KIND_TCP && kind != KIND_UDP && kind != KIND_ICMP))
         return false;
     hash = packet_hash(ctx->packet, kind);
-    row = hash >> (64 - RECENT_BITS); /* the high bits of a product depend on all bits of its factors */
+    row = hash >> (64 - RECENT_BITS); /* the high bits of a product depend on all bits of both factors */
     recent = recent_packets.lookup(&row);
     if (!recent)
         return false;

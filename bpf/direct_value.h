@@ -6,7 +6,7 @@
  * reduces the time per packet by 5 to 8 % (docs/performance.md).
  *
  * For the kernel, such a table is an array map with one entry, and this entry contains all rows. BCC does not support
- * this kind of access. So the program contains a placeholder number instead of the address, and the loader replaces the
+ * direct access. So the program contains a placeholder number instead of the address, and the loader replaces the
  * number with the descriptor of the map (otel_epping/kernel/load/bytecode.py). The verifier accepts offsets of up to
  * 512 MB (BPF_MAX_VAR_OFF), so tables that may be larger are accessed by look-ups.
  */
@@ -36,8 +36,8 @@ enum direct_table {
     })
 
 /*
- * Declares an array of `length` rows and NAME_row(), which returns the address of a row. The compiler computes the
- * address of a row once for all fields of the row.
+ * Declares an array of `length` rows, and the function NAME_row(), which returns the address of a row. The compiler
+ * computes the address of a row once for all fields of the row.
  *
  * The rows are declared as an array of bytes, because BCC needs seconds to process an array of structs. The size of the
  * byte array is an enumerator, because BCC mistakes `sizeof` for the name of a field.

@@ -16,7 +16,7 @@ static __always_inline void dns(struct context *ctx)
     bool to_server = packet->destination_port == __cpu_to_be16(DNS_PORT);
     u64 head = __be64_to_cpu(packet->udp_head);
     u32 transaction = head >> 48;
-    bool is_response = head >> 47 & 1; /* the QR bit, which follows the identifier */
+    bool is_response = head >> 47 & 1; /* the QR bit, which is the bit after the identifier */
 
     if (!to_server && packet->source_port != __cpu_to_be16(DNS_PORT))
         return;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The kernel program of otel-epping. It reads the packets of an interface in both directions, matches each packet with
- * its reply, and adds the round-trip time to the histogram of the subnet from which the reply came. It does not change,
- * delay or drop any packet. User space sees only the maps of this program.
+ * The kernel program of otel-epping. The program reads the packets of an interface in both directions, matches each
+ * packet with its reply, and adds the round-trip time to the histogram of the subnet from which the reply came. The
+ * program does not change, delay or drop any packet. User space sees only the maps of this program.
  *
  * process_packet() shows the path of a packet from top to bottom.
  */
@@ -18,7 +18,7 @@
 #include "packet.h"
 #include "parse.h"
 
-/* The subnets and the flow of a packet, and their counters. */
+/* The subnets and the flow of a packet, and the counters of subnets and flows. */
 #include "context.h"
 #include "traffic.h"
 #include "subnet.h"
@@ -42,7 +42,7 @@
 #include "dns.h"
 #include "quic_handshake.h"
 
-/* Packets that the program sees twice. */
+/* Copies of packets that the program has already seen. */
 #include "copies.h"
 
 #define INTERFACE_PROBES 4

@@ -15,7 +15,7 @@
 #include "transport_headers.h"
 
 #define FAST_VERSION_IHL 0x45 /* IP version 4, and a header length of 5 words: no options */
-#define FAST_DOFF 8           /* in words of 4 bytes: the fixed header, and 12 bytes of options */
+#define FAST_DOFF 8           /* header length in words of 4 bytes: the fixed TCP header, and 12 bytes of options */
 
 /*
  * The EtherType of IPv4, and the first byte of the IPv4 header after the EtherType. FAST_TYPE_MASK excludes the TOS
@@ -39,7 +39,7 @@ static __always_inline u64 parse_fast_path(struct __sk_buff *skb, struct packet 
     __be32 *type_and_version = data + ETH_HLEN - sizeof(__be16);
 
     /* A packet that begins like an IPv4 header may have no Ethernet header: see lacks_ethernet(). The first byte of a
-     * unicast MAC address is even, and FAST_VERSION_IHL is odd. So no unicast frame fails this check. */
+     * unicast MAC address is even, and FAST_VERSION_IHL is odd. So no unicast frame begins with FAST_VERSION_IHL. */
     if (data + FAST_UDP_BYTES > end || *(u8 *)data == FAST_VERSION_IHL ||
         (*type_and_version & FAST_TYPE_MASK) != FAST_TYPE_AND_VERSION || ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;

@@ -48,7 +48,7 @@ static __always_inline void report_rtt(const struct context *ctx, u8 method, u64
 
     if (!event)
         return;
-    if (!half) /* the flow was evicted from the table */
+    if (!half) /* the packet's flow was evicted from the table */
         half = &unknown;
     if (!half->min_rtt_ns || rtt_ns < half->min_rtt_ns)
         half->min_rtt_ns = rtt_ns;

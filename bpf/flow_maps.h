@@ -44,9 +44,9 @@ struct half_flow {
     u32 acked;       /* the greatest acknowledgement number that the endpoint sent */
     u32 window;      /* window of the endpoint's last segment, plus 1; 0: no segment seen yet */
     u32 first_seq;   /* the sequence number of the endpoint's SYN, plus 1; 0: no SYN seen */
-    u8 has_sent;     /* 1: the endpoint sent a packet since the flow was last closed */
-    u8 pending;      /* bit i: entry i of struct outstanding waits for its reply */
-    u8 dup_acks;     /* number of duplicate acknowledgements of `acked`; the first acknowledgement does not count */
+    u8 has_sent;     /* 1: the endpoint has sent a packet since the flow was last closed */
+    u8 pending;      /* if bit i is set, entry i of struct outstanding waits for a reply */
+    u8 dup_acks;     /* number of duplicate acknowledgements of `acked`, without the first acknowledgement */
     u8 timing_flags; /* see tcp_method_choice.h */
     u32 echo_due;    /* an acknowledgement of this sequence number must echo a pending TSval; with
                       * TIMING_AWAITS_ECHO, the TSval whose echo shows that echoes work again */
@@ -55,7 +55,7 @@ struct half_flow {
 _Static_assert(sizeof(struct half_flow) == CACHE_LINE, "a cache line");
 _Static_assert(MAX_OUTSTANDING <= 8, "a bit of `pending` for each");
 
-/* The segments of one endpoint that wait for their reply. */
+/* The segments of one endpoint that wait for a reply. */
 struct outstanding {
     u64 sent_ns[MAX_OUTSTANDING];
     u32 expected[MAX_OUTSTANDING]; /* TSval that the reply echoes; tcp_sequence: [0] is an acknowledgement number */
@@ -82,7 +82,7 @@ struct flow {
     u64 syn_ns;       /* precise time of the SYN that the SYN-ACK answers; 0: no SYN, or several SYNs, seen */
     u64 handshake_ns; /* time from the SYN to the ACK of the SYN-ACK; 0: unknown */
     u64 closed_ends;  /* bit i: endpoint i sent a FIN; BOTH_ENDS: the flow is closed */
-    u64 has_copies;   /* 1: a segment was seen a second time (copies.h) */
+    u64 has_copies;   /* 1: the program has seen a copy of a segment (copies.h) */
 };
 
 _Static_assert(__builtin_offsetof(struct flow, half) == CACHE_LINE, "the first cache line ends with the slots");

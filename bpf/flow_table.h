@@ -6,7 +6,7 @@
  * cache lines of the flow itself, and calls no function. A look-up in a hash map of the kernel makes two calls and
  * reads one more cache line, and all cache lines that the look-up reads are in different pages (docs/performance.md).
  *
- * Only the assignment of a row to another flow takes a lock. Two kinds of flows are evicted first: closed flows and
+ * The program takes a lock only to assign a row to another flow. Two kinds of flows are evicted first: closed flows and
  * unanswered flows. In an unanswered flow, only one endpoint has sent packets. Among the closed and unanswered flows,
  * the program evicts the flow whose last packet is the oldest. So a flood of unanswered packets evicts unanswered
  * flows. A flow in which both endpoints have sent packets keeps its row for FLOW_PROTECTED_NS after its last packet. If
@@ -24,7 +24,7 @@
 /* The bits of a tag that are not bits of the hash. */
 #define TAG_IN_USE 1
 #define TAG_BIDIRECTIONAL 2 /* both endpoints have sent packets */
-#define TAG_HASH_BITS 2     /* the hash begins at this bit */
+#define TAG_HASH_BITS 2     /* number of the first bit that comes from the hash */
 /* The highest bits of a tag are the number of the row that is checked first. */
 #define TAG_WAY_SHIFT 28
 
@@ -39,7 +39,7 @@ static __always_inline u64 pending_count(const struct half_flow *half)
     return (pending & 1) + (pending >> 1 & 1) + (pending >> 2 & 1) + (pending >> 3 & 1);
 }
 
-/* The set and the tag of a flow, whether or not the flow is in the table. */
+/* The set and the tag of a flow. The flow need not be in the table. */
 struct flow_place {
     u32 set;
     u32 tag;
@@ -119,8 +119,8 @@ static __always_inline struct flow *lookup_flow(const struct flow_key *key, stru
 }
 
 /*
- * Returns the row of a set that a new flow gets, or FLOW_WAYS if no flow may be evicted. The first choice is the row of
- * a flow with the same tag, so that no two rows of a set have the same tag. The second choice is a free row.
+ * Returns the row of a set that a new flow gets, or FLOW_WAYS if no flow may be evicted. The first choice is a row that
+ * already has the tag of the new flow, so that all rows of a set have different tags. The second choice is a free row.
  */
 static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_place place, u64 now_ns)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The hash function for the tables that this program implements itself. HASH_KEY is an odd number that is chosen at
- * random at each start. Somebody who does not know HASH_KEY cannot construct flows that collide with a given flow.
+ * The hash function for the tables that this program implements itself. HASH_KEY is an odd random number, which the
+ * agent chooses at each start. Somebody who does not know HASH_KEY cannot construct flows that collide with a given
+ * flow.
  *
  * The hash takes one half of an address after the other. After each half, the high bits of the hash are folded into the
  * low bits of the hash. The addresses of hosts in one network differ in the last bytes. On a little-endian machine, the

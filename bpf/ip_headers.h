@@ -20,7 +20,7 @@
 
 /*
  * The maximum number of extension headers of a packet, and the maximum total length of these headers in bytes. Real
- * packets have fewer and shorter extension headers. A packet that exceeds one of these limits counts as malformed.
+ * packets have fewer and shorter extension headers. A packet that exceeds one of the two limits counts as malformed.
  */
 #define EXTENSION_HEADERS 8
 #define MAX_EXTENSIONS 2048
@@ -42,7 +42,7 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
 
     u64 header = ip->ihl * 4;
     /* A length of 0 means an aggregate of more than 64 kB, because the field cannot hold such a length (BIG TCP). The
-     * kernel's iph_totlen() follows the same rule. */
+     * kernel's iph_totlen() handles a length of 0 in the same way. */
     u64 total = __be16_to_cpu(ip->tot_len) ?: limit;
 
     if (total < header || total > limit || !take(cursor, header - sizeof(*ip)))
@@ -89,8 +89,9 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
         if (bpf_skb_load_bytes(skb, packet->headers, &extension, sizeof(extension)))
             return KIND_MALFORMED;
 
-        /* The length field counts units of 8 bytes, without the first 8 bytes (RFC 8200 4.2). The length field of AH
-         * counts units of 4 bytes, without the first 8 bytes (RFC 4302). */
+        /* The length field contains the header length in units of 8 bytes, without the first 8 bytes (RFC 8200 section
+         * 4.2). In AH, the length field contains the header length in units of 4 bytes, without the first 8 bytes (RFC
+         * 4302). */
         u32 size =
             packet->protocol == IPPROTO_AH ? (extension.common.hdrlen + 2) * 4 : (extension.common.hdrlen + 1) * 8;
 

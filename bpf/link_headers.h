@@ -246,7 +246,7 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
     case ETH_P_NSH_BASE:
         read_nsh(header, step);
         return true;
-    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: the data are clear text if neither bit E nor bit C is set */
+    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: the data are encrypted if bit E or bit C is set */
         if (!(header->bytes[0] & MACSEC_ENCRYPTED))
             step->header_bytes = 8 + (header->bytes[0] & MACSEC_HAS_CHANNEL) / 4;
         return true;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The maps that user space reads or writes: subnets, interfaces, histograms, traffic. The maps that match packets with
- * their replies are in flow_maps.h. User space reads the layouts and the names of all fields from BCC's description of
- * the compiled tables (otel_epping/kernel/map_array.py). BCC describes only arrays of one dimension, so no field has
- * two dimensions.
+ * Declares the maps of subnets, interfaces, histograms and traffic, which user space reads or writes. flow_maps.h
+ * declares the maps that the program uses to match packets with their replies. User space reads the layouts and the
+ * names of all fields from BCC's description of the compiled tables (otel_epping/kernel/map_array.py). BCC describes
+ * only arrays of one dimension, so no field has two dimensions.
  *
  * Arrays that user space reads have the flag BPF_F_MMAPABLE, and their counts only grow. User space does not clear or
  * swap the arrays when it reads them, so no count is lost between two reads.
@@ -116,8 +116,8 @@ DIRECT_TABLE(DIRECT_INTERFACES, struct interface, interfaces, INTERFACE_ROWS + 1
 
 /*
  * For each RTT, the program first increments `began`, then changes the other fields, and then increments `ended`. A
- * reader reads `ended` first, then the other fields, then `began`. If `began` and `ended` are equal, the values that
- * the reader has read are consistent: each RTT is in all fields or in no field.
+ * reader reads `ended` first, then the other fields, and `began` last. If `began` and `ended` are equal, the values
+ * that the reader has read are consistent: each RTT is in all fields or in no field.
  */
 struct histogram {
     u64 began;
@@ -155,7 +155,7 @@ enum traffic_class { CLASS_TCP_TIMESTAMP, CLASS_UDP, CLASS_TCP_OTHER, CLASS_ICMP
 
 #define ECN_CODEPOINTS 4 /* RFC 3168 section 5 */
 
-/* The packets that the subnet sent, and the packets that were sent to the subnet. */
+/* `from` counts the packets that a subnet sent, and `to` counts the packets that were sent to the subnet. */
 struct two_way_tally {
     struct tally from;
     struct tally to;
@@ -180,8 +180,8 @@ _Static_assert(sizeof(struct traffic) == 3 * CACHE_LINE, "three cache lines");
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
 /*
- * The reasons why timestamps are not used in a direction (tcp_method_choice.h), in the order of TIMESTAMP_FAULTS in
- * otel/semconv.py.
+ * The reasons why timestamps are not used in one direction of a flow (tcp_method_choice.h). The order is the same as in
+ * TIMESTAMP_FAULTS of otel/semconv.py.
  */
 enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED, TIMESTAMP_FAULTS };
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
@@ -194,13 +194,13 @@ struct interface_counters {
     u64 flows_created;
     u64 flow_insert_failed;
     u64 subnet_insert_failed;
-    u64 rtt_clamped[2]; /* [0] raised to RTT_MIN_NS, [1] lowered to RTT_MAX_NS */
+    u64 rtt_clamped[2]; /* RTTs that were [0] raised to RTT_MIN_NS, [1] lowered to RTT_MAX_NS */
     u64 rtt_begun;      /* RTT samples started */
     u64 rtt_not_begun;  /* not started: MAX_OUTSTANDING timestamps already wait for a reply */
     u64 rtt_expired;    /* no reply within MAX_AGE_NS */
     u64 rtt_superseded; /* the reply to a later packet arrived first */
     u64 rtt_repeated;   /* the packet was sent again before its reply arrived */
-    u64 rtt_abandoned;  /* the reply cannot be recognized any more (tcp_method_choice.h) */
+    u64 rtt_abandoned;  /* the program can no longer recognize the reply (tcp_method_choice.h) */
     u64 rtt_measured;
     u64 timestamp_fault[TIMESTAMP_FAULTS]; /* number of changes from timestamps to sequence numbers */
     u64 duplicates;                        /* number of packets that are copies (copies.h) */

@@ -14,7 +14,10 @@
  */
 #define TCP_IS_CUT 0x100
 
-/* A flag in the return value of parse_packet(): the packet begins packet.start_offset bytes after the skb's start. */
+/*
+ * A flag in the return value of parse_packet(). If the flag is set, the packet begins packet.start_offset bytes after
+ * the start of the skb.
+ */
 #define KIND_HAS_OFFSET 8
 
 _Static_assert(KINDS < KIND_HAS_OFFSET, "the flag is not part of a kind");
@@ -24,7 +27,10 @@ _Static_assert(KINDS < KIND_HAS_OFFSET, "the flag is not part of a kind");
 
 enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
 
-/* One header between the Ethernet header and the network header (link_headers.h). Offsets are from the skb's start. */
+/*
+ * One header between the Ethernet header and the network header (link_headers.h). Offsets are counted from the start of
+ * the skb.
+ */
 struct link_step {
     u64 ethertype;      /* of this header */
     u64 offset;         /* offset of the start of this header */

@@ -61,7 +61,7 @@ static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct e
 /*
  * Returns whether the packet is a copy of a broadcast or multicast packet that this host sent. The kernel makes such a
  * copy for the sockets of this host (dev_loopback_xmit()). The copy has no Ethernet header and was not on the wire. The
- * statistics of the device do not include such copies.
+ * statistics of the device do not include copies of this kind.
  */
 static __always_inline bool is_own_copy(const struct __sk_buff *skb)
 {

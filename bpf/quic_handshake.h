@@ -9,7 +9,7 @@
 
 #include "transaction.h"
 
-#define QUIC_LONG_HEADER 0xc0 /* the header form bit and the fixed bit */
+#define QUIC_LONG_HEADER 0xc0 /* both bits are 1 in a long header: the header form bit and the fixed bit */
 #define QUIC_TYPE 0x30
 #define QUIC_V1 0x00000001
 #define QUIC_V1_INITIAL 0x00

@@ -9,7 +9,7 @@
 
 #include "tcp_method_choice.h"
 
-/* Adds 1 to a counter of the source's subnet, and 1 to a counter of the destination's subnet. */
+/* Increments a counter of the source's subnet, and a counter of the destination's subnet. */
 #define COUNT_BOTH(field, of_source, of_destination)         \
     do {                                                     \
         __sync_fetch_and_add(&from->field[of_source], 1);    \

@@ -25,7 +25,7 @@
 #define TIMING_SKIP_NEXT 1    /* see start_segment_sample() in tcp_sequence.h */
 #define TIMING_BY_SEQUENCE 2  /* timestamps no longer work */
 #define TIMING_ECHO_MISSING 4 /* an acknowledgement did not echo the oldest pending TSval */
-#define TIMING_AWAITS_ECHO 8  /* an echo of half_flow.echo_due, or of a later TSval, shows that echoes work again */
+#define TIMING_AWAITS_ECHO 8  /* echoes work again if half_flow.echo_due or a later TSval is echoed */
 
 /*
  * A TSval counts as unchanged only if no RTT sample was started for TSVAL_STALLED_NS. RFC 7323 section 5.4 allows
@@ -35,7 +35,7 @@
  */
 #define TSVAL_STALLED_NS 250000000LL
 
-/* Drops the RTT samples that wait for a reply, because no reply can match them any more. */
+/* Drops the RTT samples that wait for a reply, because no reply can match these samples any more. */
 static __always_inline void abandon_pending(struct half_flow *half, struct interface_counters *counters)
 {
     counters->rtt_abandoned += pending_count(half);

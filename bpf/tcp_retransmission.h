@@ -98,7 +98,7 @@ static __always_inline enum segment classify_segment(const struct context *ctx)
     } else if (begin == sender->next_seq) {
         if (packet->payload == 1 && ctx->receiver->window == WINDOW_ZERO)
             return SEGMENT_OTHER; /* a zero window probe, which the receiver may discard */
-        segment = flags & TCP_IS_CUT ? SEGMENT_OTHER : SEGMENT_NEXT; /* the end of a cut segment is unknown */
+        segment = flags & TCP_IS_CUT ? SEGMENT_OTHER : SEGMENT_NEXT; /* a cut segment has an unknown end */
     } else if (begin + 1 == sender->next_seq && after(end, sender->next_seq) && !(flags & TCP_SYN)) {
         cold();
         segment = SEGMENT_OTHER; /* the first byte of this segment may be the byte of an earlier window probe */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Method tcp_sequence measures the time from a segment to the acknowledgement whose number is exactly the end of the
- * segment. The method is used for endpoints whose timestamps do not work (tcp_method_choice.h). In each direction, at
- * most one segment at a time waits for its acknowledgement. A segment after a gap does not start an RTT sample, because
- * the receiver acknowledges the segment only after the gap is filled. If a retransmitted or out-of-order segment
- * arrives, the program drops the sample (Karn's rule, RFC 6298 section 3). So the acknowledgement that ends a series of
- * duplicate or selective acknowledgements does not complete a sample, because a retransmitted or out-of-order segment
- * arrives before this acknowledgement.
+ * segment. The method is used for endpoints whose timestamps do not work (tcp_method_choice.h). In each direction of a
+ * flow, at most one segment at a time waits for its acknowledgement. A segment after a gap does not start an RTT
+ * sample, because the receiver acknowledges the segment only after the gap is filled. If a retransmitted or
+ * out-of-order segment arrives, the program drops the sample (Karn's rule, RFC 6298 section 3). So the acknowledgement
+ * that ends a series of duplicate or selective acknowledgements does not complete a sample, because a retransmitted or
+ * out-of-order segment arrives before this acknowledgement.
  */
 #pragma once
 

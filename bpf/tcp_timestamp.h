@@ -2,7 +2,7 @@
 /*
  * Method tcp_timestamp measures the time from a segment with a new TSval to the first segment in the other direction
  * whose TSecr is this TSval (RFC 7323 section 3). Kathie Nichols' pping and ePPing use the same method. The rules below
- * avoid errors that the authors or the users of these tools have found.
+ * avoid errors that the authors or the users of pping and ePPing have found.
  */
 #pragma once
 
@@ -113,7 +113,7 @@ static __always_inline u64 match_echo(const struct context *ctx)
         for (int i = 0; i < MAX_OUTSTANDING; i++) {
             if (!(pending & 1 << i) || after(outstanding->expected[i], packet->tsecr))
                 continue;
-            /* The times of a capture may run backwards, so the same TSval may have started two samples. */
+            /* The times of a capture may run backwards, so one TSval may have started two samples. */
             if (outstanding->expected[i] == packet->tsecr && !sent_ns)
                 sent_ns = outstanding->sent_ns[i];
             else

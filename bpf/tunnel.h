@@ -15,7 +15,7 @@
 #include "link_headers.h"
 
 #define GRE_CHECKSUM 0x8000
-#define GRE_ROUTING 0x4000 /* RFC 1701; removed by RFC 2784 */
+#define GRE_ROUTING 0x4000 /* defined in RFC 1701, removed by RFC 2784 */
 #define GRE_KEY 0x2000
 #define GRE_SEQUENCE 0x1000
 #define GRE_VERSION 0x0007
@@ -102,7 +102,7 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
  */
 static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 *version)
 {
-    /* These barriers, and the two barriers after inside_ip(), join the paths that the verifier follows. */
+    /* After these barriers, and after the two barriers behind inside_ip(), the verifier follows only one path. */
     u64 outer_bytes = *bytes, outer_version = *version;
 
     barrier_var(outer_bytes);

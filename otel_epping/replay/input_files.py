@@ -56,8 +56,8 @@ class InputFiles:
         if self._out_of_order:
             count, first = len(self._out_of_order), self._out_of_order[0]
             yield (
-                f"{count:,} file{'s start' if count > 1 else ' starts'} before an earlier file ends, the first such file "
-                f"is {first}: name the files in the order of time, or merge them with mergecap"
+                f"{count:,} file{'s start' if count > 1 else ' starts'} before an earlier file ends, the first such "
+                f"file is {first}: name the files in the order of time, or merge them with mergecap"
             )
         for path in dict.fromkeys(self._repeated):
             yield f"{path} is the same file as an earlier file, and was read once"

@@ -9,8 +9,8 @@ A test run has these requirements (net/bpf/test_run.c):
 - The packet is longer than an Ethernet header. An IP packet contains at least the whole fixed IP header.
 - The packet, together with the space that the kernel reserves around it, fits into one page of memory.
 - `wire_len` is at least the number of bytes of the packet that are passed, and at most GSO_LEGACY_MAX_SIZE.
-- The interface index exists. Here all packets have the index 1, which is the loopback interface in each network
-  namespace. The program is not attached to this interface.
+- The interface index exists. All packets of a replay have the index 1, which is the loopback interface in each network
+  namespace. The program is not attached to the loopback interface.
 """
 
 import ctypes
@@ -75,14 +75,15 @@ _MAX_RUNS = 4096
 
 
 class ProgTestRuns:
-    """The arguments of up to `rows` test runs of a program.
+    """The arguments for up to `rows` test runs of a program.
 
     Each run has one row in `options` (_RUN_OPTIONS) and in `contexts` (_CONTEXT). The constructor sets the constant
     fields. Before each run, the caller sets data_in and data_size_in of the row, and sets data_size_out to 0. In each
     run, the kernel writes the packet size into data_size_out. If data_size_out were not 0, the next run would use the
     packet size of the previous run as a limit.
 
-    After a run, `marked` (_MARKED_CONTEXT) contains the resulting contexts of the rows that request_marks() selected.
+    After a run, `marked` (_MARKED_CONTEXT) contains the contexts that the kernel returned for the rows selected by
+    request_marks().
     """
 
     def __init__(self, program_fd: int, rows: int) -> None:

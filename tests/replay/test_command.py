@@ -279,7 +279,7 @@ def test_ctrl_c(ns: Namespace) -> None:
     ("arguments", "cause"),
     [
         (["nothing.pcap"], "nothing.pcap: No such file or directory"),
-        (["/etc/passwd"], "/etc/passwd: is text: replay reads binary captures, as tcpdump -w writes them"),
+        (["/etc/passwd"], "/etc/passwd: is text: replay reads binary captures, like the output of tcpdump -w"),
         (["/etc"], "/etc: is a directory; name the files in it: /etc/*"),
         (["--events", "--format", "xml", "x"], "Invalid value for '--format'"),
         ([], "Missing argument 'FILE...'"),

@@ -37,8 +37,8 @@ def ethernet(view: PacketView) -> LinkHeaders:
 def with_checksum(read: HeaderReader) -> HeaderReader:
     """Returns a reader for frames that end with a frame check sequence.
 
-    `read` reads the headers of these frames. The returned reader also reports the frame check sequence as a trailer.
-    Most captures do not contain the frame check sequence, and do not need this reader.
+    `read` reads the headers of frames. The returned reader also reports the frame check sequence as a trailer. Most
+    captures do not contain the frame check sequence, and do not need this reader.
     """
 
     def read_with_checksum(view: PacketView) -> LinkHeaders:

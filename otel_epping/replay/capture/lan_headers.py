@@ -103,9 +103,9 @@ def nflog(view: PacketView) -> LinkHeaders:
         protocol = np.where((kind == _PACKET_HEADER) & (size >= 6), view.big(at + 4), protocol)
         is_payload = (kind == _PAYLOAD) & (size >= 4) & (found == 0)
         found = np.where(is_payload, at + 4, found)
-        # The snap length may have cut off the padding of the payload.
+        # The packet may lack the padding after the payload, because the snap length may have cut it off.
         trailers = np.where(is_payload, np.where(ends < at + size, -size % 4, ends - at - size), trailers)
-        # An invalid length ends the search.
+        # The search for the payload ends at an attribute with an invalid length.
         at = np.where((found == 0) & (size >= 4), at + (size + 3) // 4 * 4, ends)
         if (at >= ends).all():
             break

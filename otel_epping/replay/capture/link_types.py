@@ -115,7 +115,7 @@ LINK_TYPES: dict[int, LinkType] = {
     284: LinkType("Ethernet with a Marvell switch tag, DSA", common_headers.after(4, common_headers.ethernet)),
     285: LinkType("Ethernet with a Marvell switch tag, EDSA", common_headers.after(8, common_headers.ethernet)),
 }
-# Known link types that do not carry IP, or that carry IP in an unsupported form. Error messages contain these names.
+# Known link types that do not carry IP, or that carry IP in an unsupported form. The names are shown in error messages.
 UNSUPPORTED = {
     3: "AX.25",
     102: "BSD/OS SLIP",
@@ -244,7 +244,7 @@ def to_ethernet(batch: PacketBatch) -> PacketBatch:
         starts[of_type] += headers.sizes - ETHERNET_HEADER
         original[of_type] -= headers.sizes - ETHERNET_HEADER + headers.trailers
         captured[of_type] -= headers.sizes - ETHERNET_HEADER
-        # The packet may have no trailer, because the snap length may have cut off the trailer.
+        # The packet may lack the trailer, because the snap length may have cut it off.
         without_trailer = np.minimum(captured[of_type], original[of_type])
         captured[of_type] = np.where(np.greater(headers.trailers, 0), without_trailer, captured[of_type])
         # If a packet is shorter than its link header, no Ethernet header is written, because the header would overwrite

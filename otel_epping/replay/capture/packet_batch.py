@@ -63,7 +63,7 @@ def without_trailers(
 ) -> tuple[Int64Array, Int64Array]:
     """Returns the captured and original lengths of packets without the last `sizes` bytes of each packet.
 
-    If the snap length has already cut off these bytes, the captured length does not change.
+    If the snap length has already cut off the last `sizes` bytes, the captured length does not change.
     """
     original = np.maximum(original - sizes, 0)
     return np.where(np.greater(sizes, 0), np.minimum(captured, original), captured), original

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads pcap, the original format of libpcap. After a file header, a file has records with a header of 16 bytes each.
+"""Reads pcap, the original format of libpcap: a file header, and then records, each with a header of 16 bytes.
 
 The format is defined in draft-ietf-opsawg-pcap. No library is used. dpkt provides neither the original length of a
 packet nor the byte order, and treats a truncated file as complete. scapy reads only 10,000 packets per second.
@@ -7,11 +7,11 @@ packet nor the byte order, and treats a truncated file as complete. scapy reads 
 Variants of the format are read in the same way as in libpcap (sf-pcap.c) and Wireshark (wiretap/libpcap.c):
 
 - Files of libpcap with Alexey Kuznetzov's patches, as in Red Hat 6 and SuSE 6: each record header has 8 or 12
-  additional bytes. The magic number also differs from that of libpcap, except with some versions of the patches from
-  ss990417 on.
+  additional bytes. Most versions of the patches use another magic number than libpcap. Some versions from ss990417 on
+  use libpcap's magic number.
 - Files of Nokia IPSO: each record header has 4 additional bytes.
-- Files of versions 2.0 to 2.2, and version 543.0 of DG/UX: captured and original length are swapped.
-- Files of version 2.3: captured and original length may be in either order.
+- Files of versions 2.0 to 2.2, and version 543.0 of DG/UX: the original length is before the captured length.
+- Files of version 2.3: the captured length and the original length may be in either order.
 - Files of AIX: the version is 2.2, the fraction of a timestamp is in ns, and link types are the interface types of
   RFC 1573.
 - Files of Ixia (lcap): the file header has 4 additional bytes.

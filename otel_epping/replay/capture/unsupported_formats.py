@@ -65,7 +65,7 @@ def describe(head: bytes) -> str | None:
         if head[at:].startswith(magic):
             return message
     if len(head) >= _MIN_TEXT_BYTES and _TEXT.issuperset(head):
-        return "is text: replay reads binary captures, as tcpdump -w writes them"
+        return "is text: replay reads binary captures, like the output of tcpdump -w"
     if len(head) >= _MIN_ERF_BYTES and head[8] & 0x7F in _ERF_TYPES:
         year = 1970 + int.from_bytes(head[_ERF_SECONDS], "little") // _SECONDS_PER_YEAR
         if year in _ERF_YEARS and int.from_bytes(head[10:12], "big") >= _MIN_ERF_BYTES:

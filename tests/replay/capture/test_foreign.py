@@ -61,11 +61,11 @@ FILES: dict[str, tuple[bytes, str]] = {
     ),
     "what tcpdump prints": (
         b"12:00:00.000000 IP 10.0.0.1.443 > 10.0.0.2.40000: Flags [.], ack 1, win 500, length 0\n" * 9,
-        "is text: replay reads binary captures, as tcpdump -w writes them",
+        "is text: replay reads binary captures, like the output of tcpdump -w",
     ),
     "what tshark prints": (
         json.dumps([{"_index": "packets"}], indent=2).encode(),
-        "is text: replay reads binary captures, as tcpdump -w writes them",
+        "is text: replay reads binary captures, like the output of tcpdump -w",
     ),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer: git lfs pull"),
 }
