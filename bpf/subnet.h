@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Finds the slot of an address's subnet. User space fills the queue of free slots. Only user space reclaims slots. To
- * reclaim a slot, user space deletes the subnet's key, raises the epoch, waits for an interval, and puts the slot into
- * the queue again.
+ * reclaim a slot, user space deletes the subnet's key, increments the epoch, waits for one interval, and then puts the
+ * slot into the queue again.
  */
 #pragma once
 
 #include "clock.h"
 #include "context.h"
 
-/* A mask of the first `bits` of 64 bits, in network byte order. */
+/* A 64-bit mask, in network byte order, whose first `bits` bits are 1. */
 #define MASK64(bits) ((bits) <= 0 ? 0 : (bits) >= 64 ? ~0ULL : __cpu_to_be64(~0ULL << (64 - ((bits) & 63))))
 
 static __always_inline struct address mask_of(u8 family)
@@ -40,7 +40,8 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
     slot->key = *key;
     slot->created_ns = precise_now(ctx->skb);
     if (subnets.insert(key, &index)) {
-        /* Another CPU inserted the same key first. (A full table is impossible, because the slots run out earlier.) */
+        /* The insertion failed because another CPU inserted the same key first. The table cannot be full, because there
+         * are not more slots than table entries. */
         u32 *theirs = subnets.lookup(key);
 
         free_slots.push(&index, 0);
@@ -49,12 +50,12 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
         ctx->counters->subnet_insert_failed++;
         return OVERFLOW_SLOT;
     }
-    /* This exchange is a full barrier: a reader that sees `live` also sees the key. */
+    /* This exchange is a full memory barrier, so a reader that sees `live` also sees the key. */
     __sync_lock_test_and_set(&slot->live, 1);
     return index;
 }
 
-/* Returns the slot of the endpoint's subnet for a method. */
+/* Returns the slot for the endpoint's subnet and `method`. */
 static __always_inline u32 slot_of(const struct context *ctx, const struct endpoint *endpoint, enum method method)
 {
     struct subnet_key key = {
