@@ -13,8 +13,8 @@ struct endpoint {
 };
 
 /*
- * The compiler keeps the fields in registers. If the program passed a pointer into the context to a BPF helper, the
- * compiler would have to keep the fields in memory.
+ * The compiler keeps the fields of the context in registers. If the program passed a pointer into the context to a BPF
+ * helper, the compiler would have to keep the fields in memory.
  */
 struct context {
     struct __sk_buff *skb;
@@ -29,8 +29,8 @@ struct context {
     bool has_flow;
     bool only_ack;     /* see has_only_ack() */
     u8 segment;        /* enum segment */
-    u64 now_ns;        /* coarse time; 0 for packets other than TCP */
-    struct flow *flow; /* this and the next three fields are valid only if has_flow is true */
+    u64 now_ns;        /* coarse time; 0 if the packet is not TCP */
+    struct flow *flow; /* this field and the next three fields are valid only if has_flow is true */
     u64 source_index;  /* index of the sender in the arrays of `flow` */
     struct half_flow *sender;
     struct half_flow *receiver;
@@ -60,8 +60,8 @@ static __always_inline struct outstanding *outstanding_of_receiver(const struct 
 }
 
 /*
- * Adds an RTT that this packet completes. This packet answers a packet that was sent at `sent_ns`. Some packets of a
- * capture have no time. Then `sent_ns` is 0, and no RTT is added.
+ * Adds an RTT that this packet completes. `sent_ns` is the send time of the packet that this packet answers. If
+ * `sent_ns` is 0, the packet of a capture had no time, and no RTT is added.
  */
 static __always_inline void add_rtt(struct context *ctx, enum method method, u64 sent_ns)
 {

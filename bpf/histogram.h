@@ -3,10 +3,10 @@
  * Counts an RTT in the exponential histogram of a slot. The program chooses the same bucket as an OpenTelemetry SDK.
  *
  * At scale s, bucket i holds the values v in seconds with 2^(i/2^s) < v <= 2^((i+1)/2^s) (OpenTelemetry metrics data
- * model, "ExponentialHistogram"). In whole nanoseconds the lower edges are T(i) = floor(1e9 * 2^(i/2^s)), exact
- * integers that user space computes (otel_epping/kernel/buckets.py). The program finds the bucket without a logarithm
- * or a search. The leading s + 2 bits of the RTT select a cell: a range that is so narrow that it contains at most one
- * edge. The cell stores this edge and the bucket below the edge, so one comparison is enough.
+ * model, "ExponentialHistogram"). In nanoseconds, the lower edge of bucket i is T(i) = floor(1e9 * 2^(i/2^s)), an
+ * integer. User space computes all edges (otel_epping/kernel/buckets.py). The program finds the bucket without a
+ * logarithm or a search. The leading s + 2 bits of the RTT select a cell. A cell is a range of RTTs that contains at
+ * most one edge. The cell stores this edge and the bucket below the edge, so one comparison finds the bucket.
  */
 #pragma once
 
@@ -15,12 +15,12 @@
 
 #define RTT_MIN_NS 1000ULL
 #define RTT_MAX_NS 64000000000ULL
-/* The leading bit of RTT_MIN_NS: 2^9 <= 1000 < 2^10. */
+/* The number of the leading bit of RTT_MIN_NS. It is 9, because 2^9 <= 1000 < 2^10. */
 #define CELL_FIRST_OCTAVE 9
 
 /*
- * An RTT has 36 bits. The other 28 bits of a min_word or max_word are the number of the interval. With one interval per
- * second, these bits are enough for eight years.
+ * An RTT has 36 bits. The other 28 bits of a min_word or max_word are the number of the interval. If an interval takes
+ * one second, 28 bits are enough for eight years.
  */
 #define RTT_BITS 36
 #define RTT_MASK ((1ULL << RTT_BITS) - 1)
@@ -43,14 +43,14 @@ static __always_inline u64 bucket_of(u64 rtt_ns)
 /*
  * Sets a word to `value` if `value` is greater than the word.
  *
- * The value is interval << 36 | RTT, or for a minimum interval << 36 | (RTT_MASK - RTT). So the first value of a new
- * interval is greater than all values of the previous interval, and the word never has to be reset. Even and odd
- * intervals have separate words. So user space can first raise the number of the interval and then read the words of
- * the interval that ended.
+ * For a maximum, the value is interval << 36 | RTT. For a minimum, the value is interval << 36 | (RTT_MASK - RTT). So
+ * the first value of a new interval is greater than all values of the previous interval, and the program never has to
+ * reset the word. Even and odd intervals have separate words. So user space can first increment the number of the
+ * interval, and then read the words of the interval that ended.
  *
- * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. This happens only if more than
+ * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. The exchanges fail only if more than
  * ATOMIC_MAX_TRIES CPUs count RTTs of one subnet within nanoseconds. At worst the minimum or maximum of an interval
- * lacks one RTT.
+ * does not include one RTT.
  */
 static __always_inline void atomic_max(u64 *word, u64 value)
 {

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The maps that user space reads or writes: subnets, interfaces, histograms, traffic. The maps that match packets with
- * their replies are in flow_maps.h. User space reads the layouts and the names of all fields from BCC's description of
- * the compiled tables (otel_epping/kernel/map_array.py). BCC describes only arrays of one dimension, so no field has
- * two dimensions.
+ * Declares the maps of subnets, interfaces, histograms and traffic, which user space reads or writes. flow_maps.h
+ * declares the maps that the program uses to match packets with their replies. User space reads the layouts and the
+ * names of all fields from BCC's description of the compiled tables (otel_epping/kernel/map_array.py). BCC describes
+ * only arrays of one dimension, so no field has two dimensions.
  *
- * Arrays that user space reads have the flag BPF_F_MMAPABLE, and their counts only grow. A read does not clear or swap
- * anything, so no count is lost between two reads.
+ * Arrays that user space reads have the flag BPF_F_MMAPABLE, and their counts only grow. User space does not clear or
+ * swap the arrays when it reads them, so no count is lost between two reads.
  *
- * Packets are frequent, so each CPU adds to its own rows, in its own cache lines, without a lock. A tc program runs
- * with bottom halves disabled, so no other run of the program interrupts it on the same CPU. RTTs are rare, so all CPUs
- * share the histograms and add to them atomically. This way the size of the histograms does not depend on the number of
- * CPUs. In arrays with a row for each CPU, the rows of a slot are adjacent. So user space can map only the rows of the
- * slots in use.
+ * Packets are frequent, so each CPU has its own rows for packet counts, in its own cache lines, and needs no lock. A tc
+ * program runs with bottom halves disabled, so another run of the program on the same CPU cannot interrupt it. RTTs are
+ * rare, so all CPUs share the histograms and update them atomically. Because the histograms are shared, their size does
+ * not depend on the number of CPUs. In arrays with a row for each CPU, the rows of a slot are adjacent, so that user
+ * space can map only the rows of the slots in use.
  */
 #pragma once
 
@@ -22,8 +22,8 @@
 
 #define CACHE_LINE 64
 
-#define INTERFACES 1024     /* maximum number of interfaces that have a number, and thus a name, at the same time */
-#define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four for each, so that each finds a free row */
+#define INTERFACES 1024     /* maximum number of interfaces that have a number at the same time */
+#define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four rows per interface */
 #define UNKNOWN_INTERFACE_ROW INTERFACE_ROWS
 #define UNKNOWN_INTERFACE 0
 
@@ -45,7 +45,7 @@ struct address {
 
 enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
 
-/* The side of an endpoint, seen from the interface: towards the internet (external) or the customers (internal). */
+/* The side of the interface on which an endpoint is: external (the internet) or internal (the customers). */
 enum side { SIDE_EXTERNAL, SIDE_INTERNAL, SIDE_UNKNOWN };
 
 /* ---- subnets: key -> slot. A slot is a row of the arrays `slots`, `traffic` and `flow_counters` (subnet.h). */
@@ -55,7 +55,7 @@ struct subnet_key {
     u16 interface; /* identifier: struct interface.id */
     u8 family;
     u8 side;
-    /* 0 in this program. In user space: the number of bits by which a prefix is shorter than the prefix of a subnet
+    /* 0 in this program. In user space, this field is the prefix length of a subnet minus the prefix length of `prefix`
      * (series/prefixes.py). */
     u8 shorter;
     u8 zero[3];
@@ -122,10 +122,10 @@ BPF_F_TABLE("array", u32, struct sketch_register, unanswered_sketch, 1 << SKETCH
 /* ---- control: values that user space changes while the program runs */
 
 struct control {
-    /* User space raises the epoch when it reclaims slots, and again when it frees these slots for reuse. Slots that
-     * were cached in an older epoch are looked up again. */
+    /* User space increments the epoch when it reclaims slots, and again when it frees these slots for reuse. If a slot
+     * was cached in an older epoch, the program looks the slot up again. */
     u32 epoch;
-    /* Number of the export interval, for minima and maxima per interval (histogram.h). */
+    /* Number of the current export interval. Minima and maxima are stored per interval (histogram.h). */
     u32 interval;
 };
 
@@ -139,11 +139,12 @@ static __always_inline const struct control *current_control(void)
 /* ---- interfaces */
 
 /*
- * A hash table with open addressing and 4 probes. The key is the ifindex. Counts belong to the number of an interface,
- * which user space assigns to the interface's name. An interface that is created again with the same name has another
- * ifindex, but the same number. User space reuses numbers. Keys of maps contain the identifier `id`, which user space
- * reuses only after 65,535 other interfaces. The last row is for all interfaces that are not in the table. This row has
- * the same format as the others, so the verifier follows only one path for all interfaces.
+ * A hash table with open addressing and 4 probes. The key is the ifindex. The field `number` selects the counters of an
+ * interface. User space assigns a number to each interface name. An interface that is created again with the same name
+ * has another ifindex, but the same number. User space reuses the number of an interface that no longer exists. The
+ * keys of other maps contain the field `id`. User space reuses an `id` only after it has assigned an `id` to 65,535
+ * other interfaces. The last row is for all interfaces that are not in the table. The last row has the same format as
+ * the other rows, so the verifier follows only one path for all interfaces.
  */
 struct interface {
     u32 ifindex;
@@ -151,8 +152,9 @@ struct interface {
     u16 number;
     u16 id;
     u16 unused;
-    /* enum side of the sender: [0] for packets that leave through the interface, [1] for packets that arrive. The
-     * values depend on the network that the interface faces. In a capture the sides are unknown. */
+    /* The side of the sender (enum side). [0] is for packets that leave through the interface, and [1] is for packets
+     * that arrive. The two sides depend on the network to which the interface is connected. In a capture, the sides are
+     * unknown. */
     u16 side[2];
 };
 
@@ -174,15 +176,15 @@ struct block {
 _Static_assert(sizeof(struct block) == CACHE_LINE, "a cache line");
 
 /*
- * For each RTT the program increments `began` before it changes the other counts, and `ended` after that. A reader
- * reads `ended` first, then the other counts, then `began`. If `began` and `ended` are equal, the counts that were read
- * are consistent: each RTT is in all counts or in no count.
+ * For each RTT, the program first increments `began`, then changes the other counts, and then increments `ended`. A
+ * reader reads `ended` first, then the other counts, and `began` last. If `began` and `ended` are equal, the counts
+ * that the reader has read are consistent: each RTT is in all counts or in no count.
  */
 struct histogram {
     u64 began;
     u64 ended;
     u64 sum_ns;
-    u64 min_word[2]; /* see atomic_max() in histogram.h; [0] in even intervals, [1] in odd ones */
+    u64 min_word[2]; /* see atomic_max() in histogram.h; [0] for even intervals, [1] for odd intervals */
     u64 max_word[2];
     u32 slot;
     u16 method;      /* enum method */
@@ -199,8 +201,10 @@ BPF_QUEUE(free_histograms, u32, MAX_HISTOGRAMS);
 BPF_F_TABLE("array", u32, struct block, blocks, MAX_BLOCKS + HISTOGRAM_BLOCKS + 1, BPF_F_MMAPABLE);
 BPF_QUEUE(free_blocks, u32, MAX_BLOCKS);
 
-/* An RTT of a cell belongs to `bucket` if the RTT is at most `edge_ns`. Otherwise the RTT belongs to the next bucket
- * (histogram.h). */
+/*
+ * An RTT in this cell belongs to `bucket` if the RTT is at most `edge_ns`, and to the next bucket if the RTT is greater
+ * (histogram.h).
+ */
 struct cell {
     u64 edge_ns;
     u64 bucket;
@@ -222,17 +226,17 @@ enum traffic_class { CLASS_TCP_TIMESTAMP, CLASS_UDP, CLASS_TCP_OTHER, CLASS_ICMP
 
 #define ECN_CODEPOINTS 4 /* RFC 3168 section 5 */
 
-/* The packets that the subnet sent, and the packets that were sent to the subnet. */
+/* `from` counts the packets that a subnet sent, and `to` counts the packets that were sent to the subnet. */
 struct two_way_tally {
     struct tally from;
     struct tally to;
 };
 
 /*
- * The row number is slot * CPUS + cpu. Nine of ten packets are UDP, or TCP with timestamps. The counts of these two
- * classes are in the first cache line. Packets with the ECN code point 0 are not counted, because user space computes
- * their number: all packets minus the packets with other code points. ECN counters have only 32 bits, so that a row
- * fits into three cache lines. These counters wrap around.
+ * The row number is slot * CPUS + cpu. About 90 % of all packets are UDP packets, or TCP segments with timestamps. The
+ * counters of these two classes are in the first cache line. There is no counter for packets with the ECN code point 0.
+ * User space subtracts the packets with other code points from all packets, to count the packets with the code point 0.
+ * ECN counters have only 32 bits, so that a row fits into three cache lines. ECN counters wrap around.
  */
 struct traffic {
     struct two_way_tally classes[CLASSES];
@@ -247,8 +251,8 @@ _Static_assert(sizeof(struct traffic) == 3 * CACHE_LINE, "three cache lines");
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
 /*
- * The reasons why timestamps are not used in a direction (tcp_method_choice.h), in the order of TIMESTAMP_FAULTS in
- * otel/semconv.py.
+ * The reasons why timestamps are not used in one direction of a flow (tcp_method_choice.h). The order is the same as in
+ * TIMESTAMP_FAULTS of otel/semconv.py.
  */
 enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED, TIMESTAMP_FAULTS };
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
@@ -261,29 +265,34 @@ struct interface_counters {
     u64 flows_created;
     u64 flow_insert_failed;
     u64 subnet_insert_failed;
-    u64 rtt_clamped[2]; /* [0] raised to RTT_MIN_NS, [1] lowered to RTT_MAX_NS */
+    u64 rtt_clamped[2]; /* RTTs that were [0] raised to RTT_MIN_NS, [1] lowered to RTT_MAX_NS */
     u64 rtt_begun;      /* RTT samples started */
-    u64 rtt_not_begun;  /* not started: MAX_OUTSTANDING timestamps already wait for their reply */
+    u64 rtt_not_begun;  /* not started: MAX_OUTSTANDING timestamps already wait for a reply */
     u64 rtt_expired;    /* no reply within MAX_AGE_NS */
-    u64 rtt_superseded; /* a later timestamp was echoed first */
-    u64 rtt_repeated;   /* the request was sent again before its reply */
-    u64 rtt_abandoned;  /* the reply cannot be recognized any more (tcp_method_choice.h) */
+    u64 rtt_superseded; /* the reply to a later packet arrived first */
+    u64 rtt_repeated;   /* the packet was sent again before its reply arrived */
+    u64 rtt_abandoned;  /* the program can no longer recognize the reply (tcp_method_choice.h) */
     u64 rtt_measured;
-    u64 timestamp_fault[TIMESTAMP_FAULTS]; /* directions of flows that changed to sequence numbers */
-    u64 duplicates;                        /* packets seen a second time (copies.h) */
+    u64 timestamp_fault[TIMESTAMP_FAULTS]; /* number of changes from timestamps to sequence numbers */
+    u64 duplicates;                        /* number of packets that are copies (copies.h) */
 };
 
 _Static_assert(sizeof(struct interface_counters) % CACHE_LINE == 0, "no cache line is shared by two CPUs");
 
 DIRECT_TABLE(DIRECT_INTERFACE_COUNTERS, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS)
 
-/* ---- TCP events per subnet. These events are rare, so all CPUs share the rows and add atomically, as in
- * histograms. */
+/*
+ * ---- TCP events per subnet. TCP events are rare, so all CPUs share the rows and update them atomically, as in
+ * histograms.
+ */
 
 enum opening { OPENED_SYN, OPENED_MIDWAY, OPENINGS };
 enum closing { CLOSED_FIN, CLOSED_RST, CLOSINGS };
 
-/* [0] counts segments from the subnet, [1] segments to the subnet. A flow counts for the subnets of both endpoints. */
+/*
+ * In the first three arrays, [0] counts the segments from the subnet, and [1] counts the segments to the subnet. An
+ * opened or closed flow is counted for the subnets of both endpoints.
+ */
 struct flow_counters {
     u64 retransmitted[2];
     u64 out_of_order[2];

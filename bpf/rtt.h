@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Records the RTTs that a packet completes: in the histogram of its source's subnet, and as events. */
+/*
+ * Records the RTTs that a packet completes in the histogram of the subnet of the packet's source, and reports the RTTs
+ * as events.
+ */
 #pragma once
 
 #include "flow_events.h"
@@ -97,7 +100,7 @@ static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum
 #endif
 }
 
-/* The loop is not unrolled, so that the verifier follows record_rtt() once. */
+/* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 static __always_inline void record_rtts(const struct context *ctx)
 {
     u32 slot = hide_from_verifier(ctx->packet, answered_slot(ctx));

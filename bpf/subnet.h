@@ -30,7 +30,7 @@
 #define COVERING_V4 8
 #define COVERING_V6 32
 
-/* A mask of the first `bits` of 64 bits, in network byte order. */
+/* A 64-bit mask, in network byte order, whose first `bits` bits are 1. */
 #define MASK64(bits) ((bits) <= 0 ? 0 : (bits) >= 64 ? ~0ULL : __cpu_to_be64(~0ULL << (64 - ((bits) & 63))))
 
 static __always_inline struct address mask_of(u8 family)
@@ -123,7 +123,8 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
     slot->key = *key;
     slot->created_ns = precise_now(ctx->skb);
     if (subnets.insert(key, &index)) {
-        /* Another CPU inserted the same key first. (A full table is impossible, because the slots run out earlier.) */
+        /* The insertion failed because another CPU inserted the same key first. The table cannot be full, because there
+         * are not more slots than table entries. */
         u32 *theirs = subnets.lookup(key);
 
         free_slots.push(&index, 0);
@@ -137,8 +138,7 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
     if (!answered)
         __sync_fetch_and_add(&newcomers->claimed, 1);
     /* This exchange is a full barrier: a reader that sees the state also sees the key. */
-    __sync_lock_test_and_set(&slot->state,
-                             (u64)sketch << 32 | row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
+    __sync_lock_test_and_set(&slot->state, (u64)sketch << 32 | row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
     return index;
 }
 

@@ -56,7 +56,7 @@ def _counts_by_subnet(reading: Reading, config: EppingConfig) -> dict[str, _Subn
 
 
 def _times(reading: Reading, row: int, scale: int) -> list[str]:
-    """Returns the cells of a row: the number of RTTs, and the minimum, quantiles and maximum of the RTTs in ms."""
+    """Returns the RTT cells of a table row: the number of RTTs, and their minimum, quantiles and maximum in ms."""
     first, run = reading.buckets.run(row)
     counts = histogram.trim(run, buckets.first_index(scale) + first, scale)
     minimum_s, maximum_s = reading.min_ns[row] / 1e9, reading.max_ns[row] / 1e9
@@ -67,8 +67,7 @@ def _times(reading: Reading, row: int, scale: int) -> list[str]:
 def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
     """Yields the cells of each line of the table.
 
-    The table has one line per subnet and method. It is sorted by the number of packets of the subnet, in descending
-    order.
+    The table has one line per subnet and method. The subnets are sorted by the number of packets, in descending order.
     """
     no_rtts = ["-", "0", *("" for _ in _TIMES)]
     for name, subnet in sorted(
@@ -84,7 +83,7 @@ def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
 
 
 def table(reading: Reading, config: EppingConfig) -> str:
-    """Returns the table of subnets as text. The packets and bytes of a subnet are sums of both directions."""
+    """Returns the table of subnets as text. The packets and bytes of a subnet are the sum of both directions."""
     lines = [list(_HEADINGS), *_lines(reading, config)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
