@@ -28,7 +28,7 @@ def main() -> None:
 
 
 class _StandardError(io.FileIO):
-    """A standard error stream that ignores failed writes. So a full disk does not make a command fail."""
+    """A standard error stream that ignores failed writes, so that a full disk does not make a command fail."""
 
     def write(self, data: Any) -> int:
         """Writes the data. If the write fails, the data are lost."""
@@ -52,7 +52,7 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `fd`
             setattr(sys, name, os.fdopen(fd, mode, closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        with suppress(OSError):  # reconfigure() flushes the buffer first, which fails on a full disk
+        with suppress(OSError):  # reconfigure() flushes the buffer, and the flush fails on a full disk
             sys.stdout.reconfigure(errors="backslashreplace")
     raw = io.BufferedWriter(_StandardError(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, errors="backslashreplace", line_buffering=True)

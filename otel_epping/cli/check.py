@@ -30,7 +30,7 @@ _MIB = 2**20
 # Maximum memory of the agent without subnets, and the additional memory for each active subnet (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_PER_SUBNET = 2048
-# Checks that are reported only if they fail.
+# These checks are reported only if they fail.
 _ENVIRONMENT: dict[str, Callable[[], object]] = {
     "file systems": requirements.check_file_systems,
     "user namespace": requirements.check_user_namespace,
@@ -101,7 +101,7 @@ def _verifier(collector: EppingCollector) -> str:
 
 
 def _each_method(config: EppingConfig) -> Iterator[Finding]:
-    """For each method, yields the report of the verifier about a program that is compiled with only this method."""
+    """For each RTT method, compiles a program with only this method, and yields the report of the verifier."""
     for method in config.methods:
         try:
             with EppingCollector(replace(config, methods=(method,))) as collector:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the programs and filters on the hooks of an interface. Explains why packets may bypass these hooks.
+"""Lists the programs and filters on the hooks of an interface. Explains why packets may bypass the hooks of an
+interface.
 
 An incoming packet passes XDP, TCX ingress and clsact ingress, in this order (__netif_receive_skb_core() of
 net/core/dev.c). An outgoing packet passes TCX egress and then clsact egress (__dev_queue_xmit()). On a netkit
@@ -15,8 +16,8 @@ from otel_epping.kernel.netlink import links
 
 _NETKIT = {libbpf.BPF_NETKIT_PRIMARY: "primary", libbpf.BPF_NETKIT_PEER: "peer"}
 
-# By kind of interface (IFLA_INFO_KIND): the reason why the kernel may count packets that do not pass the hooks, and the
-# cure.
+# For each kind of interface (IFLA_INFO_KIND), the reason why the kernel may count packets that do not pass the hooks,
+# and the cure.
 _CAUSE_OF_KIND = {
     "vrf": "packets of a VRF device do not pass the hooks of the device: watch the interfaces in the VRF",
     "ipvlan": "packets to an ipvlan device in mode l3s do not pass its hooks: watch the parent device",
@@ -36,11 +37,9 @@ _BYPASSES = (
 class HookEntry:
     """A program or filter on a hook.
 
-    hook       the hook: xdp, tcx ingress, clsact egress, netkit primary, ...
-    text       a description of the program or filter
-    is_ours    true if the program or filter belongs to otel-epping
-    is_before  true if the program or filter runs before otel-epping's program, or would run before it if
-               otel-epping's program were attached
+    hook the hook: xdp, tcx ingress, clsact egress, netkit primary, ... text a description of the program or filter
+    is_ours true if the program or filter belongs to otel-epping is_before true if the program or filter runs before
+    otel-epping's program, or would run before otel-epping's program if otel-epping's program were attached
     """
 
     hook: str

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles and loads the kernel program with BCC, sends the file descriptors to the agent, and exits.
 
-`import bcc` loads LLVM, which takes 160 MB of memory. If the agent imported bcc, it would hold this memory for years.
-So this script runs in a child process, for half a second. The script runs under the interpreter that has BCC (usually
-the distribution's /usr/bin/python3), and needs only the standard library and BCC. The script communicates with the
-agent over a Unix socket:
+`import bcc` loads LLVM, which takes 160 MB of memory. If the agent imported bcc, the agent would hold these 160 MB
+until it ends. So this script runs in a child process, which ends after half a second. The script runs under the
+interpreter that has BCC (usually the distribution's /usr/bin/python3), and needs only the standard library and BCC. The
+script communicates with the agent over a Unix socket:
 
     argv[1]   the descriptor of the socket
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
@@ -53,7 +53,7 @@ FUNCTION = "epping"  # the function of epping.bpf.c from which both programs are
 MAX_LOG_LINES = 100  # the last lines of the verifier's log
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> value of DIRECTION
-# The order is that of enum direct_table (bpf/direct_value.h).
+# The tables are in the order of enum direct_table (bpf/direct_value.h).
 DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "slot_cache", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
 
@@ -114,7 +114,7 @@ def load(request: dict[str, Any], send: Send) -> tuple[dict[str, Any], list[int]
 def find_bcc() -> tuple[Any, Any]:
     """Returns the module bcc and the library libbpf.
 
-    Raises LoadError if one of them is missing, or if the module `bcc` belongs to another package.
+    Raises LoadError if the module or the library is missing, or if the module `bcc` belongs to another package.
     """
     try:
         import bcc
@@ -144,7 +144,7 @@ def readable_folders(source: Path) -> list[Path]:
 def header_folders(headers: Sequence[Path]) -> list[Path]:
     """Returns these folders and the folders that contain asm/*.h.
 
-    On Debian 13, asm is a link to a folder outside of these folders.
+    On Debian 13, asm is a link to a folder outside of `headers`.
     """
     return [*headers, *((folder / "asm/types.h").resolve().parent for folder in headers)]
 
@@ -155,8 +155,8 @@ def header_folders(headers: Sequence[Path]) -> list[Path]:
 def flatten(folder: Path, name: str, seen: set[str]) -> list[SourceLine]:
     """Returns the lines of a source file. Each #include line of a header in bpf/ is replaced by the header's lines.
 
-    This is necessary because BCC rewrites map operations only in the main file. `seen` has the names of the files that
-    are already included.
+    The lines are put into one text, because BCC rewrites map operations only in the main file. `seen` has the names of
+    the files that are already included.
     """
     seen.add(name)
     lines = []
@@ -189,9 +189,9 @@ def compile_source(bcc: Any, text: str, defines: dict[str, int], debug_option: s
     """
     flags = [*(f"-I{folder}" for folder in HEADERS), *WARNINGS]
     # BCC always runs LLVM's optimizer on the output of clang, even if clang has optimized the output. So clang's own
-    # passes are disabled. Compiling then takes 0.3 s less, and the program is not slower. But the source must not use
-    # features that only clang's own passes process. For example, __builtin_expect() would stay in the code and prevent
-    # optimizations.
+    # passes are disabled. Without clang's own passes, compiling takes 0.3 s less, and the program is not slower. But
+    # the source must not use features that only clang's own passes process. For example, __builtin_expect() would stay
+    # in the code and prevent optimizations.
     flags += [debug_option, "-Os", "-Xclang", "-disable-llvm-passes"]
     flags += [f"-D{name}={value}" for name, value in defines.items()]
     try:
@@ -236,7 +236,7 @@ def load_program(bcc: Any, libbpf: Any, name: str, code: bytes) -> int:
 
 
 def direct_map_fds(module: Any) -> list[int]:
-    """Returns the descriptors of DIRECT_TABLES. The program accesses the rows of these tables by address."""
+    """Returns the descriptors of DIRECT_TABLES, the tables whose rows the program accesses by address."""
     return [module[table].map_fd for table in DIRECT_TABLES]
 
 

@@ -123,7 +123,7 @@ def device(ifindex: int) -> Device:
 
 
 def packet_counts(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Returns the kernel's counts (packets received, packets transmitted) of each interface, by index.
+    """Returns the kernel's packet counts (received, transmitted) for each interface, by index.
 
     `ip -s link` shows the same counts. Interfaces that are gone are missing in the result. Raises OSError.
     """
