@@ -30,7 +30,8 @@ _STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", 
 def _one_line(text: str) -> str:
     """Returns the text without line breaks and with control characters escaped.
 
-    This is necessary, because another program, for example a receiver, may have written the text.
+    Another program, for example a receiver, may have written the text and put line breaks or control characters into
+    it.
     """
     return printable(" ".join(text.split()))
 

@@ -22,13 +22,13 @@ _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
 _NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
-# Minimum length of a secret. A shorter text is not hidden, because it is too short for a secret, and many words contain
-# it.
+# Minimum length of a secret. A text with fewer than 4 characters is not hidden, because the text is too short for a
+# secret, and many words contain the text.
 _MIN_LENGTH = 4
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yields the secrets in `environment`, in the same form as in its variables.
+    """Yields the secrets in `environment`, exactly as they are written in the variables.
 
     Secrets are the values of headers, and the users, passwords and query parameters of URLs.
     """
@@ -51,8 +51,8 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
 def _forms(secret: str) -> Iterator[str]:
     """Yields the forms in which a message may quote a secret.
 
-    A message may quote a secret as it is in the variable, or percent-decoded. The message may omit the scheme of the
-    secret ("Bearer"). The quoted secret may be escaped by repr().
+    A message may quote a secret exactly as the secret is written in the variable, or percent-decoded. The message may
+    omit the scheme of the secret ("Bearer"). The quoted secret may be escaped by repr().
     """
     for text in (secret.strip(), unquote(secret).strip()):
         for part in (text, *text.split()[-1:]):

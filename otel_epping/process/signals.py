@@ -19,8 +19,8 @@ from otel_epping.process import logs
 # Maximum time from the signal to the end of the agent, even if a receiver hangs. Docker kills a process 10 s after the
 # signal, Kubernetes after 30 s, and systemd after 90 s.
 STOP_S = 8.0
-# A second signal within this time is ignored as a duplicate. For example, timeout(1) sends its signal to its child
-# twice.
+# A second signal within 1 s after the first is ignored as a duplicate. For example, timeout(1) sends its signal to its
+# child twice.
 _DUPLICATE_S = 1.0
 
 
@@ -47,9 +47,9 @@ def enable_keyboard_interrupt() -> None:
 class Stop(threading.Event):
     """An event that the first SIGINT or SIGTERM sets.
 
-    A second signal, more than _DUPLICATE_S later, ends the process at once, with `message` on standard error. `limit_s`
-    is the time from the first signal to the deadline. If `limit_s` is None, no deadline exists. At the deadline the
-    process ends with the message and the exit code in `at_deadline`.
+    If a second signal arrives more than _DUPLICATE_S after the first, the process writes `message` to standard error
+    and ends at once. `limit_s` is the time from the first signal to the deadline. If `limit_s` is None, there is no
+    deadline. At the deadline the process ends with the message and the exit code in `at_deadline`.
     """
 
     def __init__(self, message: str, limit_s: float | None = None) -> None:
@@ -77,7 +77,7 @@ class Stop(threading.Event):
         The interpreter resets the signal handlers before the process ends. After this reset, a SIGALRM would kill the
         process, and change its exit code.
         """
-        with suppress(OSError):  # a seccomp filter that refuses this call also refused to set the timer
+        with suppress(OSError):  # a seccomp filter refuses setitimer(), so no timer is set
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, _: FrameType | None) -> None:

@@ -198,7 +198,8 @@ class InterfaceMonitor:
         """Attaches to an interface, or updates its role."""
         try:
             interface = interface_of(link.name, link.ifindex, link.hardware)
-        except EppingError as error:  # The link type does not carry IP. An error only if a selector is the name.
+        except EppingError as error:
+            # The link type does not carry IP. The error is raised only if a selector is the name of the interface.
             if strict and set(link.names) & set(self._selection.names):
                 raise
             return self._refuse(link, error)

@@ -62,10 +62,10 @@ class InterfaceNumbers:
         return self._used
 
     def assign(self, name: str) -> tuple[int, int]:
-        """Returns the identifier and the number of an existing interface. If the interface has no number, assigns an
-        identifier and a number.
+        """Returns the identifier and the number of an existing interface.
 
-        If no number is free, returns UNKNOWN_INTERFACE as the identifier and as the number.
+        If the interface has no number, assigns an identifier and a number. If no number is free, returns
+        UNKNOWN_INTERFACE as the identifier and as the number.
         """
         with self._lock:
             identifier = self._identifiers.get(name)
@@ -125,8 +125,7 @@ class InterfaceNumbers:
             return [self._numbers[identifier] for identifier in identifiers]
 
     def counted(self, numbers: list[int], raw: Counts) -> Counts:
-        """Returns the counts of the interfaces that now have the given numbers. The shape of the result is (numbers,
-        n).
+        """Returns the counts of the interfaces that now have the given numbers, in the shape (numbers, n).
 
         raw  (numbers, n) all counts of the rows of these numbers, including the counts of earlier interfaces
         """

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the programs and filters on the hooks of an interface. Explains why packets may bypass the hooks of an
-interface.
+"""Lists the programs and filters on the hooks of an interface. Explains why packets may bypass the hooks.
 
 An incoming packet passes XDP, TCX ingress and clsact ingress, in this order (__netif_receive_skb_core() of
 net/core/dev.c). An outgoing packet passes TCX egress and then clsact egress (__dev_queue_xmit()). On a netkit
@@ -37,9 +36,11 @@ _BYPASSES = (
 class HookEntry:
     """A program or filter on a hook.
 
-    hook the hook: xdp, tcx ingress, clsact egress, netkit primary, ... text a description of the program or filter
-    is_ours true if the program or filter belongs to otel-epping is_before true if the program or filter runs before
-    otel-epping's program, or would run before otel-epping's program if otel-epping's program were attached
+    hook       the hook: xdp, tcx ingress, clsact egress, netkit primary, ...
+    text       a description of the program or filter
+    is_ours    true if the program or filter belongs to otel-epping
+    is_before  true if the program or filter runs before otel-epping's program, or, if otel-epping's program is not
+               attached, would run before otel-epping's program
     """
 
     hook: str

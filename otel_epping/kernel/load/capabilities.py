@@ -113,8 +113,9 @@ def _prctl(option: int, *arguments: int) -> int:
 
 
 def _limit_bounding_set(keep: int) -> None:
-    """Drops all capabilities except `keep` from the bounding set. A later exec cannot give the dropped capabilities to
-    this thread.
+    """Drops all capabilities except `keep` from the bounding set.
+
+    A later exec cannot give the dropped capabilities to this thread.
 
     Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. Without CAP_SETPCAP, no_new_privs has the
     same effect.

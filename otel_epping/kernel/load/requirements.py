@@ -46,8 +46,8 @@ SHORTAGES = {
 }
 
 _OWN = Path("/proc/self")
-# The link target for the initial user namespace contains a constant inode number (PROC_USER_INIT_INO, linux/proc_ns.h).
-# The capabilities of a process are valid in the user namespace of the process, but BPF requires them in the initial
+# The target of the link /proc/self/ns/user in the initial user namespace (PROC_USER_INIT_INO, linux/proc_ns.h). The
+# capabilities of a process are valid in the user namespace of the process, but BPF requires capabilities in the initial
 # user namespace (bpf_capable(), linux/capability.h).
 _INITIAL_USER_NAMESPACE = "user:[4026531837]"
 # The agent has eight threads. gRPC has additional threads, whose number depends on the number of CPUs.

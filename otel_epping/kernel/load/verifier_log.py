@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 DEBUG_SOURCE = 8  # of bcc.BPF(debug=)
 _LOG_BYTES = 1 << 24
-# BCC's listing has one line for each source line: "; text of the source line // Line 42". The instructions of the
-# source line follow in the next lines. A line with an instruction consists of the instruction's number (" 17:"), a tab,
-# and the instruction.
+# BCC's listing has one line for each source line: "; text of the source line // Line  42". The instructions of the
+# source line follow in the next lines. A line with an instruction consists of the instruction's number ("  17:"), a
+# tab, and the instruction.
 _LISTING = re.compile(r"^; (?P<text>.*) // Line *(?P<line>\d+)$|^ *(?P<instruction>\d+):\t", re.MULTILINE)
 # The verifier's log has a line such as "17: (b7) r1 = 0" for each instruction. The last line says how many instructions
 # were processed.

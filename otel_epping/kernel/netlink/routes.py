@@ -47,7 +47,10 @@ class Route:
 
 
 def parse_route(body: bytes) -> Route | None:
-    """Returns the route that an RTM_NEWROUTE or RTM_DELROUTE message describes; None if it is not a unicast route."""
+    """Returns the unicast route that an RTM_NEWROUTE or RTM_DELROUTE message describes.
+
+    Returns None for other routes.
+    """
     _, bits, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
     if kind not in (_RTN_UNICAST, _RTN_BLACKHOLE):
         return None

@@ -65,7 +65,7 @@ def filters(ifindex: int, direction: str) -> Iterator[Filter]:
 def ingress_qdisc(ifindex: int) -> str:
     """Returns the kind of an interface's qdisc for incoming packets: "clsact" or "ingress".
 
-    Returns '' if the interface has no qdisc of these kinds. Raises OSError.
+    Returns '' if the interface has neither a clsact nor an ingress qdisc. Raises OSError.
     """
     for body in messages.dump(_RTM_GETQDISC, _TC.pack(socket.AF_UNSPEC, ifindex, 0, 0, 0)):
         _, index, _, parent, _ = _TC.unpack_from(body)
