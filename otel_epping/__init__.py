@@ -12,8 +12,8 @@ so `import otel_epping` alone loads neither numpy nor the OpenTelemetry SDK.
         ...
         reader.shutdown()
 
-If an application already uses OpenTelemetry instrumentation, `otel_epping.instrumentor.EppingInstrumentor` does these
-steps.
+An application that is instrumented with OpenTelemetry uses `otel_epping.instrumentor.EppingInstrumentor` instead of
+`install`.
 """
 
 from importlib import import_module

@@ -40,7 +40,7 @@ def cli() -> None:
     """
 
 
-# A write fails with one of these errors if the disk is full or broken, the file has reached a size limit, or the
+# A write fails with an error in _OUTPUT_ERRORS if the disk is full or broken, the file has reached a size limit, or the
 # descriptor is closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 

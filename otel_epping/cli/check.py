@@ -30,7 +30,7 @@ _MIB = 2**20
 # Maximum memory of the agent without subnets, and the additional memory for each active subnet (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_PER_SUBNET = 2048
-# These checks are reported only if they fail.
+# The checks in _ENVIRONMENT are reported only if they fail.
 _ENVIRONMENT: dict[str, Callable[[], object]] = {
     "file systems": requirements.check_file_systems,
     "user namespace": requirements.check_user_namespace,

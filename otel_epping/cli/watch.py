@@ -28,9 +28,9 @@ from otel_epping.process.signals import Stop
 from otel_epping.settings.options import COMMAND, kernel_options, naming_source, option
 from otel_epping.settings.types import Interfaces
 
-# Maximum time to wait for events. A signal takes effect at the latest after this time.
+# Maximum time to wait for events. A signal takes effect after at most 0.1 s.
 _WAIT_S = 0.1
-# Once in this period, the clock offset is updated, lost events are reported, and idle flows are closed.
+# Every second, the clock offset is updated, lost events are reported, and idle flows are closed.
 _PERIOD_NS = 1_000_000_000
 
 

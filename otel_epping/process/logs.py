@@ -120,8 +120,8 @@ def configure(form: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Disables the messages of gRPC's C core, because they have another format. Lost connections are still logged,
-    # because the exporter reports them too.
+    # Disables the messages of gRPC's C core, because these messages have another format than the log. Lost connections
+    # are still logged, because the exporter reports them too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Without this line, the logging module would print a traceback for each failed write, for example if the disk is
     # full.

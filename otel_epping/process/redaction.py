@@ -18,7 +18,7 @@ from urllib.parse import unquote
 HIDDEN = "[hidden]"
 
 _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
-# The variables that contain URLs: OTLP endpoints, and the proxies of gRPC and of the Python package requests.
+# The variables that contain the URLs of OTLP endpoints and of the proxies of gRPC and the Python package requests.
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
 _NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
@@ -36,7 +36,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
         if _HEADERS.fullmatch(variable):
             for header in value.split(","):
                 name, _, secret = header.partition("=")
-                # If the name is not valid ("Authorization: Basic ..."), the whole text may be a secret.
+                # If a user writes a colon instead of "=", the name is not valid, and the whole text may be a secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
         elif _URL.fullmatch(variable):
             # urlsplit() is not used, because a password may contain characters that end the host part of a URL, such

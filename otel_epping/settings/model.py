@@ -210,8 +210,8 @@ class Settings:
         bool,
         Spec(
             click.BOOL,
-            "If max_series is set, sum the counts of the other subnets in covering prefixes (IPv4 /16, /8, /0; IPv6 "
-            "/32, /16, /0) instead of on the overflow point.",
+            "If max_series is set, sum the counts of subnets without their own series in covering prefixes (IPv4 /16, "
+            "/8, /0; IPv6 /32, /16, /0) instead of on the overflow point.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.roll_up

@@ -22,8 +22,8 @@ COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX.rstrip("_"), "show_defau
 # otel-epping, the names of the variables have our prefix. Kubernetes does not set these variables in a pod with
 # enableServiceLinks: false.
 _KUBERNETES_VARIABLE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-# Kubernetes sets the variable NAME_PORT to an address such as tcp://10.0.0.1:80. A setting may have a variable with the
-# same name. The value shows whether Kubernetes set the variable, because no setting allows such an address.
+# For a Service, Kubernetes sets a variable NAME_PORT to an address such as tcp://10.0.0.1:80. If a setting has the same
+# variable, the value shows whether Kubernetes set the variable, because no setting allows such an address.
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
@@ -176,10 +176,9 @@ def _source(ctx: click.Context, field: str) -> str:
 
 @contextmanager
 def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
-    """If the body of the `with` statement raises EppingError, adds sources at the start of the message.
+    """Adds the sources of the settings `fields` at the start of the message of an EppingError.
 
-    The added sources are the variables and the lines of the settings file from which `fields` got their values. Flags
-    are not added.
+    The body of the `with` statement raises the error. A source is a variable or a line of the settings file. Flags are not added.
     """
     try:
         yield

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaches the program to interfaces, and gives each interface a number. The program uses the number to store counts.
+"""Attaches the program to interfaces, and gives each interface a number for storing its counts.
 
 The program is attached to one hook for each direction, by a TCX link (tcx.py). If the kernel has no TCX or the user
 chose clsact, the program is attached as a clsact filter (clsact.py).
 
 When an interface goes away, its counts are kept until they are delivered. If a new interface with the same name appears
-before the delivery, the packets of the new interface are added to the same counts. The counts depend only on the name,
-because the kernel gives the new interface another index (interface_numbers.py).
+before the delivery, the packets of the new interface are added to the same counts. The counts of an interface are found
+by its name, because the kernel gives the new interface another index (interface_numbers.py).
 """
 
 import errno
@@ -82,11 +82,11 @@ class Attachments:
         )
         self._program = program
         table = map_array.Array("interfaces", program.maps["interfaces"])
-        # The last row is for all interfaces that have no row of their own.
+        # The last row of the table is for all interfaces that have no row of their own.
         self._row_dtype, self._rows = table.dtype, table.length - 1
-        self._unnamed: dict[str, tuple[Interface, Role]] = {}  # watched, but without a number
-        self._ifindexes: dict[int, int] = {}  # row -> ifindex
-        self._watched: dict[str, tuple[int, list[Hook]]] = {}  # name -> ifindex, hooks
+        self._unnamed: dict[str, tuple[Interface, Role]] = {}  # Watched interfaces without a number.
+        self._ifindexes: dict[int, int] = {}  # Row -> ifindex.
+        self._watched: dict[str, tuple[int, list[Hook]]] = {}  # Name -> ifindex, hooks.
         self._removed_stale_filters = False
         self._lock = threading.RLock()  # the interface monitor and the readers run in different threads
         unknown = Interface("", 0, ETHERNET_HEADER_BYTES)
@@ -107,7 +107,8 @@ class Attachments:
         """Chooses a row for an interface from the rows in which the program searches for this interface.
 
         The first choice is the row that the interface already has. The second choice is a free row. The third choice is
-        the row of an interface that is not watched any more. Raises EppingError if none of these rows can be used.
+        the row of an interface that is not watched any more. Raises EppingError if watched interfaces use all rows in
+        which the program searches.
         """
         probed = [(interface.ifindex + probe) % self._rows for probe in range(_PROBES)]
         rows = {row: self._ifindexes.get(row) for row in probed}
@@ -128,7 +129,7 @@ class Attachments:
         return self.numbers.names
 
     def register(self, interface: Interface, role: Role = Role.WAN) -> int:
-        """Writes an interface to the program's table. Returns the identifier that the interface has from now on.
+        """Writes an interface to the program's table of interfaces. Returns the identifier of the interface.
 
         When the program is detached from the interface, the row is not deleted, because the program may still process
         the last packets of the interface. Raises EppingError if the table has no row for the interface.
@@ -144,8 +145,8 @@ class Attachments:
     def attach(self, name: str, role: Role = Role.WAN) -> None:
         """Attaches the program to both directions of an interface.
 
-        Raises EppingError if the interface does not exist, is down, or has a link type that does not carry IP, or if
-        the program cannot be attached.
+        Raises EppingError if the program cannot be attached, for example because the interface does not exist, is down,
+        or has a link type that does not carry IP.
         """
         self.attach_interface(interfaces.find(name), role)
 
@@ -180,7 +181,8 @@ class Attachments:
     def _attach(self, ifindex: int) -> list[Hook]:
         """Attaches the program to both hooks of an interface.
 
-        If one hook fails, detaches the program from the other hook, and raises OSError or EppingError.
+        If the program cannot be attached to one hook, detaches it from the other hook, and raises OSError or
+        EppingError.
         """
         self._remove_stale_filters()
         hooks: list[Hook] = []

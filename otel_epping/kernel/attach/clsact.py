@@ -23,8 +23,8 @@ agents does not matter.
 
 From Linux 6.6 on, TCX programs run before all filters of the clsact qdisc.
 
-An interface can have an `ingress` qdisc instead of a clsact qdisc. The kernel would then attach an egress filter to the
-ingress hook. So the agent refuses an interface with an `ingress` qdisc.
+An interface can have an `ingress` qdisc instead of a clsact qdisc. If the interface has an `ingress` qdisc, the kernel
+would attach an egress filter to the ingress hook. So the agent refuses an interface with an `ingress` qdisc.
 
 Benign race: before the agent removes the qdisc, it checks that the qdisc has no other filters. If another process adds
 a filter between the check and the removal, the new filter is removed together with the qdisc. The kernel has no single
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 _ALL_PROTOCOLS = 3  # ETH_P_ALL, linux/if_ether.h
 _POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
-_TRIES = 3  # maximum number of attempts, because another process may take the chosen priority first
+_TRIES = 3  # Number of attempts to add a filter. Another process may take the chosen priority first.
 # The handle of our filter has three parts. Bits 16 to 31 are "ep". Bits 8 to 15 are a number that makes the handle
 # unique in its priority. Bits 0 to 7 are 1 if we created the qdisc, or 2 if the qdisc already existed.
 _QDISC_CREATED, _QDISC_FOUND = 0x65700001, 0x65700002
@@ -78,7 +78,7 @@ def describe(found: Filter) -> str:
 
 
 def _claim(ifindex: int, program: int) -> socket.socket | None:
-    """Opens the socket that shows that the owner of a filter lives.
+    """Opens the socket whose existence shows that the owner of a filter lives.
 
     Returns None if another process holds the socket.
     """
@@ -98,7 +98,7 @@ def _filters(ifindex: int) -> list[Filter]:
 
 
 def _remove(ifindex: int, found: Filter) -> None:
-    """Removes one of our filters. Removes the qdisc, too, if we created the qdisc and it has no filters any more."""
+    """Removes one of our filters. Removes the qdisc, too, if we created the qdisc and no other filter is left."""
     libbpf.tc_detach(ifindex, _POINTS[found.direction], found.handle, found.priority)
     if _handle_kind(found) == _QDISC_CREATED and not _filters(ifindex):
         libbpf.tc_remove_qdisc(ifindex)

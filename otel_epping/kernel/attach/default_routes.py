@@ -55,7 +55,7 @@ class DefaultRoutes:
         """Reads the routes from the kernel. `existing` has all interfaces. Raises OSError."""
         self._tables = _tables(existing)
         # The request for nexthops comes first, because it waits for the kernel's lock RTNL. The kernel holds RTNL
-        # during the change that causes a notification. The request for routes does not wait for the lock. If the agent
+        # during the change that causes a notification. The request for routes does not wait for RTNL. If the agent
         # requested the routes first, the answer could still contain routes that the change removes.
         nexthops = {nexthop.number: nexthop for nexthop in routes.nexthops()}
         interfaces: set[int] = set()

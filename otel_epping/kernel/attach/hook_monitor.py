@@ -38,12 +38,13 @@ from otel_epping.kernel.netlink import links, traffic_control
 _log = logging.getLogger(__name__)
 
 _INTERVAL_S = 1.0
-_SHARED_BLOCK = -1  # TCM_IFINDEX_MAGIC_BLOCK, linux/rtnetlink.h: filters of several interfaces
+_SHARED_BLOCK = -1  # TCM_IFINDEX_MAGIC_BLOCK (linux/rtnetlink.h): filters that several interfaces share.
 # Another agent announces itself immediately after it attaches its program. When the monitor finds a new program, the
 # announcement may not have arrived yet. So the monitor waits for 0.3 s before it moves our program.
 _ANNOUNCEMENT_S = 0.3
-# Minimum number of unseen packets that is a fault if no reason for unseen packets is known. A bond has a higher
-# minimum: each port of a bond may send and receive one LACP packet per second, and these packets do not pass the bond.
+# If no reason for unseen packets is known, an interface has a fault when at least _MANY packets are unseen. For a bond,
+# the number is _MANY_ON_BOND, because each port of a bond may send and receive one LACP packet per second, and these
+# packets do not pass the bond.
 _MANY, _MANY_ON_BOND = 20, 100
 # Maximum number of moves to the front while no packets are missing.
 _MAX_FREE_MOVES = 3
@@ -239,7 +240,8 @@ class HookMonitor:
 
         If another program may run before our program, the fault starts when at least FEW packets and at least a tenth
         of all packets are missing. Otherwise the fault starts when the kernel has counted FEW, _MANY or _MANY_ON_BOND
-        packets since our count stopped. The kind of interface determines which of the three numbers is used.
+        packets since our program last counted a packet. The kind of interface determines which of the three numbers is
+        used.
         """
         if state.number == UNKNOWN_INTERFACE:  # all interfaces without a number share one count
             return ""

@@ -5,9 +5,9 @@ from collections import deque
 
 # The minimum duration of a fault, in seconds. Health probes run only every few seconds, and must notice each fault.
 _HOLD_S = 3.0
-_WINDOW = 4  # number of checks in the window; one check is made each second
+_WINDOW = 4  # Number of checks in the window. One check is made each second.
 # Network cards report their counters up to a second late. So the monitor ignores the packets that the kernel counts in
-# the first 2 s after our count has stopped.
+# the first 2 s after our program last counted a packet.
 _LATE_S = 2.0
 # If a reason for missing packets is known, the hook has a fault when at least FEW packets are missing in a window.
 FEW = 3
@@ -68,12 +68,12 @@ class HookState:
         self.reattaching, self.moving = Backoff(), Backoff()
         self._totals: tuple[int, int] | None = None
         self._window: deque[tuple[float, int, int]] = deque(maxlen=_WINDOW)
-        self._latest_packet_s = now_s  # time at which our count last increased
+        self._latest_packet_s = now_s  # time at which our program last counted a packet
         self._hold_until_s = 0.0
         self._misses_some_when_first = False
 
     def count(self, kernel_total: int, our_total: int, now_s: float) -> None:
-        """Updates the packet counts at a check. The increase of a total is taken as 0 if the counter was reset."""
+        """Updates the packet counts at a check. If a counter was reset, its increase is taken as 0."""
         kernel_before, ours_before = self._totals or (kernel_total, our_total)
         self._totals = kernel_total, our_total
         self.kernel_packets, self.our_packets = max(kernel_total - kernel_before, 0), max(our_total - ours_before, 0)
@@ -85,8 +85,8 @@ class HookState:
     def misses_packets(self) -> bool:
         """True if so many packets are missing in the window that late counters cannot be the only reason.
 
-        If our program missed packets even when it was first on the hook, this property is true only if all packets are
-        missing.
+        If our program missed packets even when it was first on the hook, `misses_packets` is true only if all packets
+        are missing.
         """
         ours = sum(ours for _, _, ours in self._window)
         return self._misses_some and not (ours and self._misses_some_when_first)
@@ -108,9 +108,10 @@ class HookState:
 
     @property
     def unseen(self) -> int:
-        """The number of packets that the kernel counted in the window since our count stopped.
+        """The number of packets that the kernel counted in the window since our program last counted a packet.
 
-        Packets in the first 2 s after the last increase of our count are left out.
+        Packets within 2 s after the last counted packet are left out, because network cards report their counters up to
+        a second late.
         """
         return sum(kernel for at_s, kernel, _ in self._window if at_s - self._latest_packet_s > _LATE_S)
 

@@ -41,11 +41,11 @@ class InterfaceMonitor:
         self._selection = selection
         self._links: dict[int, Link] = {}
         self._watched: dict[int, tuple[Interface, Role]] = {}
-        self._refused: dict[int, Link] = {}  # logged once, and tried again if the interface changes
+        self._refused: dict[int, Link] = {}  # Interfaces that were logged once, and are tried again after a change.
         # Interfaces that were refused because a resource was exhausted. When another interface is detached, the monitor
         # tries to attach to the refused interfaces again.
         self._short: dict[int, Link] = {}
-        self._shortage: EppingError | None = None  # the latest error that a resource was exhausted
+        self._shortage: EppingError | None = None  # the latest error about an exhausted resource
         self._is_stopped = is_stopped
         self.is_outdated = False  # true if follow() failed and must be called again
         self._default_routes = DefaultRoutes()
@@ -79,7 +79,7 @@ class InterfaceMonitor:
         return [text for text in self._selection.all if not any(matches(text, link, routes) for link in existing)]
 
     def select(self, selection: Selection) -> None:
-        """Changes the selection. If an interface is in both selections, it is watched without interruption.
+        """Changes the selection. An interface in the old and in the new selection is watched without interruption.
 
         If no netlink socket can be opened, raises EppingError and keeps the old selection.
         """
@@ -220,8 +220,8 @@ class InterfaceMonitor:
             _log.info("attached to %s", link.name, extra={"interface": link.name})
         if identifier == UNKNOWN_INTERFACE:
             _log.warning(
-                "%s is counted without its name, because %d other interfaces have counts: it is counted under its name "
-                "after the counts of an interface that is gone are delivered",
+                "%s is counted without its name until the counts of an interface that is gone are delivered, because "
+                "%d other interfaces have counts",
                 link.name,
                 INTERFACES,
             )

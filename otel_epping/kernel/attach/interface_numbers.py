@@ -2,9 +2,9 @@
 """Identifiers and numbers of interfaces.
 
 An interface has an identifier and a number (struct interface, bpf/maps.h). The number selects a row of counters. There
-are few rows, so numbers are reused. The identifier is part of the keys of slots, flows, cached slots and transactions.
-An identifier is reused only after all 65,535 identifiers were used. So if a map still has an entry for an interface
-that is gone, the entry is not mistaken for an entry of another interface.
+are only 1024 rows, so numbers are reused. The identifier is part of the keys of slots, flows, cached slots and
+transactions. An identifier is reused only after all 65,535 identifiers were used. So if a map still has an entry for an
+interface that is gone, the entry is not mistaken for an entry of another interface.
 
 The identifier and the number belong to the name of the interface. An interface that goes away and comes back keeps its
 identifier and number. The identifier and the number are freed when the interface has been gone for 5 s and all of its
@@ -38,9 +38,9 @@ class InterfaceNumbers:
         self.names = {UNKNOWN_INTERFACE: ""}
         self.now_ns = time.monotonic_ns
         self._identifiers: dict[str, int] = {}
-        self._numbers = {UNKNOWN_INTERFACE: UNKNOWN_INTERFACE}  # by identifier
-        self._gone_ns: dict[int, int] = {}  # by identifier
-        self._origins: dict[int, Counts] = {}  # number -> the counts of the number's row when the number was last freed
+        self._numbers = {UNKNOWN_INTERFACE: UNKNOWN_INTERFACE}  # By identifier.
+        self._gone_ns: dict[int, int] = {}  # By identifier.
+        self._origins: dict[int, Counts] = {}  # Number -> the counts of the row when the number was last freed.
         self._free: list[int] = []
         self._used = 1
         self._latest = 0
@@ -98,7 +98,7 @@ class InterfaceNumbers:
     def gone(self) -> frozenset[Gone]:
         """Returns the interfaces that went away at least 5 s ago.
 
-        The counts of these interfaces do not change unless an interface comes back.
+        After these 5 s, the counts of an interface change only if the interface comes back.
         """
         with self._lock:
             now_ns = self.now_ns()

@@ -99,7 +99,7 @@ def _netkit(ifindex: int) -> Iterator[HookEntry]:
 
 
 def on_hooks(ifindex: int, hook: str) -> list[HookEntry]:
-    """Returns all programs and filters on an interface. For each direction, they are in the order of execution.
+    """Returns all programs and filters on an interface, in the order of execution for each direction.
 
     `hook` is the hook that otel-epping uses: "tcx" or "clsact". Raises OSError, also if CAP_NET_ADMIN is missing.
     """

@@ -43,7 +43,10 @@ def escaped(text: str) -> str:
 
 
 def _expression(text: str) -> str:
-    """Returns the regular expression for unescaped names. Python's re interprets the escapes of ASCII characters."""
+    """Returns the regular expression that is matched with unescaped names.
+
+    Only the escapes of bytes above 127 are replaced.
+    """
     return _HIGH_BYTES.sub(lambda match: plain(match[0]), text[1:-1])
 
 

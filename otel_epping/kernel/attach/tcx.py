@@ -32,7 +32,7 @@ _SYSCALLS = {"x86_64": 321, "aarch64": 280}
 _LINK_CREATE = 28
 # The member link_create of union bpf_attr: program, ifindex, attach type, flags, relative, expected revision.
 _ATTRIBUTES = struct.Struct("=IIIIIxxxxQ")
-# To find the current revision, the agent tries the revisions up to this maximum. Each attempt takes 3 us.
+# To find the current revision, the agent tries all numbers below _MAX_REVISION. Each attempt takes 3 us.
 _MAX_REVISION = 1 << 14
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -155,11 +155,9 @@ class TcxLink:
         Raises OSError if a request to the kernel fails. After an error, our program may be detached.
 
         A list can contain each program only once, so our program must leave its old link before it is put into a new
-        link. Two programs that do nothing, the fillers, take the place of our program in the meantime:
-
-        1. A new link is created at the head of the list, with the first filler.
-        2. In the old link, the second filler replaces our program.
-        3. In the new link, our program replaces the first filler.
+        link. First, a new link is created at the head of the list, with a program that does nothing. Then another
+        program that does nothing replaces our program in the old link. Finally, our program replaces the program in
+        the new link.
 
         So our program is missing only for the time between two pointer updates. If our program were detached and
         attached again instead, the kernel would wait for an RCU grace period, so our program would be missing for about

@@ -33,10 +33,10 @@ _MOVE = 0xB7
 # the address is the descriptor of the map, and the upper half is the offset in the value.
 _LOAD, _MAP_VALUE = 0x18, 2 << 4 if sys.byteorder == "little" else 2
 _GOTO, _CALL, _EXIT = 0x05, 0x85, 0x95
-_LONG_GOTO, _FUNCTION = 0x06, 1 << 4 if sys.byteorder == "little" else 1  # BPF_PSEUDO_CALL as source register
-_JUMP_CLASSES = (5, 6)  # BPF_JMP, BPF_JMP32
-# Pairs of opposite conditions: BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, BPF_JSGT and BPF_JSLE,
-# BPF_JSGE and BPF_JSLT. BPF_JSET has no opposite.
+_LONG_GOTO, _FUNCTION = 0x06, 1 << 4 if sys.byteorder == "little" else 1  # BPF_PSEUDO_CALL as the source register.
+_JUMP_CLASSES = (5, 6)  # BPF_JMP and BPF_JMP32.
+# The pairs of opposite conditions are BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, BPF_JSGT and
+# BPF_JSLE, BPF_JSGE and BPF_JSLT. BPF_JSET has no opposite.
 _OPPOSITES = ((0x10, 0x50), (0x20, 0xB0), (0x30, 0xA0), (0x60, 0xD0), (0x70, 0xC0))
 _OPPOSITE = {a: b for pair in _OPPOSITES for a, b in (pair, pair[::-1])}
 

@@ -2,9 +2,9 @@
 """The capabilities that are needed to load the program, and functions that drop capabilities.
 
 Capabilities belong to a thread, not to a process, and a new thread inherits the capabilities of the thread that starts
-it. Only the thread that loads the program has capabilities. Other threads have no capabilities, because each is started
-by a thread that has dropped its capabilities. The kernel requires privileges to create a map and to load a program, but
-not to use an existing map or program. So after the program is loaded, the agent needs only the open descriptors. See
+it. Only the thread that loads the program has capabilities. Other threads have no capabilities, because the thread that
+starts them has dropped its capabilities. The kernel requires privileges to create a map and to load a program, but not
+to use an existing map or program. So after the program is loaded, the agent needs only the open descriptors. See
 docs/security.md for measurements.
 """
 
@@ -51,7 +51,7 @@ _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
 
 
 def _sets(thread: str) -> dict[str, int]:
-    """Returns the capability sets of a thread by name: Inh, Prm, Eff, Bnd and Amb (proc_pid_status(5))."""
+    """Returns the capability sets Inh, Prm, Eff, Bnd and Amb of a thread, by name (proc_pid_status(5))."""
     lines = Path(f"/proc/{thread}/status").read_text().splitlines()
     return {line[3:6]: int(line.split()[1], 16) for line in lines if line.startswith("Cap")}
 
@@ -71,7 +71,7 @@ def missing() -> list[str]:
 def may_raise_limits() -> bool:
     """Returns true if the calling thread may raise its resource limits.
 
-    With this permission, BCC raises the limit of locked memory.
+    If the thread may raise its limits, BCC raises the limit of locked memory.
     """
     return bool(_sets("thread-self")["Eff"] >> _SYS_RESOURCE & 1)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles and loads the kernel program with BCC, sends the file descriptors to the agent, and exits.
 
-`import bcc` loads LLVM, which takes 160 MB of memory. If the agent imported bcc, the agent would hold these 160 MB
-until it ends. So this script runs in a child process, which ends after half a second. The script runs under the
-interpreter that has BCC (usually the distribution's /usr/bin/python3), and needs only the standard library and BCC. The
-script communicates with the agent over a Unix socket:
+`import bcc` loads LLVM, which takes 160 MB of memory. If the agent imported bcc, the agent would hold the memory of
+LLVM until the agent ends. So this script runs in a child process, which ends after half a second. The script runs under
+the interpreter that has BCC (usually the distribution's /usr/bin/python3), and needs only the standard library and BCC.
+The script communicates with the agent over a Unix socket:
 
     argv[1]   the descriptor of the socket
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
@@ -49,10 +49,10 @@ bytecode, landlock, verifier_log = map(import_neighbour, ("bytecode.py", "landlo
 # The system's C headers for user space (linux-libc-dev).
 HEADERS = [Path("/usr/include"), Path("/usr/include", sysconfig.get_config_var("MULTIARCH") or "")]
 WARNINGS = ["-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
-FUNCTION = "epping"  # the function of epping.bpf.c from which both programs are made
-MAX_LOG_LINES = 100  # the last lines of the verifier's log
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> value of DIRECTION
+FUNCTION = "epping"  # The function of epping.bpf.c from which both programs are made.
+MAX_LOG_LINES = 100  # Number of lines that are printed from the end of the verifier's log.
+PR_SET_PDEATHSIG = 1  # A constant of linux/prctl.h.
+PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # Name -> value of DIRECTION.
 # The tables are in the order of enum direct_table (bpf/direct_value.h).
 DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "slot_cache", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
@@ -120,7 +120,7 @@ def find_bcc() -> tuple[Any, Any]:
         import bcc
     except (ImportError, OSError) as error:  # OSError: the module is installed, but libbcc.so is missing
         raise LoadError("no-bcc", str(error)) from error
-    if not getattr(bcc, "__file__", None):  # Python can import an empty folder that a removed package left
+    if not getattr(bcc, "__file__", None):  # Python can import an empty folder as a module
         raise LoadError("no-bcc", "the module bcc is an empty folder")
     if not hasattr(bcc, "BPF"):
         raise LoadError("wrong-bcc", str(bcc.__file__))
@@ -142,7 +142,7 @@ def readable_folders(source: Path) -> list[Path]:
 
 
 def header_folders(headers: Sequence[Path]) -> list[Path]:
-    """Returns these folders and the folders that contain asm/*.h.
+    """Returns the folders `headers` and the folders that contain asm/*.h.
 
     On Debian 13, asm is a link to a folder outside of `headers`.
     """
@@ -277,7 +277,9 @@ def describe_maps(bcc: Any, module: Any) -> tuple[list[dict[str, Any]], list[int
 
 
 def layout(struct: Any) -> dict[str, Any]:
-    """Describes a ctypes structure: {"size": bytes, "fields": [[name, offset, element, count]...]}.
+    """Describes a ctypes structure.
+
+        {"size": bytes, "fields": [[name, offset, element, count]...]}
 
     `element` is "u8", "u16", "u32", "u64", or the layout of a structure. If the field is an array, `count` is the
     length of the array. Otherwise `count` is 0.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Restricts the compiler's access to files with Landlock (landlock(7); Linux 5.13 and later, if it is enabled).
 
-The compiler is a large amount of code, and it runs with capabilities. The compiler needs to read the files in a few
-folders. The compiler does not need to read other files, or to execute or write files. The restriction also saves at
-least 0.1 s, because it prevents BCC from reading the kernel's symbols. BCC needs the kernel's symbols only for a helper
-function that our program does not call.
+The compiler is a large program that runs with capabilities. The compiler needs to read the files in a few folders. The
+compiler does not need to read other files, or to execute or write files. The restriction also saves at least 0.1 s,
+because it prevents BCC from reading the kernel's symbols. BCC needs the kernel's symbols only for a helper function
+that our program does not call.
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -71,9 +71,9 @@ def confine(readable: Sequence[Path]) -> str:
     not be restricted. Returns '' if the thread is restricted, or if the kernel has no Landlock. The caller must have
     set no_new_privs.
 
-    Landlock identifies files by inode. Some network file systems create a new inode at each access. If a folder is on
-    one of these file systems, a restricted thread cannot read the files in the folder. A restriction cannot be removed,
-    so another thread tests the restriction first.
+    Landlock identifies files by inode. Some network file systems create a new inode at each access, so a restricted
+    thread cannot read files on these file systems. A restriction cannot be removed, so another thread tests the
+    restriction first.
     """
     if _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION) < 1:
         return ""

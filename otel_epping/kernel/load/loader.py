@@ -40,9 +40,9 @@ _WRONG_BCC = (
 # The kinds of failures after which the next interpreter is tried.
 _TRY_NEXT = ("no-bcc", "wrong-bcc", "no-libbpf")
 _MESSAGE_BYTES, _MESSAGE_FDS = 1 << 20, 64
-# Signals that a bug in the compiler can cause. SIGKILL has other causes, for example a lack of memory.
+# The signals that a bug in the compiler can cause. SIGKILL has other causes, for example a lack of memory.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
-# BCC prints this text if it cannot create a map. Then BCC also reports, wrongly, that the program cannot be compiled.
+# If BCC cannot create a map, BCC prints this text, and then wrongly reports that the program cannot be compiled.
 _MAP_FAILED = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
 

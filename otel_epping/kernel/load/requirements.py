@@ -21,7 +21,7 @@ from otel_epping.kernel.load.capabilities import NEEDED, may_raise_limits, missi
 MIN_KERNEL = (5, 15)
 
 # `make vmtest` and `make test` have run on several Linux versions, with the releases of BCC in TESTED_BCC, and on the
-# architectures in TESTED_MACHINES. TESTED_KERNELS contains the oldest and the newest of these Linux versions. See
+# architectures in TESTED_MACHINES. TESTED_KERNELS contains the oldest and the newest tested Linux version. See
 # docs/platforms.md.
 TESTED_KERNELS = ((6, 1), (7, 3))
 TESTED_BCC = ("0.26", "0.31", "0.37")

@@ -95,8 +95,9 @@ def line_of(instruction: int, listing: str, source: Sequence[str]) -> int:
 
     The first line has the number 1. BCC makes a new text from the source and compiles the new text. BCC's listing has
     the line numbers of the new text. The new text has more lines than the source, for example one more line for each
-    function. So this function finds the nearest listed line whose text occurs exactly once in the source. The
-    difference between the two line numbers of the found line is also the difference for the wanted line.
+    function. So this function finds the nearest listed line whose text occurs exactly once in the source. The found
+    line has a number in the listing and a number in the source. The wanted line has nearly the same difference between
+    its two numbers.
     """
     number, text = _listed_line(instruction, listing)
     source_numbers: dict[str, list[int]] = {}

@@ -20,9 +20,9 @@ _IFLA_XDP_PROG_ID, _IFLA_XDP_OF_MODES = 4, (5, 6, 7)
 _IFLA_STATS_LINK_64 = 1
 _IFF_UP = 0x1
 
-_LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, hardware, index, flags, change
-_STATS = struct.Struct("=BxxxII")  # if_stats_msg: family, index, mask of the wanted attributes
-_PACKETS = struct.Struct("=QQ")  # the first two members of rtnl_link_stats64: packets received, transmitted
+_LINK = struct.Struct("=BxHiII")  # Members of ifinfomsg: family, hardware, index, flags, change.
+_STATS = struct.Struct("=BxxxII")  # Members of if_stats_msg: family, index, mask of the wanted attributes.
+_PACKETS = struct.Struct("=QQ")  # The first two members of rtnl_link_stats64: packets received, transmitted.
 
 
 @dataclass(frozen=True)

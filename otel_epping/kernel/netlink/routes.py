@@ -16,11 +16,11 @@ _RTA_DST, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 1, 4, 9, 15, 30
 _RTN_UNICAST, _RTN_BLACKHOLE = 1, 6
 _NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
 
-_ROUTE = struct.Struct("=8BI")  # rtmsg: family, lengths of destination and source, tos, table, protocol, scope, type
-_NEXT_HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, index
-_NEXT_HOP_OBJECT = struct.Struct("=4BI")  # nhmsg: family, scope, protocol, reserved, flags
-_GROUP_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: id, weight, weight's high byte, reserved
-_ADDRESS = struct.Struct("=4xI")  # ifaddrmsg: family, length of the prefix, flags, scope, index
+_ROUTE = struct.Struct("=8BI")  # Members of rtmsg: family, address lengths, tos, table, protocol, scope, type.
+_NEXT_HOP = struct.Struct("=HBBi")  # Members of rtnexthop: length, flags, hops, index.
+_NEXT_HOP_OBJECT = struct.Struct("=4BI")  # Members of nhmsg: family, scope, protocol, reserved, flags.
+_GROUP_MEMBER = struct.Struct("=IBBH")  # Members of nexthop_grp: id, weight, high byte of the weight, reserved.
+_ADDRESS = struct.Struct("=4xI")  # Members of ifaddrmsg: family, length of the prefix, flags, scope, index.
 _NUMBER = struct.Struct("=I")
 
 
