@@ -178,7 +178,8 @@ def _source(ctx: click.Context, field: str) -> str:
 def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
     """Adds the sources of the settings `fields` at the start of the message of an EppingError.
 
-    The body of the `with` statement raises the error. A source is a variable or a line of the settings file. Flags are not added.
+    The error comes from the body of the `with` statement. A source is a variable or a line of the settings file. Flags
+    are not added.
     """
     try:
         yield

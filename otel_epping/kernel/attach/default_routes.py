@@ -43,7 +43,7 @@ def _leads_to(number: int, nexthops: dict[int, Nexthop], passed: set[int]) -> It
 class DefaultRoutes:
     """The interfaces that had a default route at the latest refresh().
 
-    interfaces  the indexes of these interfaces
+    interfaces  the indexes of the interfaces
     """
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ overtaken  Another program was attached and may run before our program. The moni
            missing. So two programs that both try to be first do not alternate forever. After ten minutes without a
            move, the monitor counts the moves from 0 again. Agents in the same network namespace announce their
            attachments, so they do not compete (other_agents.py).
-unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. Too many such
-           packets are a fault. The limit depends on the interface: see _cause().
+unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. Too many unseen
+           packets are a fault. The limit depends on the interface (see _cause()).
 
 While an interface has a fault, the agent is not ready. An interface has a fault while packets are hidden or our program
 is not attached to a hook. When the monitor attaches our program again, or moves it because packets are missing, the

@@ -49,8 +49,8 @@ class HookState:
 
     kernel_packets  number of packets that the kernel counted between the latest two checks
     our_packets     number of packets that our program counted between the latest two checks
-    others          description of the programs that run before our program and before which our program cannot be
-                    moved; '' if there are none
+    others          description of the programs that run before our program, if our program cannot be moved to the
+                    front; otherwise ''
     overtaken_s     time at which the monitor found that another program was attached; None if there is no such program
     fault           description of the fault; '' without a fault
     refusal         description of the error if the program could not be attached again; otherwise ''

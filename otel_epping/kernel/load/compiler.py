@@ -14,8 +14,8 @@ The script communicates with the agent over a Unix socket:
               maps are sent with this reply (SCM_RIGHTS, unix(7)).
               The last reply after a failure is {"error": description, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" |
               "compile" | "no-thread" | "unable" | "load"}. The kind "load" means that the verifier rejected the
-              program. A reply of this kind also has "program", "location" ("file:line" in bpf/, or ""), and "verdict".
-              If the script sends several replies after the first reply, only the last of them is valid.
+              program. A reply of the kind "load" also has "program", "location" ("file:line" in bpf/, or ""), and
+              "verdict". If the script sends several replies after the first reply, only the last reply is valid.
 
 The messages of the compiler and the verifier go to standard error, which the agent captures.
 """

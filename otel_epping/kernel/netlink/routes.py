@@ -80,9 +80,9 @@ def parse_route(body: bytes) -> Route | None:
 class Nexthop:
     """A nexthop object: an interface, a group of nexthop objects, or a blackhole.
 
-    number     the id of the object
+    number     the id of the nexthop object
     interface  the index of the interface; 0 for a group or a blackhole
-    members    the ids of the nexthop objects in the group; empty if the object is not a group
+    members    the ids of the nexthop objects in the group; empty for an interface or a blackhole
     """
 
     number: int
