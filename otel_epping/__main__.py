@@ -41,9 +41,9 @@ class _StandardError(io.FileIO):
 def _open_streams() -> None:
     """Makes the standard streams usable, even if the parent process closed them.
 
-    A closed stream is opened on /dev/null. Otherwise the next file that is opened would get the descriptor of the
-    stream, and a library that writes to standard error would write to that file. Characters that the encoding of a
-    stream does not contain are escaped.
+    A closed stream is opened on /dev/null. If the stream stayed closed, the next opened file would get the descriptor
+    of the stream, and a library that writes to standard error would write to that file. Characters that the encoding of
+    a stream does not contain are escaped.
     """
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:

@@ -87,7 +87,7 @@ def _memory(collector: EppingCollector) -> str:
     return (
         f"{total / _MIB:.1f} MiB in the kernel for {collector.config.max_subnets} subnets at scale "
         f"{collector.config.scale} and {collector.config.max_flows} flows ({per_cpu / _MIB:.1f} MiB of it for each of "
-        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent when all of these subnets are active"
+        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent when all subnets are active"
     )
 
 
@@ -112,7 +112,7 @@ def _each_method(config: EppingConfig) -> Iterator[Finding]:
 
 _ORDER = {
     True: "runs before otel-epping: packets that it accepts, drops or redirects are not counted",
-    False: "runs after otel-epping: it hides no packets",
+    False: "runs after otel-epping: no packets are hidden",
 }
 
 

@@ -92,8 +92,8 @@ def _is_json() -> bool:
 def exit_message(text: str, detail: str = "") -> str:
     """Returns the last message of a process: a JSON object if the log is JSON, otherwise "otel-epping: " and the text.
 
-    `detail` contains, for example, the messages of a compiler. In JSON, `detail` is a field of the object. Otherwise
-    `detail` precedes the text.
+    `detail` contains, for example, the messages of a compiler. In JSON, `detail` is a field of the object. In a text
+    log, `detail` precedes the text.
     """
     if not _is_json():
         return "\n".join(filter(None, [detail, f"otel-epping: {_one_line(text)}"]))

@@ -71,7 +71,8 @@ def redact(text: str) -> str:
 def _redacted_error(error: BaseException) -> BaseException:
     """Returns the error itself if its traceback contains no secret.
 
-    Otherwise returns a RuntimeError with the redacted message and without the causes of the error.
+    If the traceback contains a secret, returns a RuntimeError with the redacted message and without the causes of the
+    error.
     """
     text = "".join(traceback.format_exception(error))
     if redact(text) == text:

@@ -25,7 +25,7 @@ _DUPLICATE_S = 1.0
 
 
 def exit_now(message: str, status: int) -> NoReturn:
-    """Ends the process at once, even if a thread hangs. Writes `message` to standard error, unless it is empty.
+    """Ends the process at once, even if a thread hangs. Writes `message` to standard error, unless `message` is empty.
 
     A normal exit would wait for all non-daemon threads, and for a thread that holds the lock of standard output.
     """
@@ -85,7 +85,7 @@ class Stop(threading.Event):
             self._first_s = time.monotonic()
             self.set()
             if self._limit_s is not None:
-                with suppress(OSError):  # if a seccomp filter refuses this call, only the last export has a deadline
+                with suppress(OSError):  # if a seccomp filter refuses setitimer(), only the last export has a deadline
                     signal.setitimer(signal.ITIMER_REAL, self._limit_s)
         elif time.monotonic() - self._first_s > _DUPLICATE_S:
             exit_now(self._message, 128 + number)

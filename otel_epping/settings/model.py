@@ -6,9 +6,9 @@ To add a setting, add a field to Settings. The names of the setting are derived 
 `max_subnets` becomes the flag --max-subnets, the variable OTEL_EPPING_MAX_SUBNETS, and the key `max_subnets` in a file.
 If the name of the field ends with _ns, this suffix is left out of the flag, the variable and the key.
 
-Click converts the values, and chooses between flag, variable, file and default. No other library is
-used to check values: pydantic would take an additional 9 MB of memory and 90 ms at the start, and msgspec would take an
-additional 1 MB of memory. Both libraries check values by other rules than Click.
+Click converts the values, and chooses between flag, variable, file and default. No other library is used to check
+values: pydantic would take an additional 9 MB of memory and 90 ms at the start, and msgspec would take an additional 1
+MB of memory. The rules of pydantic and msgspec for checking values are different from the rules of Click.
 """
 
 import dataclasses

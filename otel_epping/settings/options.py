@@ -19,7 +19,7 @@ from otel_epping.settings.types import text_of
 COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX.rstrip("_"), "show_default": True, "max_content_width": 110}
 
 # Matches the variables that Kubernetes sets in each pod for a Service. If the name of the Service starts with
-# otel-epping, the names of the variables have our prefix. Kubernetes does not set these variables in a pod with
+# otel-epping, the names of the variables have our prefix. Kubernetes sets no variables for Services in a pod with
 # enableServiceLinks: false.
 _KUBERNETES_VARIABLE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 # For a Service, Kubernetes sets a variable NAME_PORT to an address such as tcp://10.0.0.1:80. If a setting has the same

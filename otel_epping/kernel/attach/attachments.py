@@ -181,7 +181,7 @@ class Attachments:
     def _attach(self, ifindex: int) -> list[Hook]:
         """Attaches the program to both hooks of an interface.
 
-        If the program cannot be attached to one hook, detaches it from the other hook, and raises OSError or
+        If the attachment to one hook fails, detaches the program from the other hook, and raises OSError or
         EppingError.
         """
         self._remove_stale_filters()

@@ -23,7 +23,7 @@ _HALVES = {4: (1, (0x00, 0x80)), 16: (4, (0x20, 0x30))}
 
 
 def is_default(route: Route) -> bool:
-    """Returns true if a route is a default route. This function ignores the table of the route."""
+    """Returns true if a route is a default route. Ignores the table of the route."""
     if not route.bits:
         return True
     most_bits, halves = _HALVES[len(route.destination)]
@@ -66,7 +66,7 @@ class DefaultRoutes:
         self.interfaces, self._nexthops = frozenset(interfaces), frozenset(passed)
 
     def may_change(self, kind: int, body: bytes) -> bool:
-        """Returns true if refresh() may find different interfaces after this notification.
+        """Returns true if refresh() may find different interfaces after the notification.
 
         Notifications about interfaces and addresses are checked, too, because when an interface goes down or loses its
         last address, the kernel removes the routes of the interface without a notification about the routes.

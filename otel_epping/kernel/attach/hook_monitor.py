@@ -195,7 +195,7 @@ class HookMonitor:
         state.hold_fault(f"{text}; packets may have been missed", now_s)
 
     def _move_if_overtaken(self, state: HookState, hook: Hook, is_announced: bool, now_s: float) -> None:
-        """Moves our program to the front if another program may run before it."""
+        """Moves our program to the front if another program may run before our program."""
         others, misses_packets = hook.programs_before(), state.misses_packets
         if others and is_announced and not misses_packets:
             hook.accept_order()
@@ -239,7 +239,7 @@ class HookMonitor:
         """Returns the reason why our program does not see packets, and the cure. Returns '' if packets are seen.
 
         If another program may run before our program, the fault starts when at least FEW packets and at least a tenth
-        of all packets are missing. Otherwise the fault starts when the kernel has counted FEW, _MANY or _MANY_ON_BOND
+        of all packets are missing. The fault also starts when the kernel has counted FEW, _MANY or _MANY_ON_BOND
         packets since our program last counted a packet. The kind of interface determines which of the three numbers is
         used.
         """

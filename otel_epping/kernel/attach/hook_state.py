@@ -100,8 +100,8 @@ class HookState:
     def note_first(self) -> None:
         """Records that our program is first on the hook.
 
-        If packets are missing while our program is first, no other program on the hook hides them. For example, an XDP
-        program may drop packets.
+        If packets are missing while our program is first, no other program on the hook hides the missing packets. For
+        example, an XDP program may drop packets.
         """
         if any(kernel for _, kernel, _ in self._window):
             self._misses_some_when_first = self._misses_some

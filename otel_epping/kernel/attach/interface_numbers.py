@@ -47,7 +47,7 @@ class InterfaceNumbers:
         self._lock = threading.Lock()
 
     def get(self, name: str, default: int) -> int:
-        """Returns the number of the interface with this name. Returns `default` if the name has no number."""
+        """Returns the number of the interface with the name `name`. Returns `default` if the name has no number."""
         with self._lock:
             return self._numbers[self._identifiers[name]] if name in self._identifiers else default
 
@@ -98,7 +98,7 @@ class InterfaceNumbers:
     def gone(self) -> frozenset[Gone]:
         """Returns the interfaces that went away at least 5 s ago.
 
-        After these 5 s, the counts of an interface change only if the interface comes back.
+        When an interface has been gone for 5 s, its counts change only if the interface comes back.
         """
         with self._lock:
             now_ns = self.now_ns()
@@ -127,7 +127,7 @@ class InterfaceNumbers:
     def counted(self, numbers: list[int], raw: Counts) -> Counts:
         """Returns the counts of the interfaces that now have the given numbers, in the shape (numbers, n).
 
-        raw  (numbers, n) all counts of the rows of these numbers, including the counts of earlier interfaces
+        raw (numbers, n) all counts of the rows `numbers`, including the counts of earlier interfaces
         """
         counts = raw.copy()
         for index, number in enumerate(numbers):

@@ -74,7 +74,7 @@ class Interface:
 
 
 def find(name: str) -> Interface:
-    """Returns the interface with this name or alternative name.
+    """Returns the interface that has `name` as its name or as an alternative name.
 
     Raises EppingError if the interface does not exist, is down, or has a link type that does not carry IP.
     """
@@ -88,7 +88,7 @@ def find(name: str) -> Interface:
 
 
 def interface_of(name: str, ifindex: int, hardware: int) -> Interface:
-    """Returns an interface with this hardware type (linux/if_arp.h).
+    """Returns an interface with the hardware type `hardware` (linux/if_arp.h).
 
     Raises EppingError if interfaces of this type do not carry IP.
     """

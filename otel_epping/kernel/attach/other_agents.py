@@ -40,7 +40,7 @@ class OtherAgents:
         return opened
 
     def announce(self, ifindex: int) -> None:
-        """Announces to all other agents that we attached our program to the front of a hook of this interface."""
+        """Announces to all other agents that we attached our program to the front of a hook of an interface."""
         if self._socket is None:
             with suppress(OSError):  # no descriptor is left
                 self._socket = self._open()

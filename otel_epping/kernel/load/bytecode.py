@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# The values of the placeholders when bpf/ is compiled. No other constant in the program has one of these values.
+# The values of the placeholders when bpf/ is compiled. No other constant in the program has the value of a placeholder.
 DIRECTION, DIRECT, COLD = 0x65707069, 0x64697265, 0x72617265
 PLACEHOLDERS = {"DIRECTION": DIRECTION, "DIRECT": DIRECT, "COLD": COLD}
 

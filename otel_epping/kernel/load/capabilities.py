@@ -45,7 +45,7 @@ NEEDED = {
     "CAP_PERFMON": Capability(38, "to load a program that compares pointers into a packet"),
     "CAP_BPF": Capability(39, "to create the program's maps, whatever kernel.unprivileged_bpf_disabled is"),
 }
-# Linux 5.8 introduced these capabilities. Before Linux 5.8, CAP_SYS_ADMIN was required instead. A thread with
+# Linux 5.8 introduced CAP_PERFMON and CAP_BPF. Before Linux 5.8, CAP_SYS_ADMIN was required instead. A thread with
 # CAP_SYS_ADMIN still needs neither CAP_PERFMON nor CAP_BPF.
 _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
 
@@ -115,7 +115,7 @@ def _prctl(option: int, *arguments: int) -> int:
 def _limit_bounding_set(keep: int) -> None:
     """Drops all capabilities except `keep` from the bounding set.
 
-    A later exec cannot give the dropped capabilities to this thread.
+    A later exec cannot give the dropped capabilities to the thread.
 
     Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. Without CAP_SETPCAP, no_new_privs has the
     same effect.
@@ -159,9 +159,9 @@ def confine() -> None:
         wanted |= 1 << _SYS_ADMIN
     _drop_all_but(wanted, wanted)
     # The sizes of the maps are read from the files in /proc/self/fdinfo. A process that got its capabilities from its
-    # executable file can read these files only if PR_SET_DUMPABLE is set. PR_SET_DUMPABLE does not open our files in
-    # /proc to all processes. Another process can read our files in /proc only if the process has all of our
-    # capabilities (ptrace(2), "access mode checking").
+    # executable file can read its files in /proc/self/fdinfo only if PR_SET_DUMPABLE is set. PR_SET_DUMPABLE does not
+    # open our files in /proc to all processes. Another process can read our files in /proc only if the process has all
+    # of our capabilities (ptrace(2), "access mode checking").
     _prctl(_PR_SET_DUMPABLE, 1)
 
 
@@ -189,9 +189,9 @@ def needed_at_run_time() -> frozenset[str]:
 
     Since Linux 5.19, a process needs only the descriptor of a map to use the map. Since Linux 6.6, a process needs only
     the descriptor of a program to attach the program. But a security module may require capabilities. So this function
-    tries both operations without capabilities: it updates a map of one cell, and it attaches a program that does
-    nothing to the loopback interface, and detaches the program at once. Raises OSError if the calling thread cannot
-    create the map or load the program.
+    tries to use a map and a program without capabilities. The test updates a map of one cell, attaches a program that
+    does nothing to the loopback interface, and detaches the program at once. Raises OSError if the calling thread
+    cannot create the map or load the program.
     """
     cell, program = libbpf.create_cell(), libbpf.load_noop()
     operations: dict[str, Callable[[], None]] = {
@@ -217,7 +217,7 @@ def drop_capabilities(keep: Collection[str] = ()) -> frozenset[str]:
     """
     try:
         kept = needed_at_run_time() | frozenset(keep)
-    except OSError:  # the kernel program cannot be loaded either, and the loader will report this
+    except OSError:  # the kernel program cannot be loaded either, and the loader will report the cause
         kept = frozenset()
     drop(kept)
     return kept

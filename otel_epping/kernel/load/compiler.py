@@ -49,7 +49,7 @@ bytecode, landlock, verifier_log = map(import_neighbour, ("bytecode.py", "landlo
 # The system's C headers for user space (linux-libc-dev).
 HEADERS = [Path("/usr/include"), Path("/usr/include", sysconfig.get_config_var("MULTIARCH") or "")]
 WARNINGS = ["-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
-FUNCTION = "epping"  # The function of epping.bpf.c from which both programs are made.
+FUNCTION = "epping"  # The function of epping.bpf.c from which the ingress and the egress program are made.
 MAX_LOG_LINES = 100  # Number of lines that are printed from the end of the verifier's log.
 PR_SET_PDEATHSIG = 1  # A constant of linux/prctl.h.
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # Name -> value of DIRECTION.

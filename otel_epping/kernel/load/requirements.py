@@ -95,7 +95,7 @@ def tested_bcc(version: str) -> str:
 
 
 def check_cpus() -> int:
-    """Returns the number of possible CPUs. Raises EppingError if this number is too large for the program's tables."""
+    """Returns the number of possible CPUs. Raises EppingError if there are too many CPUs for the program's tables."""
     possible = possible_cpus()
     if possible > MAX_CPUS:
         raise EppingError(f"{possible} possible CPUs are too many: boot the kernel with nr_cpus={MAX_CPUS}")
@@ -164,9 +164,9 @@ def _start_threads() -> NoReturn:
 def check_threads() -> None:
     """Tests whether an agent can start all of its threads. Raises EppingError if a thread cannot be started.
 
-    Without this check, the agent would start, and gRPC would try forever to start a thread. The test starts the threads
-    in a child process, because the memory of an ended thread stays reserved. The calling process must have no other
-    threads.
+    Without check_threads(), the agent would start, and gRPC would try forever to start a thread. The test starts the
+    threads in a child process, because the memory of an ended thread stays reserved. The calling process must have no
+    other threads.
     """
     started = 0
     with suppress(BlockingIOError):

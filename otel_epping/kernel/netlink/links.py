@@ -82,9 +82,9 @@ def links() -> Iterator[Link]:
 
 
 def find_link(name: str) -> Link | None:
-    """Returns the interface with this name or alternative name, or None if there is no such interface.
+    """Returns the interface that has `name` as its name or as an alternative name.
 
-    An alternative name has up to 127 bytes (ip-link(8)).
+    Returns None if no interface has the name. An alternative name has up to 127 bytes (ip-link(8)).
     """
     # If the request has the attribute IFLA_ALT_IFNAME, the kernel searches names and alternative names. The attribute
     # IFLA_IFNAME is limited to 15 bytes.
