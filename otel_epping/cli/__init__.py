@@ -92,7 +92,7 @@ def _fail(message: str) -> NoReturn:
         sys.stdout.flush()
     except OSError:
         # The unwritten data stay in the buffer. At exit, Python would try to write the data in the buffer again, fail,
-        # and set exit code 120. To prevent the second attempt, standard output is replaced by /dev/null.
+        # and set exit code 120. So standard output is replaced by /dev/null before the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if message:
         with suppress(OSError):

@@ -23,7 +23,8 @@ from otel_epping.process.escaping import printable
 _log = logging.getLogger(__name__)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# The attributes that each record has, and the attributes that formatters add. All other attributes are from `extra`.
+# The attributes that each log record has, and the attributes that formatters add. All other attributes are from
+# `extra`.
 _STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
@@ -120,8 +121,8 @@ def configure(form: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Disables the messages of gRPC's C core, because these messages have another format than the log. Lost connections
-    # are still logged, because the exporter reports them too.
+    # Disables the messages of gRPC's C core, because the format of these messages is different from the format of the
+    # log. Lost connections are still logged, because the exporter reports lost connections, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Without this line, the logging module would print a traceback for each failed write, for example if the disk is
     # full.

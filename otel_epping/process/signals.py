@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handles signals: SIGINT and SIGTERM stop the process, and SIGHUP requests a reload of the settings.
 
-The first SIGINT or SIGTERM requests a clean stop. A second signal more than one second later ends the process at once.
+The first SIGINT or SIGTERM requests a clean stop. A second signal that arrives more than one second after the first
+ends the process at once.
 """
 
 import atexit
@@ -16,8 +17,8 @@ from typing import NoReturn
 
 from otel_epping.process import logs
 
-# Maximum time from the signal to the end of the agent, even if a receiver hangs. Docker kills a process 10 s after the
-# signal, Kubernetes after 30 s, and systemd after 90 s.
+# Maximum time from the first SIGINT or SIGTERM to the end of the agent, even if a receiver hangs. Docker kills a
+# process 10 s after the signal, Kubernetes after 30 s, and systemd after 90 s.
 STOP_S = 8.0
 # A second signal within 1 s after the first is ignored as a duplicate. For example, timeout(1) sends its signal to its
 # child twice.
@@ -74,8 +75,8 @@ class Stop(threading.Event):
     def _disarm(self) -> None:
         """Cancels the deadline immediately before the interpreter ends.
 
-        The interpreter resets the signal handlers before the process ends. After this reset, a SIGALRM would kill the
-        process, and change its exit code.
+        The interpreter resets the signal handlers before the process ends. After the reset of the handlers, a SIGALRM
+        would kill the process, and change its exit code.
         """
         with suppress(OSError):  # a seccomp filter refuses setitimer(), so no timer is set
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -5,8 +5,8 @@ The program is attached to one hook for each direction, by a TCX link (tcx.py). 
 chose clsact, the program is attached as a clsact filter (clsact.py).
 
 When an interface goes away, its counts are kept until they are delivered. If a new interface with the same name appears
-before the delivery, the packets of the new interface are added to the same counts. The counts of an interface are found
-by its name, because the kernel gives the new interface another index (interface_numbers.py).
+before the delivery, the packets of the new interface are added to the same counts. Counts are stored by interface name,
+because the kernel gives a new interface with the same name another index (interface_numbers.py).
 """
 
 import errno
@@ -106,9 +106,8 @@ class Attachments:
     def _row_of(self, interface: Interface) -> int:
         """Chooses a row for an interface from the rows in which the program searches for this interface.
 
-        The first choice is the row that the interface already has. The second choice is a free row. The third choice is
-        the row of an interface that is not watched any more. Raises EppingError if watched interfaces use all rows in
-        which the program searches.
+        Prefers the row that the interface already has, then a free row, and then the row of an interface that is not
+        watched any more. Raises EppingError if watched interfaces use all rows in which the program searches.
         """
         probed = [(interface.ifindex + probe) % self._rows for probe in range(_PROBES)]
         rows = {row: self._ifindexes.get(row) for row in probed}

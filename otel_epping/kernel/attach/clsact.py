@@ -226,7 +226,8 @@ class ClsactFilter:
 
         Raises OSError if a request to the kernel fails. After an error, our filter may be missing. The old filter is
         removed before the new filter is added, because a packet that passes both filters would be counted twice.
-        Between the removal and the addition, our program sees no packets for 0.1 ms.
+        Between the removal of the old filter and the addition of the new filter, our program sees no packets for 0.1
+        ms.
         """
         for mine in self._mine():
             new_place = choose_priority(self._ifindex, self._direction)

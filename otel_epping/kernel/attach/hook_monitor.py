@@ -42,9 +42,9 @@ _SHARED_BLOCK = -1  # TCM_IFINDEX_MAGIC_BLOCK (linux/rtnetlink.h): filters that 
 # Another agent announces itself immediately after it attaches its program. When the monitor finds a new program, the
 # announcement may not have arrived yet. So the monitor waits for 0.3 s before it moves our program.
 _ANNOUNCEMENT_S = 0.3
-# If no reason for unseen packets is known, an interface has a fault when at least _MANY packets are unseen. For a bond,
-# the number is _MANY_ON_BOND, because each port of a bond may send and receive one LACP packet per second, and these
-# packets do not pass the bond.
+# If no reason for unseen packets is known, an interface has a fault when at least _MANY packets are unseen. A bond has
+# a fault when at least _MANY_ON_BOND packets are unseen, because each port of a bond may send and receive one LACP
+# packet per second, and these packets do not pass the bond.
 _MANY, _MANY_ON_BOND = 20, 100
 # Maximum number of moves to the front while no packets are missing.
 _MAX_FREE_MOVES = 3
@@ -97,8 +97,8 @@ class HookMonitor:
         if self._missed_changes:
             changed, self._missed_changes = None, False
         for state, hook in counted:
-            # The kernel sends notifications about changed filters, but not about changed TCX programs. TCX links are
-            # checked each time, because a check of a TCX link takes only a few microseconds.
+            # The kernel sends notifications about changed filters, but not about changed TCX programs. A TCX link is
+            # checked every second, because the check takes only a few microseconds.
             may_have_changed = changed is None or bool({state.ifindex, _SHARED_BLOCK} & changed)
             with suppress(OSError):  # the interface is gone
                 self._check_hook(state, hook, may_have_changed, state.ifindex in announced, now_s)
@@ -240,8 +240,8 @@ class HookMonitor:
 
         If another program may run before our program, the fault starts when at least FEW packets and at least a tenth
         of all packets are missing. The fault also starts when the kernel has counted FEW, _MANY or _MANY_ON_BOND
-        packets since our program last counted a packet. The kind of interface determines which of the three numbers is
-        used.
+        packets since our program last counted a packet. The kind of interface determines whether FEW, _MANY or
+        _MANY_ON_BOND is used.
         """
         if state.number == UNKNOWN_INTERFACE:  # all interfaces without a number share one count
             return ""

@@ -21,8 +21,8 @@ from otel_epping.kernel.netlink.links import Link
 
 _log = logging.getLogger(__name__)
 
-# The error numbers in _SHORTAGES mean that a resource is exhausted. After an error with one of these numbers, the
-# monitor refuses the interface, but continues to watch the other interfaces.
+# The error numbers of exhausted resources. If a resource is exhausted, the monitor refuses the interface, but continues
+# to watch the other interfaces.
 _SHORTAGES = {*SHORTAGES, errno.ENOSPC}
 
 

@@ -66,7 +66,7 @@ def is_suspect(device: links.Device) -> bool:
 
 
 def warning_of(device: links.Device) -> str:
-    """Returns a warning if it is known that packets do not pass the hooks of this kind of interface; otherwise ''."""
+    """Returns a warning for a kind of interface whose packets do not pass the hooks; '' for other kinds."""
     return _CAUSE_OF_KIND[device.kind] if device.kind in ("vrf", "openvswitch") else ""
 
 

@@ -195,5 +195,5 @@ def relocate(code: bytes, direction: int, map_fds: list[int]) -> bytes:
             relocated[start + 1] |= _MAP_VALUE
             relocated[start + 4 : start + 8] = map_fds[each.immediate].to_bytes(4, sys.byteorder)
             relocated[start + 12 : start + 16] = bytes(4)
-    assert found == {DIRECTION, *range(len(map_fds))}, "the compiler left out a value that the loader fills in"
+    assert found == {DIRECTION, *range(len(map_fds))}, "a placeholder is missing in the compiled program"
     return bytes(relocated)

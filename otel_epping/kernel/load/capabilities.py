@@ -151,8 +151,8 @@ def _drop_all_but(keep: int, inheritable: int) -> None:
 def confine() -> None:
     """Drops all capabilities of the calling thread except the capabilities that loading needs.
 
-    Programs that the thread executes get the kept capabilities as ambient capabilities. So these programs get the same
-    capabilities whether the agent got its capabilities as root, from systemd, or from its executable file.
+    Programs that the thread executes get the kept capabilities as ambient capabilities. So the executed programs get
+    the same capabilities whether the agent got its capabilities as root, from systemd, or from its executable file.
     """
     wanted = _mask(NEEDED)
     if wanted & ~_sets("thread-self")["Prm"]:

@@ -24,8 +24,8 @@ _LOG_BYTES = 1 << 24
 # source line follow in the next lines. A line with an instruction consists of the instruction's number ("  17:"), a
 # tab, and the instruction.
 _LISTING = re.compile(r"^; (?P<text>.*) // Line *(?P<line>\d+)$|^ *(?P<instruction>\d+):\t", re.MULTILINE)
-# The verifier's log has a line such as "17: (b7) r1 = 0" for each instruction. The last line says how many instructions
-# were processed.
+# The verifier's log has a line such as "17: (b7) r1 = 0" for each instruction. The last line of the log says how many
+# instructions were processed.
 _VERIFIED = re.compile(r"^(\d+): \([0-9a-f]{2}\) ", re.MULTILINE)
 _PROCESSED = re.compile(r"^processed \d+ insns .*\n?", re.MULTILINE)
 
@@ -95,9 +95,9 @@ def line_of(instruction: int, listing: str, source: Sequence[str]) -> int:
 
     The first line has the number 1. BCC makes a new text from the source and compiles the new text. BCC's listing has
     the line numbers of the new text. The new text has more lines than the source, for example one more line for each
-    function. So this function finds the nearest listed line whose text occurs exactly once in the source. The found
-    line has a number in the listing and a number in the source. The wanted line has nearly the same difference between
-    its two numbers.
+    function. So this function finds the nearest listed line whose text occurs exactly once in the source. The
+    difference between the source number and the listing number of the nearest line is added to the listing number of
+    the wanted line.
     """
     number, text = _listed_line(instruction, listing)
     source_numbers: dict[str, list[int]] = {}
