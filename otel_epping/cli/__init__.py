@@ -40,8 +40,8 @@ def cli() -> None:
     """
 
 
-# The causes of a failed write: the disk is full or broken, the file has reached a size limit, or the descriptor is
-# closed.
+# A write fails with an error in _OUTPUT_ERRORS if the disk is full or broken, the file has reached a size limit, or the
+# descriptor is closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
 for _command in (run, check, config, demo, watch, replay):
@@ -49,7 +49,10 @@ for _command in (run, check, config, demo, watch, replay):
 
 
 def main() -> None:
-    """Runs the command line. Reports an error in one line. Then the exit code is 1, or 2 if an argument is wrong."""
+    """Runs the command line.
+
+    Reports an error in one line. The exit code is 1 for an error, or 2 for a wrong argument.
+    """
     redaction.install()
     try:
         try:
@@ -88,8 +91,8 @@ def _fail(message: str) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:
-        # The unwritten data stay in the buffer. At exit, Python would try to write these data again, fail, and set exit
-        # code 120. So standard output is replaced by /dev/null.
+        # The unwritten data stay in the buffer. At exit, Python would try to write the data in the buffer again, fail,
+        # and set exit code 120. So standard output is replaced by /dev/null before the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if message:
         with suppress(OSError):

@@ -69,8 +69,8 @@ def read(path: str) -> dict[str, Given]:
     import yaml  # takes 1 MB of memory, and is needed only to read a settings file
 
     try:
-        # The content is passed as bytes, because the encoding of YAML does not depend on the locale: YAML is UTF-8
-        # text, or UTF-16 text with a byte order mark.
+        # The content is passed as bytes, because the encoding of YAML does not depend on the locale. A YAML file is
+        # UTF-8 text, or UTF-16 text with a byte order mark.
         root = yaml.compose(content, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""

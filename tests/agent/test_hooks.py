@@ -173,8 +173,8 @@ def test_check_lists_the_programs_on_the_hooks(hosts: Hosts, run: Callable[..., 
     for direction in ("ingress", "egress"):
         expected += [
             (f"tcx {direction} 1: TCX program epping_{direction}", "otel-epping"),
-            (f"tcx {direction} 2: TCX program neighbour", "runs after otel-epping: it hides no packets"),
-            (f"clsact {direction} 1: filter bpf neighbour:[", "runs after otel-epping: it hides no packets"),
+            (f"tcx {direction} 2: TCX program neighbour", "runs after otel-epping: no packets are hidden"),
+            (f"clsact {direction} 1: filter bpf neighbour:[", "runs after otel-epping: no packets are hidden"),
         ]
     assert len(found) == len(expected), found
     for row, (begin, end) in zip(found, expected, strict=True):
