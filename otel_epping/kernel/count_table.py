@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of counts: all counts of each row at one moment. Exported counts are the difference between two tables."""
+"""Tables of counts: all counts of each row at one moment. Exported counts are the difference between two tables.
+
+CounterTable and HistogramTable have the same methods, so that one class can process tables of both types.
+"""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,23 +13,91 @@ from otel_epping.kernel.arrays import Counts, Flags, Indexes, grow
 from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 
-@dataclass
-class CountTable:
-    """Counts of each row. Each count has 64 bits. A count never decreases until its row is reset.
+def _sorted_by_row(rows: Indexes) -> tuple[Indexes, Indexes]:
+    """Returns the order that sorts `rows`, and the places where a new row number begins in the sorted rows.
 
-    buckets   (rows,) numbers of RTTs by bucket
-    sum_ns    (rows,) sum of the RTTs, ns
+    numpy's reduceat() can then add up the entries of each row, because these entries are adjacent.
+    """
+    order = np.argsort(rows, kind="stable")
+    return order, np.flatnonzero(np.diff(rows[order], prepend=-1))
+
+
+@dataclass
+class CounterTable:
+    """Counters of each row. Each counter has 64 bits. A counter never decreases until its row is reset.
+
     counters  (rows, counters) packets, bytes and all other counts
+    """
+
+    counters: Counts
+
+    @classmethod
+    def empty(cls, counters: int) -> "CounterTable":
+        """Returns a table without rows. Rows that are added later have `counters` counters."""
+        return cls(np.zeros((0, counters), np.uint64))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.counters)
+
+    def grow(self, rows: int) -> None:
+        """Extends the table to at least `rows` rows. The counts of new rows are 0."""
+        self.counters = grow(self.counters, rows)
+
+    def match(self, other: "CounterTable") -> None:
+        """Extends the table so that it has the same rows as `other`. `other` must have all rows of this table."""
+        self.grow(other.rows)
+
+    def reset(self, rows: Indexes) -> None:
+        """Sets the counts of the given rows to 0. Ignores rows that are not in the table."""
+        self.counters[rows[rows < self.rows]] = 0
+
+    def differs(self, other: "CounterTable") -> Flags:
+        """Returns an array that is true for each row whose counters are not the same as in `other`: (rows,)."""
+        return np.asarray((self.counters != other.counters).any(axis=1))
+
+    def is_counted(self) -> Flags:
+        """Returns an array that is true for each row in which a counter is not 0: (rows,)."""
+        return np.asarray(self.counters.any(axis=1))
+
+    def select(self, rows: Indexes) -> "CounterTable":
+        """Returns a copy of the given rows."""
+        return CounterTable(self.counters[rows])
+
+    def delta(self, rows: Indexes, since: "CounterTable") -> "CounterTable":
+        """Returns the counts of the given rows minus the counts of the same rows in the earlier table `since`."""
+        return CounterTable(self.counters[rows] - since.counters[rows])
+
+    def assign(self, rows: Indexes, other: "CounterTable") -> None:
+        """Overwrites the given rows with the same rows of `other`."""
+        self.counters[rows] = other.counters[rows]
+
+    def add(self, rows: Indexes, other: "CounterTable") -> None:
+        """Adds each row of `other` to a row of this table. `rows` has one row number for each row of `other`.
+
+        A row number may repeat.
+        """
+        if len(rows):
+            order, begins = _sorted_by_row(rows)
+            self.counters[rows[order[begins]]] += np.add.reduceat(other.counters[order], begins, axis=0)
+
+
+@dataclass
+class HistogramTable:
+    """RTTs of each row. Each count has 64 bits. A count never decreases until its row is reset.
+
+    buckets  (rows,) numbers of RTTs by bucket
+    sum_ns   (rows,) sum of the RTTs, ns
     """
 
     buckets: SparseHistograms
     sum_ns: Counts
-    counters: Counts
 
     @classmethod
-    def empty(cls, counters: int) -> "CountTable":
-        """Returns a table without rows. Rows that are added later have `counters` counters."""
-        return cls(SparseHistograms.empty(0), np.zeros(0, np.uint64), np.zeros((0, counters), np.uint64))
+    def empty(cls) -> "HistogramTable":
+        """Returns a table without rows."""
+        return cls(SparseHistograms.empty(0), np.zeros(0, np.uint64))
 
     @property
     def rows(self) -> int:
@@ -33,11 +105,10 @@ class CountTable:
         return len(self.sum_ns)
 
     def grow(self, rows: int) -> None:
-        """Extends the table to at least `rows` rows. The counts of new rows are 0."""
-        self.buckets = self.buckets.grow(rows)
-        self.sum_ns, self.counters = grow(self.sum_ns, rows), grow(self.counters, rows)
+        """Extends the table to at least `rows` rows. New rows have no RTTs."""
+        self.buckets, self.sum_ns = self.buckets.grow(rows), grow(self.sum_ns, rows)
 
-    def match(self, other: "CountTable") -> None:
+    def match(self, other: "HistogramTable") -> None:
         """Extends the table so that it has the same rows as `other` and stores the same buckets of each row.
 
         `other` must have all rows and buckets of this table. Call this method before delta(), differs() and assign().
@@ -46,39 +117,46 @@ class CountTable:
         self.buckets = self.buckets.widen(other.buckets.first, other.buckets.starts)
 
     def reset(self, rows: Indexes) -> None:
-        """Sets the counts of the given rows to 0, because the rows have a new owner.
-
-        Ignores rows that are not in the table.
-        """
+        """Removes the RTTs of the given rows. Ignores rows that are not in the table."""
         rows = rows[rows < self.rows]
         if len(rows):
             self.buckets = self.buckets.without(rows)
-            self.sum_ns[rows] = self.counters[rows] = 0
+            self.sum_ns[rows] = 0
 
-    def differs(self, other: "CountTable") -> Flags:
-        """Returns an array that is true for each row whose sum or counters are not the same as in `other`.
+    def differs(self, other: "HistogramTable") -> Flags:
+        """Returns an array that is true for each row whose sum is not the same as in `other`: (rows,).
 
-        The shape is (rows,).
+        No RTT is 0, so rows with different RTTs have different sums.
         """
-        return np.asarray((self.counters != other.counters).any(axis=1) | (self.sum_ns != other.sum_ns))
+        return np.asarray(self.sum_ns != other.sum_ns)
 
     def is_counted(self) -> Flags:
-        """Returns an array that is true for the rows in which the sum or a counter is not 0. The shape is (rows,)."""
-        return np.asarray(self.counters.any(axis=1) | (self.sum_ns != 0))
+        """Returns an array that is true for each row with RTTs: (rows,)."""
+        return np.asarray(self.sum_ns != 0)
 
-    def select(self, rows: Indexes) -> "CountTable":
+    def select(self, rows: Indexes) -> "HistogramTable":
         """Returns a copy of the given rows."""
-        return CountTable(self.buckets.select(rows), self.sum_ns[rows], self.counters[rows])
+        return HistogramTable(self.buckets.select(rows), self.sum_ns[rows])
 
-    def delta(self, rows: Indexes, since: "CountTable") -> "CountTable":
+    def delta(self, rows: Indexes, since: "HistogramTable") -> "HistogramTable":
         """Returns the counts of the given rows minus the counts of the same rows in the earlier table `since`."""
-        return CountTable(
-            self.buckets.delta(rows, since.buckets),
-            self.sum_ns[rows] - since.sum_ns[rows],
-            self.counters[rows] - since.counters[rows],
-        )
+        return HistogramTable(self.buckets.delta(rows, since.buckets), self.sum_ns[rows] - since.sum_ns[rows])
 
-    def assign(self, rows: Indexes, other: "CountTable") -> None:
+    def assign(self, rows: Indexes, other: "HistogramTable") -> None:
         """Overwrites the given rows with the same rows of `other`."""
         self.buckets.assign(rows, other.buckets)
-        self.sum_ns[rows], self.counters[rows] = other.sum_ns[rows], other.counters[rows]
+        self.sum_ns[rows] = other.sum_ns[rows]
+
+    def add(self, rows: Indexes, other: "HistogramTable") -> None:
+        """Adds each row of `other` to a row of this table. `rows` has one row number for each row of `other`.
+
+        A row number may repeat.
+        """
+        if len(rows):
+            order, begins = _sorted_by_row(rows)
+            self.sum_ns[rows[order[begins]]] += np.add.reduceat(other.sum_ns[order], begins)
+            self.buckets = self.buckets.add(rows, other.buckets)
+
+
+# A function or a class with this type variable can process tables of both types.
+Table = TypeVar("Table", CounterTable, HistogramTable)

@@ -6,11 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Counts, Indexes, Records, Times, Words, as_matrix, grow
-from otel_epping.kernel.count_table import CountTable
+from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Words, as_matrix, grow
+from otel_epping.kernel.count_table import CounterTable, HistogramTable
 from otel_epping.kernel.sparse_histograms import SparseHistograms
 
+# The slots that have no owner, because many subnets share each of them (bpf/maps.h).
 OVERFLOW_SLOT = 0
+UNANSWERED_SLOT = 1
+SHARED_SLOTS = 2
+
+OVERFLOW_HISTOGRAM = 0
 
 
 class Gone(NamedTuple):
@@ -21,24 +26,59 @@ class Gone(NamedTuple):
 
 
 @dataclass(frozen=True)
+class RttTable:
+    """All histograms of RTTs at one moment. A histogram belongs to one row of the reading and to one method.
+
+    A row has a histogram for each method by which an RTT was measured. Histograms have numbers of their own. Histogram
+    0 is the overflow histogram, which always exists. The overflow histogram belongs to row 0, and has RTTs of all
+    methods. Any other histogram is in use if its generation is odd.
+
+    rows        (histograms,) the row of the reading to which the histogram belongs. A histogram gets a new owner
+                whenever its row gets a new owner
+    methods     (histograms,) the number of the method; not defined for the overflow histogram
+    generation  (histograms,) a number like Reading.generation, for the owner of the histogram
+    buckets     (histograms,) numbers of RTTs by bucket. Bucket 0 has the OTLP index `buckets.first_index(scale)`
+    sum_ns      (histograms,) sum of RTTs, ns
+    min_ns      (histograms,) minimum RTT since this reader's previous reading, ns; NO_MIN_NS if there was no RTT
+    max_ns      (histograms,) maximum RTT since this reader's previous reading, ns; 0 if there was no RTT
+    """
+
+    rows: Indexes
+    methods: Indexes
+    generation: Words
+    buckets: SparseHistograms
+    sum_ns: Counts
+    min_ns: Counts
+    max_ns: Counts
+
+    @property
+    def counts(self) -> HistogramTable:
+        """`buckets` and `sum_ns` as a table, which shares the memory of the two arrays."""
+        return HistogramTable(self.buckets, self.sum_ns)
+
+
+@dataclass(frozen=True)
 class Reading:
     """All counts of the program at one moment.
 
     The counts of a slot start when the slot gets its owner. All other counts start when the program is loaded. Arrays
     have one row per slot. The arrays belong to the reader and are valid until the reader's next reading.
-    Row 0 is the overflow slot. Any other row has an owner if its generation is odd. The owner is the subnet in the
-    row's key.
+
+    Row 0 is the overflow slot. Row 1 has the counts of subnets for which no RTT was measured. Any other row has an
+    owner if its generation is odd. The owner is the subnet in the row's key. An owner for which no RTT was measured yet
+    is a newcomer. A newcomer may lose its row at any time. Its counts are then added to row 1. Any other owner loses
+    its row only after every reader has read its final counts.
 
     time_ns      Unix time of the reading, ns
-    slots        (rows,) the program's struct slot: key (prefix, interface, family, side, method), created_ns, live
+    slots        (rows,) the program's struct slot. Its field `key` has the prefix, interface, family and side
     created_ns   (rows,) Unix time at which the owner got the slot, ns; 0 if the row has no owner
     generation   (rows,) number that changes whenever the row gets or loses an owner. The number is odd if the row has
                  an owner, and even otherwise. A consumer that keeps state for a row must reset this state when the
                  generation of the row has changed; see RowOwners
-    buckets      (rows,) numbers of RTTs by bucket. Bucket 0 has the OTLP index `buckets.first_index(scale)`
-    sum_ns       (rows,) sum of RTTs, ns
-    min_ns       (rows,) minimum RTT since this reader's previous reading, ns; NO_MIN_NS if there was no RTT
-    max_ns       (rows,) maximum RTT since this reader's previous reading, ns; 0 if there was no RTT
+    answered     (rows,) true if an RTT was measured for the owner. The value stays true until the owner loses the row
+    unanswered   estimated number of subnets that sent or received packets since this reader's previous reading, and for
+                 which no RTT was ever measured
+    rtts         the histograms of RTTs
     counters     (rows,) records of SubnetCounters
     active       (rows,) number of ends of active TCP flows. A flow has two ends, one for each address
     flows        number of flow table entries in use
@@ -55,10 +95,9 @@ class Reading:
     slots: Records
     created_ns: Times
     generation: Words
-    buckets: SparseHistograms
-    sum_ns: Counts
-    min_ns: Counts
-    max_ns: Counts
+    answered: Flags
+    unanswered: int
+    rtts: RttTable
     counters: Records
     active: Counts
     flows: int
@@ -69,9 +108,9 @@ class Reading:
     gone: frozenset[Gone]
 
     @property
-    def counts(self) -> CountTable:
-        """`buckets`, `sum_ns` and `counters` as one table, which shares the memory of the three arrays."""
-        return CountTable(self.buckets, self.sum_ns, as_matrix(self.counters))
+    def counts(self) -> CounterTable:
+        """`counters` as a table, which shares the memory of `counters`."""
+        return CounterTable(as_matrix(self.counters))
 
 
 class RowOwners:

@@ -14,6 +14,9 @@ from otel_epping.kernel.arrays import Counts, Indexes, grow
 
 _T = TypeVar("_T", np.uint32, np.uint64)
 
+# add() widens runs to multiples of _BLOCK buckets, so that a run seldom has to be widened again.
+_BLOCK = 8
+
 
 def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
     """Concatenates ranges of numbers. A range consists of `length` numbers: begin, begin + step, begin + 2 * step...
@@ -143,3 +146,31 @@ class SparseHistograms(NamedTuple):
         counts = np.zeros(starts[-1], np.uint64)
         counts[known] = self.counts
         return SparseHistograms(first, starts, counts)
+
+    def add(self, rows: Indexes, other: "SparseHistograms") -> "SparseHistograms":
+        """Adds each row of `other` to a row of this object. Widens the runs as needed.
+
+        Returns the sum, which may share the counts of this object.
+
+        rows  the row to which each row of `other` is added; a row number may repeat
+        """
+        places = np.flatnonzero(other.counts)
+        from_rows = np.repeat(np.arange(len(rows)), other.lengths)[places]
+        bucket = places - (other.starts[:-1] - other.first)[from_rows]
+        to = rows[from_rows]
+        whole = self._widen_to(to, bucket)
+        np.add.at(whole.counts, whole.starts[to] + bucket - whole.first[to], other.counts[places])
+        return whole
+
+    def _widen_to(self, rows: Indexes, bucket: Indexes) -> "SparseHistograms":
+        """Returns the same histograms with runs that are long enough: the run of rows[i] contains bucket[i]."""
+        first, end = self.first.copy(), self.first + self.lengths
+        outside = np.flatnonzero((bucket < first[rows]) | (bucket >= end[rows]))
+        if not len(outside):
+            return self
+        rows, block = rows[outside], bucket[outside] // _BLOCK
+        is_empty = first[rows] == end[rows]
+        first[rows[is_empty]], end[rows[is_empty]] = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        np.minimum.at(first, rows, block * _BLOCK)
+        np.maximum.at(end, rows, block * _BLOCK + _BLOCK)
+        return self.widen(first, starts_of(end - first))
