@@ -110,7 +110,11 @@ static __always_inline u32 claim_block(struct histogram *histogram, u64 pair, u6
     u32 number, theirs, row = CLAIMS_BLOCKS;
     struct claims *used = claims.lookup(&row);
 
-    if (!used || (are_scarce(used, MAX_BLOCKS) && histogram->blocks_used >= FAIR_BLOCKS) || free_blocks.pop(&number))
+    if (!used || (are_scarce(used, MAX_BLOCKS) && histogram->blocks_used >= FAIR_BLOCKS))
+        return NO_BLOCK;
+    if (free_blocks.pop(&number))
+        number = fresh_row(used, 1, MAX_BLOCKS);
+    if (!number)
         return NO_BLOCK;
     theirs = set_number(&histogram->blocks[pair], place & 1, number);
     if (theirs == NO_BLOCK) {

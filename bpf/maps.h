@@ -69,8 +69,8 @@ BPF_QUEUE(free_slots, u32, MAX_SLOTS);
 /* Two 32-bit numbers share a word, because LLVM 14 can compare and exchange only 64 bits (histogram.h). */
 #define PAIRS(numbers) (((numbers) + 1) / 2)
 
-/* A subnet is a newcomer until an RTT is measured for it. */
-enum slot_state { SLOT_FREE, SLOT_NEWCOMER, SLOT_ANSWERED, SLOT_STATE_MASK = 255 };
+/* Bits of a slot's state. A subnet is a newcomer until an RTT is measured for it. Then both bits are 1. */
+enum slot_state { SLOT_FREE, SLOT_NEWCOMER, SLOT_ANSWERED, SLOT_STATE_MASK };
 
 struct slot {
     struct subnet_key key;
@@ -97,6 +97,7 @@ enum claims_row { CLAIMS_SLOTS, CLAIMS_NEWCOMERS, CLAIMS_HISTOGRAMS, CLAIMS_BLOC
 struct claims {
     u32 claimed;
     u32 released;
+    u64 fresh; /* number of rows of the table that were ever in use */
 };
 
 BPF_F_TABLE("array", u32, struct claims, claims, CLAIMS_COVERING + (1 << COVERING_BITS), BPF_F_MMAPABLE);
@@ -104,6 +105,20 @@ BPF_F_TABLE("array", u32, struct claims, claims, CLAIMS_COVERING + (1 << COVERIN
 static __always_inline u32 in_use(const struct claims *claims)
 {
     return claims->claimed - claims->released;
+}
+
+/*
+ * Returns the number of a row that was never in use, or 0 if there is none. Row numbers begin at `first`. The program
+ * takes a row from the queue of freed rows first. User space does not have to put all rows into the queue at the start.
+ */
+static __always_inline u32 fresh_row(struct claims *claims, u32 first, u64 limit)
+{
+    u64 fresh;
+
+    if (claims->fresh >= limit)
+        return 0;
+    fresh = __sync_fetch_and_add(&claims->fresh, 1);
+    return fresh < limit ? first + fresh : 0;
 }
 
 /*

@@ -25,13 +25,9 @@ static __always_inline u32 answered_slot(const struct context *ctx)
     struct slot *slot = slots.lookup(&index);
     struct claims *newcomers = claims.lookup(&newcomers_row);
 
-    if (slot && newcomers) {
-        u64 state = slot->state;
-
-        if ((state & SLOT_STATE_MASK) == SLOT_NEWCOMER &&
-            __sync_val_compare_and_swap(&slot->state, state, state - SLOT_NEWCOMER + SLOT_ANSWERED) == state)
-            __sync_fetch_and_add(&newcomers->claimed, -1);
-    }
+    if (slot && newcomers && !(slot->state & SLOT_ANSWERED) &&
+        (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
+        __sync_fetch_and_add(&newcomers->claimed, -1);
     return index;
 }
 
@@ -54,10 +50,12 @@ static __always_inline u32 claim_histogram(struct slot *slot, u32 index, u64 pai
     struct histogram *histogram;
     struct claims *used = claims.lookup(&row);
 
-    if (!used || (are_scarce(used, MAX_HISTOGRAMS) && has_histogram(slot)) || free_histograms.pop(&number))
+    if (!used || (are_scarce(used, MAX_HISTOGRAMS) && has_histogram(slot)))
         return OVERFLOW_HISTOGRAM;
+    if (free_histograms.pop(&number))
+        number = fresh_row(used, 1, MAX_HISTOGRAMS);
     histogram = histograms.lookup(&number);
-    if (!histogram)
+    if (!histogram || !number)
         return OVERFLOW_HISTOGRAM;
     histogram->slot = index;
     histogram->method = method;

@@ -101,21 +101,24 @@ static __always_inline bool may_claim(const struct claims *all, const struct cla
  */
 static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_key *key, bool answered)
 {
-    u32 all_row = CLAIMS_SLOTS, newcomers_row = CLAIMS_NEWCOMERS, row = covering_row(key), index;
+    u32 all_row = CLAIMS_SLOTS, newcomers_row = CLAIMS_NEWCOMERS, row = covering_row(key), index = 0;
     u32 sketch = answered ? 0 : sketch_of(key);
     struct claims *all = claims.lookup(&all_row), *newcomers = claims.lookup(&newcomers_row);
     struct claims *covering = claims.lookup(&row);
     struct slot *slot;
+    u64 state;
 
     if (!all || !newcomers || !covering)
         return OVERFLOW_SLOT;
-    if (!may_claim(all, newcomers, covering, answered) || free_slots.pop(&index)) {
-        if (!answered) {
-            count_unanswered(sketch);
-            return UNANSWERED_SLOT;
-        }
+    if (may_claim(all, newcomers, covering, answered) && free_slots.pop(&index))
+        index = fresh_row(all, SHARED_SLOTS, MAX_SLOTS);
+    if (!index && answered) {
         ctx->counters->subnet_insert_failed++;
         return OVERFLOW_SLOT;
+    }
+    if (!index) {
+        count_unanswered(sketch);
+        return UNANSWERED_SLOT;
     }
     slot = slots.lookup(&index);
     if (!slot)
@@ -135,10 +138,14 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
     }
     __sync_fetch_and_add(&all->claimed, 1);
     __sync_fetch_and_add(&covering->claimed, 1);
-    if (!answered)
+    /*
+     * This operation is a full memory barrier, so a reader that sees the state also sees the key. Another CPU may have
+     * found the key already, and may have measured an RTT.
+     */
+    state =
+        __sync_fetch_and_or(&slot->state, (u64)sketch << 32 | row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
+    if (!answered && !(state & SLOT_ANSWERED))
         __sync_fetch_and_add(&newcomers->claimed, 1);
-    /* This exchange is a full barrier: a reader that sees the state also sees the key. */
-    __sync_lock_test_and_set(&slot->state, (u64)sketch << 32 | row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
     return index;
 }
 

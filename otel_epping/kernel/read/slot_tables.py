@@ -12,10 +12,10 @@ from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.program import Map
 from otel_epping.kernel.read import claims
 from otel_epping.kernel.read.histograms import block_numbers, numbers_of
-from otel_epping.kernel.reading import SHARED_SLOTS
 
-# enum slot_state. `state` of struct slot has the state in its lowest 8 bits, then 24 bits for the row of the covering
-# prefix in `claims`, then the subnet's register and rank in the sketch of unanswered subnets (sketch.py).
+# The states of a slot. The lowest 8 bits of `state` in struct slot are the bits of enum slot_state. The next 24 bits are
+# the row of the covering prefix in `claims`. The highest 32 bits are the subnet's register and rank in the sketch of
+# unanswered subnets (sketch.py).
 FREE, NEWCOMER, ANSWERED = range(3)
 _STATE_MASK = np.uint64(0xFF)
 _COVERING_SHIFT, _COVERING_MASK = np.uint64(8), np.uint64(0xFFFFFF)
@@ -23,8 +23,8 @@ _RANK_SHIFT, _RANK_MASK, _REGISTER_SHIFT = np.uint64(32), np.uint64(0xFF), np.ui
 
 
 def states_of(slots: Records) -> Counts:
-    """Returns the state of each slot, a value of enum slot_state."""
-    return np.asarray(slots["state"] & _STATE_MASK)
+    """Returns the state of each slot: FREE, NEWCOMER or ANSWERED."""
+    return np.asarray(np.minimum(slots["state"] & _STATE_MASK, np.uint64(ANSWERED)))
 
 
 def covering_of(slots: Records) -> Indexes:
@@ -39,23 +39,19 @@ def sketch_of(slots: Records) -> tuple[Indexes, Indexes]:
 
 
 class SlotTables:
-    """Fills the queues of free rows, and frees slots together with their histograms and blocks."""
+    """Frees slots together with their histograms and blocks."""
 
     def __init__(self, maps: Mapping[str, Map], arrays: Mapping[str, Array], config: EppingConfig) -> None:
         self.claims = claims.Claims(arrays["claims"])
         self._maps, self._arrays, self._config = maps, arrays, config
 
-    def fill(self) -> None:
-        """Puts all rows into the queues of free rows, and gives all blocks that it needs to the overflow histogram."""
-        config = self._config
-        self._give("free_slots", np.arange(config.max_slots) + SHARED_SLOTS)
-        self._give("free_histograms", np.arange(config.max_histograms) + 1)
-        self._give("free_blocks", np.arange(config.max_blocks) + 1)
+    def prepare_overflow(self) -> None:
+        """Gives all of its blocks to the overflow histogram. These blocks are the last blocks of the table."""
+        first = 1 + self._config.max_blocks
         histogram = self._arrays["histograms"].rows(0, 1, writable=True)
-        words = histogram["blocks"][0]
-        numbers = np.arange(self._arrays["blocks"].length - 1 - config.max_blocks, dtype=np.uint64)
-        pairs = np.zeros((len(words), 2), np.uint64)
-        pairs.ravel()[: len(numbers)] = numbers + np.uint64(1 + config.max_blocks)
+        pairs = np.zeros((histogram["blocks"].shape[1], 2), np.uint64)
+        numbers = np.arange(first, self._arrays["blocks"].length)
+        pairs.ravel()[: len(numbers)] = numbers
         histogram["blocks"][0] = pairs[:, 0] | pairs[:, 1] << np.uint64(32)
 
     def _give(self, queue: str, rows: Indexes) -> None:
@@ -100,4 +96,4 @@ class SlotTables:
 
 def _used(numbers: Indexes) -> Indexes:
     """Returns the numbers that are not 0."""
-    return numbers[numbers != 0]
+    return np.asarray(numbers[numbers != 0])

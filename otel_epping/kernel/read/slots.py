@@ -13,8 +13,8 @@ Flows and the slot cache store the numbers of slots. So a slot gets a new owner 
    flow or the slot cache has stored a slot in an earlier epoch, the program looks up the slot again.
 2. The agent waits for GRACE_NS. A program run that found the slot before step 1 ends within microseconds. So after
    GRACE_NS, the counts of the slot are final, which means that they cannot change any more.
-3. When all readers have read the final counts, the agent clears the slot and puts it into the queue of free slots. The
-   counts of a newcomer belong to no series of the newcomer. They are added to `folded`, so no reader needs to read them.
+3. When all readers have read the final counts, the agent clears the slot and puts it into the queue of free slots.
+   Readers do not need to read the final counts of a newcomer, because these counts are added to `folded`.
 
 Until step 3, readers add the counts of the slot to its old owner. If a packet of the old owner arrives before step 3,
 the old owner gets another slot.
@@ -135,6 +135,11 @@ class Slots:
         return {name: used(row) for name, row in rows.items()}
 
     # ---- newcomers
+
+    @property
+    def has_newcomers(self) -> bool:
+        """True if a slot belongs to a newcomer."""
+        return bool(self._tables.claims.in_use(claims.NEWCOMERS))
 
     def fold_newcomers(self, slots: Records, readers: Collection[Any]) -> None:
         """Reclaims the slots of newcomers that are too old, and frees such slots whose counts are final.
