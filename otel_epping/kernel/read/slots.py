@@ -33,7 +33,15 @@ from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.read import claims
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
 from otel_epping.kernel.read.evictions import victims
-from otel_epping.kernel.read.slot_tables import ANSWERED, FREE, NEWCOMER, SlotTables, covering_of, sketch_of, states_of
+from otel_epping.kernel.read.slot_tables import (
+    ANSWERED,
+    FREE,
+    NEWCOMER,
+    SlotTables,
+    covering_of,
+    sketch_of,
+    states_of,
+)
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
 
 # The time in ns after which the counts of a reclaimed slot are final. This time is far longer than any run of the
