@@ -55,7 +55,7 @@ ONE, MANY = Workload(DATA, 1, 1), Workload(DATA, _MANY, 1_000)
 FEW_MIXED, SOME_MIXED = Workload(MIXED, 1_000, 10), Workload(MIXED, 1_000, 1_000)
 MANY_MIXED, MANY_UNIFORM = Workload(MIXED, _MANY, 1_000, skewed=True), Workload(MIXED, _MANY, 1_000)
 # The workloads are ordered by the number of flows. The last workloads fill the flow table of the program ePPing
-# (131,072 flows). Then ePPing needs more time for each packet.
+# (131,072 flows). With a full flow table, ePPing needs more time for each packet.
 WORKLOADS = (
     KNOWN,
     Workload(ACK, 1, 1, repeated=True),

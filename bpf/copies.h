@@ -36,7 +36,7 @@
 struct recent_packet {
     u64 hash; /* hash of all fields that are equal in a packet and its copy */
     u64 seen_ns;
-    u32 acked; /* `acked` and `dup_acks` are copies of the receiver's half_flow at the time seen_ns */
+    u32 acked; /* `acked` and `dup_acks` are copied from the receiver's half_flow at the time seen_ns */
     u32 dup_acks;
 };
 
