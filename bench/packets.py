@@ -115,7 +115,8 @@ def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int =
 class Packets:
     """Packets in the order in which they are sent.
 
-    `rows` has the frames, and `sizes` has the lengths of the frames. `egress` is true for packets that leave the host.
+    `rows` contains the frames, and `sizes` contains the lengths of the frames. `egress` is true for packets that leave
+    the host.
     """
 
     rows: Bytes

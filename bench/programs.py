@@ -37,7 +37,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 class Contender:
     """A measured program, or a pair of programs with one program for each hook.
 
-    `hooks` has the descriptor for each hook.
+    `hooks` contains the descriptor for each hook.
     """
 
     name: str

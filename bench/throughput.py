@@ -15,8 +15,8 @@ round, the packets per second with the program are divided by the packets per se
 minus this quotient. Measurements must be short, because the speed of the machine changes. With measurements of 0.5 s,
 the ratio of our loss to the loss of another program varied by up to a third. Unfavourable addresses of code and maps
 can increase the loss by a quarter. So our program is loaded several times, at different addresses. The rounds use these
-loaded programs in turn. This benchmark does not measure the effects of several cores, real network cards or aggregates
-(GRO, GSO).
+copies of our program in turn. This benchmark does not measure the effects of several cores, real network cards or
+aggregates (GRO, GSO).
 """
 
 import random

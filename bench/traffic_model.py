@@ -35,9 +35,9 @@ _DRAWN = 20  # the model draws this many random flow lengths for each flow in th
 
 # The distribution of flow lengths in packets, from 4 billion flows of a campus network (Jurkiewicz, Rzym, Borylo: "Flow
 # length and size distributions in campus Internet traffic", Computer Communications 167, 2021). This distribution is a
-# mixture of uniform and log-normal distributions (docs/tutorial.rst of the project flow-models). _SHORT has the shares
-# of six uniform distributions: the first covers flows of 1 packet, the second flows of 1 to 2 packets, and the last
-# flows of 1 to 6 packets. _LONG has the share, sigma and median of each log-normal distribution.
+# mixture of uniform and log-normal distributions (docs/tutorial.rst of the project flow-models). _SHORT contains the
+# shares of six uniform distributions: the first covers flows of 1 packet, the second flows of 1 to 2 packets, and the
+# last flows of 1 to 6 packets. _LONG contains the share, sigma and median of each log-normal distribution.
 _SHORT = (0.3050, 0.2484, 0.0637, 0.0492, 0.0093, 0.0822)
 _LONG = ((0.1313, 0.5207, 7.806), (0.0733, 0.7701, 22.11), (0.0293, 1.1253, 128.6), (0.0083, 1.9838, 1084.5))
 
@@ -61,8 +61,8 @@ class TrafficModel:
         shares = np.cumsum([_TCP * _WITH_TIMESTAMPS, _TCP * (1 - _WITH_TIMESTAMPS), 1 - _TCP - _ICMP])
         self._kind = self._chance.permutation(np.searchsorted(shares, np.arange(flows) / flows, side="right"))
         self._fetches = self._chance.integers(0, 2, flows) == 1
-        # `_turn` is the number of packets of each flow so far. The model assumes that `_phase` pairs of packets with
-        # the first TSval of the flow were sent before the first packet of the stream.
+        # For each flow, `_turn` is the number of its packets in the stream so far. The model assumes that `_phase`
+        # pairs of packets with the first TSval of the flow were sent before the first packet of the stream.
         self._turn: Indexes = np.zeros(flows, np.int64)
         self._phase: Indexes = self._chance.integers(0, _PAIRS_OF_A_TSVAL, flows)
 
@@ -109,7 +109,7 @@ class TrafficModel:
 
 
 def real_lengths(chance: np.random.Generator, flows: int) -> Reals:
-    """Returns `flows` random flow lengths from the distribution of real traffic, in packets."""
+    """Returns `flows` random flow lengths in packets, from the distribution of real traffic."""
     shares = np.array([*_SHORT, *(share for share, _, _ in _LONG)])
     kind = chance.choice(len(shares), flows, p=shares / shares.sum())
     lengths = np.empty(flows)
