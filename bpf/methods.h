@@ -23,5 +23,5 @@ enum method { EACH_METHOD(ENUMERATOR) METHOD_COUNT };
 #define METHODS ((1U << METHOD_COUNT) - 1)
 #endif
 
-/* The slots of this method contain the traffic counters of the subnets. */
+/* The traffic counters of a subnet are in the subnet's slot for the method TRAFFIC_METHOD. */
 #define TRAFFIC_METHOD METHOD_TCP_TIMESTAMP
