@@ -9,7 +9,7 @@
  * - A segment is acknowledged, but the TSval of the segment is not echoed.
  *
  * Timestamps are used for the endpoint again when a segment has a new TSval. If sequence numbers are used because an
- * echo was missing, an echo must also be seen first.
+ * echo was missing, the program must also see an echo before it uses timestamps again.
  *
  * While timestamps are used for an endpoint, half_flow.tsval_changed_ns is not 0. Both methods measure correct RTTs, so
  * no RTT is wrong if the program switches to the other method too early.
