@@ -191,8 +191,8 @@ class Settings:
         int,
         Spec(
             Duration(*IDLE_TIMEOUTS_NS),
-            "Time without packets and without an active TCP flow after which the slots of a subnet are freed for other "
-            "subnets. The last counts of the subnet are exported first. 0: slots are never freed.",
+            "The slots of a subnet are freed for other subnets when the subnet has had no packets and no active TCP "
+            "flow for this time. The last counts of the subnet are exported first. 0: slots are never freed.",
             reloadable=True,
         ),
     ] = 0
