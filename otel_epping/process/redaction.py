@@ -18,9 +18,9 @@ from urllib.parse import unquote
 HIDDEN = "[hidden]"
 
 _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
-# The variables that contain the URLs of OTLP endpoints and of the proxies of gRPC and the Python package requests.
+# The variables that contain URLs: the OTLP endpoints, and the proxies for gRPC and HTTP.
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
-TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
+TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # a token of RFC 9110, 5.6.2, if compiled with re.ASCII
 _NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
 # Minimum length of a secret. A text with fewer than 4 characters is not hidden, because the text is too short for a
 # secret, and many words contain the text.
