@@ -111,7 +111,10 @@ class DelayedLink:
 
 
 def _open_tap(namespace: Namespace, name: str) -> FileIO:
-    """Creates a TAP device in `namespace`; closing the returned file and all its copies removes the device."""
+    """Creates a TAP device in `namespace`, and returns its file.
+
+    The kernel removes the device after the file and all duplicates of its descriptor are closed.
+    """
     try:
         with namespace.entered():
             tap = FileIO("/dev/net/tun", "r+")

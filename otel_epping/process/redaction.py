@@ -36,7 +36,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
         if _HEADERS.fullmatch(variable):
             for header in value.split(","):
                 name, _, secret = header.partition("=")
-                # If a user writes a colon instead of "=", the name is not valid, and the whole text may be a secret.
+                # If a user writes a colon instead of "=", the header name is not valid, and the text may be a secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
         elif _URL.fullmatch(variable):
             # urlsplit() is not used, because a password may contain characters that end the host part of a URL, such
@@ -88,7 +88,7 @@ def install() -> None:
         record = make(*arguments, **options)
         try:
             message = record.getMessage()
-        except Exception:  # the arguments do not fit the format; the handler reports this error
+        except Exception:  # the arguments do not match the format string; the log handler reports this
             return record
         if (clean := redact(message)) != message:
             record.msg, record.args = clean, ()

@@ -103,7 +103,7 @@ class ProgTestRuns:
     def request_marks(self, which: npt.NDArray[np.bool_]) -> None:
         """Makes the kernel write the context of row i into `marked` if `which[i]` is True.
 
-        A run that writes the context takes 5 % more time.
+        A run takes 5 % longer if the kernel writes the context.
         """
         if not self._has_requests and not which.any():
             return

@@ -219,8 +219,8 @@ class Settings:
         int,
         Spec(
             click.IntRange(*RANGES["min_samples"]),
-            "Minimum number of RTTs before a subnet gets its own series. Its earlier counts are summed with the counts "
-            "of other subnets, and stay in that sum.",
+            "Minimum number of RTTs before a subnet gets its own series. Earlier counts of the subnet are added to the "
+            "counts of other subnets, and stay in this sum.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.min_samples
