@@ -62,7 +62,7 @@ class SubnetResult:
 
     @property
     def agrees(self) -> bool:
-        """True if at least 10 RTTs arrived, no RTT is shorter than the delay, and the median is within the tolerance."""
+        """True if at least 10 RTTs arrived, none is shorter than the delay, and the median is within the tolerance."""
         delay_s = self.network.delay_ns / 1e9
         return (
             self.count >= _MIN_COUNT
