@@ -40,7 +40,7 @@ def reader(bench: Bench) -> EventReader:
 
 
 def ask_dns(bench: Bench, count: int, begin_ns: int) -> None:
-    """Feed DNS queries at intervals of 1 us, and their responses.
+    """Feed DNS queries at intervals of 1 us, and one response for each query.
 
     The first response arrives 1 ns after its query, the second 2 ns after its query, and so on up to 1 us. Each
     response gives an event.

@@ -25,7 +25,7 @@ _RAW = {RAW, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY}
 IPV4, IPV6 = 0x0800, 0x86DD
 _TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "802.1ad"}
 _PPPOE, _PBB, _MPLS = 0x8864, 0x88E7, {0x8847, 0x8848}
-_MOST_LENGTH = 1500  # IEEE 802.3: the longest length; greater values are EtherTypes
+_MOST_LENGTH = 1500  # IEEE 802.3: the maximum of a length field; greater values are EtherTypes
 _SNAP = b"\xaa\xaa\x03\0\0\0"
 _PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: 0x8847, 0x0283: 0x8848}
 # AF_INET, and the numbers of AF_INET6 on Linux, the BSDs and macOS
@@ -95,7 +95,7 @@ def _unpack(layout: str, data: bytes, at: int, what: str) -> tuple[int, ...]:
 
 
 def link_payload(frame: Frame) -> tuple[int, int]:
-    """Returns the EtherType of the header after the link header, and the offset of that header. 0: no EtherType.
+    """Returns the EtherType and the offset of the header after the link header. The EtherType is 0 if it is unknown.
     Raises CutShortError."""
     data, link = frame.data, frame.link_type
     if link == ETHERNET:
@@ -178,7 +178,7 @@ def options(data: bytes) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _timestamp(tcp_options: bytes) -> tuple[int, int] | None:
-    """Returns TSval and TSecr of the first timestamp option, unless a broken option comes before it."""
+    """Returns TSval and TSecr of the first timestamp option, unless a broken option precedes this option."""
     for kind, value in options(tcp_options):
         if kind == 8 and value is not None and len(value) == 8:
             tsval, tsecr = struct.unpack("!II", value)

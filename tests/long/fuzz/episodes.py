@@ -76,7 +76,7 @@ def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_ag
     """Returns the steps with disturbances.
 
     Most packets are mutated. Some packets are lost, duplicated or reordered. There are additional silences, and the
-    time of some packets is earlier than the time of the packet before.
+    time of some packets is earlier than the time of the previous packet.
     """
     share = chance.choice((0.3, 0.6, 0.9, 1.0))
     shift_ns, result = START_NS, []

@@ -129,7 +129,8 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     sequence = [chance.choice((1, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     clock = [chance.choice((1000, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     heard = [0, 0]  # the newest TSval that each endpoint has sent
-    # The fault of an endpoint's timestamps, or "". The fault begins and ends with the segments of these numbers.
+    # The fault of each endpoint's timestamps, or "". The first faulty segment has the number `oddity_begins`. The fault
+    # ends before the segment with the number `oddity_ends`.
     oddity = [chance.choice((*[""] * 6, *_ODDITIES)) for _ in range(2)]
     oddity_begins = chance.choice((0, 0, 3, 6))
     oddity_ends = oddity_begins + chance.choice((4, 10, 100))
