@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that several test files share: loaded kernel programs. A program takes nearly a second to compile.
+"""Creates the loaded kernel programs that several test files share. A program takes nearly a second to compile.
 
 The plug-ins in tests/support define more fixtures. This file lists the plug-ins, so that pytest shows the compared
 values if an assertion in a plug-in fails. A lab, a namespace or a program is created for the first test that needs it,

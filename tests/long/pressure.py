@@ -139,7 +139,7 @@ def run(bench: Bench, load: Load) -> Outcome:
     begin_ns = START_NS + number * 600 * SECOND
     before, began = rtts(bench), time.monotonic()
     strangers = syns = 0
-    # All packets run on one CPU, because each CPU has its own list of free table entries.
+    # The program handles all packets on one CPU, because each CPU has its own list of free table entries.
     with one_cpu(), bench.counting() as counted:
         for ms in range(load.duration_ms + load.rtt_ms + 1):
             now_ns, events = begin_ns + ms * MS, due.get(ms, [])

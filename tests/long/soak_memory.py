@@ -31,8 +31,8 @@ from statistics import median
 from typing import NamedTuple
 
 MAX_BLOCKS = 4.0  # per round
-# A leak in C code exceeds this limit if the leak is 90 bytes per flow, or 15 kB per export. A table that grows without
-# a leak adds only 50 kB.
+# A leak in C code of 90 bytes per flow, or of 15 kB per export, exceeds this limit. A table that grows without a leak
+# adds only 50 kB.
 MAX_BYTES = 131_072.0  # per round
 # The limit for the growth in all rounds together. Half of this limit allows for freed memory that glibc keeps. The
 # other half allows for holes in the arenas. A leak of 1 kB per flow would add 1.5 MB in each round.

@@ -3,8 +3,8 @@
 
 The first header may be Ethernet, Linux cooked v1 or v2, BSD loopback, PPP, Cisco HDLC, PPPoE or raw IP. Any stack of
 802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516) and MPLS (RFC 3032) may follow. After MPLS, the first
-nibble identifies IP (RFC 4928). Then come IPv4 (RFC 791), or IPv6 with its extension headers (RFC 8200), and TCP (RFC
-9293) with the timestamp option (RFC 7323). Packets inside tunnels are not read.
+nibble identifies IP (RFC 4928). The next headers are IPv4 (RFC 791), or IPv6 with its extension headers (RFC 8200), and
+TCP (RFC 9293) with the timestamp option (RFC 7323). Packets inside tunnels are not read.
 """
 
 import socket

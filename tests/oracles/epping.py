@@ -61,7 +61,8 @@ CLOCKS_APART_NS = 50_000
 # packet.
 CPU_RACE_NS = 500_000
 SCALE = 4
-PING_INTERVAL_S = 0.23  # no delay in the lab is a multiple of this interval, so no reply arrives when a request is sent
+# No delay in the lab is a multiple of this interval. So no reply arrives at the moment when a request is sent.
+PING_INTERVAL_S = 0.23
 # Sampling is off, so that both programs report all RTTs. ePPing measures the RTT of a SYN by its TSval. Our program
 # measures the RTT of a SYN by the method tcp_handshake.
 THEIR_OPTIONS = ("--tcp", "--icmp", "--include-local", "--include-SYN", "-r", "0", "-F", "jsonl")
@@ -231,7 +232,7 @@ def by_flow(lines: list[Line], kind: str) -> dict[Flow, list[Line]]:
 
 class Comparison:
     """Compares the two outputs, and uses the packets to explain differences. `errors` has the differences without an
-    explanation. `tally` has the number of results of each name."""
+    explanation. `tally` has the number of results with each name."""
 
     def __init__(self, ours: list[Line], theirs: list[Line], segments: dict[Flow, list[Segment]]) -> None:
         self.ours, self.theirs, self.segments = ours, theirs, segments

@@ -55,7 +55,7 @@ def reader(collector: EppingCollector) -> Reader:
 
 @pytest.fixture
 def name() -> str:
-    """A new interface name for each test, because the program counts by interface name."""
+    """A new interface name for each test, because the program counts packets by interface name."""
     return f"v{next(NUMBERS)}"
 
 

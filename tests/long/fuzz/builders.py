@@ -2,7 +2,7 @@
 """Builds whole packets, layer by layer.
 
 Checksums are 0, because neither the program nor the model reads checksums. This module does not use scapy, which needs
-100 us for each packet. test_fuzz.py checks that scapy and dpkt can read the built packets.
+100 us to build a packet. test_fuzz.py checks that scapy and dpkt can read the built packets.
 """
 
 import struct

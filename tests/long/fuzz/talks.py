@@ -21,7 +21,7 @@ MS = 1_000_000
 PSH = 8
 # The captures in this folder contain more forms of packets. The fuzzer also works without this folder.
 CAPTURES = Path(__file__).parents[4] / "shared" / "pcaps"
-LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of about this length
+LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of up to about this length
 SNAPPED = 256  # the fuzzer uses this number of bytes of each captured frame
 MOST_LINK_HEADERS = 8
 
