@@ -219,7 +219,7 @@ METRICS = (metric_table.INTERFACE_PACKETS, metric_table.SUBNET_PACKETS)
 
 
 def sent(exporter: Exporter, name: str) -> list[int]:
-    """Return two numbers of UDP packets that the receiver has: the packets of the interface, and the packets of the
+    """Return two numbers from the received exports: the UDP packets of the interface, and the UDP packets of the
     interface's subnets."""
     return [exporter.totals[metric.name, name] for metric in METRICS]
 
