@@ -229,7 +229,7 @@ class HookMonitor:
         effect = "hid packets from" if misses_packets else "may run before"
         text = f"{state.where}: {others} {effect} otel-epping: moved to the front of the hook"
         if state.moving.count >= _MAX_FREE_MOVES:
-            text += "; from now on only if packets are missing"
+            text += "; from now on, the program is moved only if packets are missing"
         level = logging.WARNING if misses_packets else logging.INFO
         _log.log(level, "%s; otel-epping check -i %s shows all programs", text, state.name, extra=_extra(state))
         if misses_packets:

@@ -41,7 +41,8 @@ class InterfaceMonitor:
         self._selection = selection
         self._links: dict[int, Link] = {}
         self._watched: dict[int, tuple[Interface, Role]] = {}
-        self._refused: dict[int, Link] = {}  # Interfaces that were logged once, and are tried again after a change.
+        # Interfaces that could not be watched. When such an interface changes, the monitor tries to attach to it again.
+        self._refused: dict[int, Link] = {}
         # Interfaces that were refused because a resource was exhausted. When another interface is detached, the monitor
         # tries to attach to the refused interfaces again.
         self._short: dict[int, Link] = {}
