@@ -62,7 +62,7 @@ class Answer(NamedTuple):
     rtt_ns: int
 
 
-Answers = dict[int, list[Answer]]  # by the frame of the reply
+Answers = dict[int, list[Answer]]  # frame of the reply -> its answers
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Found:
     dns: Answers | None = None
     icmp: Answers | None = None
     kinds: dict[str, set[int]] | None = None
-    odd: dict[str, set[int]] = field(default_factory=dict)  # frames by the texts in ODDITIES
+    odd: dict[str, set[int]] = field(default_factory=dict)  # text in ODDITIES -> frames
 
 
 def ask(capture: Path) -> Found:

@@ -41,7 +41,7 @@ def network_of(subnet: int) -> ipaddress.IPv4Network:
 
 
 class Bounds(NamedTuple):
-    """The idle timeout of a collector, and the limits of its producers."""
+    """The idle timeout of a collector, and the limits of the metric producers that use the collector."""
 
     idle_timeout_ns: int = 0
     limits: Limits = Limits()

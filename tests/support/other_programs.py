@@ -120,8 +120,8 @@ def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
 
 @contextmanager
 def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
-    """Attach a filter during the `with` block. The filter is either the first one, with priority 1 (no other filter can
-    come before a filter with priority 1), or the last one."""
+    """Attach a filter during the `with` block. The filter is the first or the last one. The first filter has priority
+    1, so no other filter can come before this filter."""
     ifindex = socket.if_nametoindex(name)
     with loaded(verdict) as program:
         libbpf.tc_create_qdisc(ifindex)
