@@ -139,8 +139,8 @@ class Rules:
         self._begin(halves[packet.source], packet)
 
     def _look_for_faults(self, sender: _Half, receiver: _Half, packet: Packet) -> None:
-        """Checks whether this packet is a retransmission, and whether it shows that timestamps no longer work for its
-        sender or its receiver."""
+        """Checks whether this packet is a retransmission, and whether the packet shows that the timestamps of the
+        sender or the receiver no longer work."""
         if packet.flags & (SYN | RST):
             return
         is_new = packet.payload > 0 and packet.frame not in self._again

@@ -185,19 +185,19 @@ class Acknowledgements:
         if no reason is known."""
         answer = self._packets[reply]
         if answer.time_ns == origin.time_ns:
-            return "does not report an RTT of zero"
+            return "tshark does not report an RTT of zero"
         if origin.flags & SYN and answer.ack != end_of(origin):
-            return "gives no RTT for a SYN whose data is refused"
+            return "tshark gives no RTT for a SYN whose data is refused"
         between = (packet for packet in self._packets.values() if origin.frame < packet.frame < reply)
         for packet in between:
             if packet.source != answer.source or packet.destination != answer.destination:
                 continue
             if packet.flags & SYN and not packet.flags & ACK:
-                return "restarts at the SYN, which came after its SYN-ACK"
+                return "tshark restarts at the SYN, which came after its SYN-ACK"
             if packet.flags & RST and packet.ack == answer.ack:
-                return "uses the acknowledgement in an earlier RST"
+                return "tshark uses the acknowledgement in an earlier RST"
         if self.in_a_tunnel(answer, reply):
-            return "regards tunnelled packets as part of the same connection"
+            return "tshark regards tunnelled packets as part of the same connection"
         return None
 
     def in_a_tunnel(self, packet: Packet, frame: int) -> bool:

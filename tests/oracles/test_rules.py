@@ -120,7 +120,7 @@ def _tally(transcript: Transcript, folder: Path, ours: Ours) -> dict[str, int]:
     capture = transcript.write(folder)
     report = pping.check(capture, folder / "made.pping", ours)
     assert report.holds, str(report)
-    return {what.removeprefix("pping's only: "): count for what, count in report.tally.items()}
+    return {what.removeprefix("pping only: "): count for what, count in report.tally.items()}
 
 
 @pytest.mark.parametrize("scene", SCENES)

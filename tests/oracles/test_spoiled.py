@@ -107,11 +107,14 @@ def test_an_answer_that_tshark_does_not_have(check: Check) -> None:
 def test_an_answer_that_tshark_cannot_pair(check: Check) -> None:
     check.reference("dns.csv").write_text("")
     check.reference("icmp.csv").write_text("")
-    odd = {"calls the response malformed": {18}, "matches echoes by their checksum, which is wrong": {20}}
+    odd = {
+        "tshark calls the response malformed": {18},
+        "tshark matches echoes by their checksum, but the checksum is wrong": {20},
+    }
     report = check.tshark(found=replace(check.found(), odd=odd))
     assert report.holds
     assert report.tally["dns: ours only: tshark calls the response malformed"] == 1
-    assert report.tally["icmp_echo: ours only: tshark matches echoes by their checksum, which is wrong"] == 1
+    assert report.tally["icmp_echo: ours only: tshark matches echoes by their checksum, but the checksum is wrong"] == 1
 
 
 def test_the_parser_of_the_output_of_tshark() -> None:
@@ -139,9 +142,9 @@ def test_the_parser_of_the_output_of_tshark() -> None:
     assert found.icmp == {20: [(19, 7 * MS)]}
     assert found.kinds == {kind: {6} if kind in RETRANSMISSIONS[::2] else set() for kind in KINDS}
     assert found.odd == {
-        "calls the response malformed": {24},
-        "matches echoes by their checksum, which is wrong": {22},
-        "does not read a response that the snap length truncated": {26},
+        "tshark calls the response malformed": {24},
+        "tshark matches echoes by their checksum, but the checksum is wrong": {22},
+        "tshark does not read a response that the snap length truncated": {26},
     }
 
 

@@ -77,7 +77,7 @@ class _Comparison:
                     f"{sample.method}: ours only: tshark's RTT starts at the SYN with the refused data"
                 ] += 1
             elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
-                self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
+                self.report.tally[f"{sample.method}: ours only: {reason}"] += 1
             elif not theirs and self.acknowledgements.is_first(origin, sample.frame):
                 self.report.tally[f"{sample.method}: ours only: tshark has no RTT, but the capture shows the RTT"] += 1
             else:
@@ -99,7 +99,7 @@ class _Comparison:
             if _agree(sample, theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's"] += 1
             elif not theirs and (odd := self._odd(sample)):
-                self.report.tally[f"{sample.method}: ours only: tshark {odd}"] += 1
+                self.report.tally[f"{sample.method}: ours only: {odd}"] += 1
             elif any(self._answers_the_first(sample, answer) for answer in theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's, but tshark's RTT starts at the copy"] += 1
             else:

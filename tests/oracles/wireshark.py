@@ -40,12 +40,16 @@ _FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # every IPv4 packet has ip.flags.
 # The reasons why tshark does not match a reply: the text, the field in which tshark reports the reason, and the value
 # of this field.
 ODDITIES = (
-    ("calls the response malformed", "_ws.malformed", "DNS"),
-    ("calls the acknowledgement malformed", "_ws.malformed", "TCP"),
-    ("does not read a response that the snap length truncated", "_ws.short", "DNS"),
-    ("matches echoes by their checksum, which is wrong", "icmp.checksum.status", "0"),
-    ("matches echoes by their checksum, which is wrong", "icmpv6.checksum.status", "0"),
-    *(("matches a fragmented packet at its last fragment", name, value) for name in _FLAGS for value in ("1", "True")),
+    ("tshark calls the response malformed", "_ws.malformed", "DNS"),
+    ("tshark calls the acknowledgement malformed", "_ws.malformed", "TCP"),
+    ("tshark does not read a response that the snap length truncated", "_ws.short", "DNS"),
+    ("tshark matches echoes by their checksum, but the checksum is wrong", "icmp.checksum.status", "0"),
+    ("tshark matches echoes by their checksum, but the checksum is wrong", "icmpv6.checksum.status", "0"),
+    *(
+        ("tshark matches a fragmented packet at its last fragment", name, value)
+        for name in _FLAGS
+        for value in ("1", "True")
+    ),
 )
 COLUMNS = (
     *(name for pairs in _TIMES.values() for pair in pairs for name in pair),
