@@ -80,7 +80,7 @@ class _Comparison:
                 self.report.tally[f"by the rules only: {doubt.rule.value}"] += 1
             else:
                 self._error(
-                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, the program none"
+                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, but the program gives no RTT"
                 )
 
     def check_lines(self) -> None:

@@ -54,7 +54,11 @@ def test_a_file_that_is_not_of_pping(check: Check) -> None:
 
 def test_a_sample_that_is_missing(check: Check) -> None:
     observed = check.with_samples(lambda sample: None if sample.frame == 5 else sample)
-    fails(check.pping(observed), "the rules give 30250000 ns, the program none", "frames 4 to 5, we have no RTT")
+    fails(
+        check.pping(observed),
+        "the rules give 30250000 ns, but the program gives no RTT",
+        "frames 4 to 5, we have no RTT",
+    )
 
 
 def test_a_sample_with_a_wrong_rtt(check: Check) -> None:

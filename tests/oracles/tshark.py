@@ -65,7 +65,7 @@ class _Comparison:
             origin = self.acknowledgements.origin(sample.frame, sample.rtt_ns)
             theirs = answers.get(sample.frame, [])
             if not origin:
-                self.report.errors.append(f"{what}: acknowledges no segment that was sent at that time; {_say(theirs)}")
+                self.report.errors.append(f"{what}: acknowledges no segment from the start of the RTT; {_say(theirs)}")
             elif fault := fault_of(origin):
                 self.report.errors.append(f"{what}: {fault}, frame {origin.frame}")
             elif _agree(sample, theirs):

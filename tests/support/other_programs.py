@@ -41,8 +41,8 @@ def set_to(register: int, value: int) -> bytes:
 
 
 def call(helper: int, *arguments: int | bytes) -> bytes:
-    """Return instructions that call a helper on the packet. Numbers are passed as values. Bytes (a multiple of 4) are
-    written to the stack, and their address is passed."""
+    """Return instructions that call a BPF helper for the packet. Numbers are passed as values. Bytes (a multiple of 4)
+    are written to the stack, and their address is passed."""
     code = b""
     for register, argument in enumerate(arguments, 2):
         if isinstance(argument, bytes):
