@@ -80,7 +80,8 @@ class _Comparison:
                 self.report.tally[f"by the rules only: {doubt.rule.value}"] += 1
             else:
                 self._error(
-                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, but the program gives no RTT"
+                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, "
+                    "but the program has no RTT"
                 )
 
     def check_lines(self) -> None:
@@ -132,7 +133,7 @@ class _Comparison:
                 self._error(f"ours, {self._describe(sample)}: pping has no such RTT (frames {origin.frame} to {frame})")
 
     def _other_origin(self, match: Match) -> str | None:
-        """Returns the reason if pping's RTT and our RTT start at different packets with the echoed TSval. Returns None
+        """If pping's RTT and our RTT start at different packets with the echoed TSval, returns the reason. Returns None
         if no reason is known."""
         frame, theirs = match.reply.frame, match.origin
         origin, _ = self.rules.rtts.get(frame, (theirs.frame, 0))

@@ -56,7 +56,7 @@ def test_a_sample_that_is_missing(check: Check) -> None:
     observed = check.with_samples(lambda sample: None if sample.frame == 5 else sample)
     fails(
         check.pping(observed),
-        "the rules give 30250000 ns, but the program gives no RTT",
+        "the rules give 30250000 ns, but the program has no RTT",
         "frames 4 to 5, we have no RTT",
     )
 
