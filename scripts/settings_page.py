@@ -55,11 +55,8 @@ as `\\xNN` counts as one character, so `caf?` matches `caf\\xe9`.
 
 On SIGHUP the agent reads the settings file again. The agent applies changes of the settings that have `yes` in the
 column `SIGHUP` below. If other settings have changed, the agent logs that these settings need a restart. If the file
-has an error, no setting changes. `idle_timeout`, `max_series`, `roll_up` and `min_samples` can be changed if at least
-one of these four settings was set at the start. If none of the four settings was set, a change needs a restart, because
-the agent did not keep the counts that these settings need. If an agent was started without a mirror port, it can watch
-a mirror port that is later added to the settings file. On this port, the agent does not detect duplicate packets, and
-it logs a warning.
+has an error, no setting changes. If an agent was started without a mirror port, it can watch a mirror port that is
+later added to the settings file. On this port, the agent does not detect duplicate packets, and it logs a warning.
 
 ## All settings
 

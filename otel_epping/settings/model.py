@@ -253,11 +253,6 @@ class Settings:
         """The limits on series."""
         return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
 
-    @property
-    def is_bounded(self) -> bool:
-        """True if an idle timeout or a limit on series is set."""
-        return bool(self.idle_timeout_ns) or self.limits.any
-
 
 class Definition(NamedTuple):
     """A setting: a field of Settings with its spec and its default, and the names that are derived from the field."""

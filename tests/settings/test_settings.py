@@ -89,7 +89,6 @@ def test_defaults_are_those_of_the_kernel_program() -> None:
 
 def test_limits_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:
     assert Settings().limits == Limits()
-    assert not Settings().is_bounded
     for command in (["run", "-i", "lo"], ["config"]):
         line = said(epping(ns, *command, "--roll-up"))
         assert line == "roll_up needs max_series: set how many subnets may be exported individually"

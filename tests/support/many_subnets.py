@@ -228,7 +228,7 @@ class Receiver:
                 assert value[key] >= before, "the value of a series has decreased"
         stream.start_ns, stream.time_ns, stream.value = start_ns, time_ns, value
 
-    def total(self, name: str, **attributes: str) -> Counter[Any]:
+    def total(self, name: str, **attributes: str | bool) -> Counter[Any]:
         """Add up the series of a metric. Only series with all the given attributes, such as `subnet`, are included."""
         wanted = {f"epping.{key}": value for key, value in attributes.items()}
         found: Counter[Any] = Counter()
