@@ -28,9 +28,9 @@
  * prove, although the verifier cannot prove the result. LLVM 14 and LLVM 19 change comparisons in different places. The
  * instructions below compare a register and return the same register, and the compiler cannot separate these
  * instructions. The compiler does not know anything about the number that the instructions return. `number` has 64
- * bits, because LLVM would compare only a copy of a 32-bit number. The instruction `exit` avoids a branch in C, which
- * the compiler might merge with other branches. Only the path to `exit` writes r0, so r0 is not in the list of
- * registers that the instructions change.
+ * bits. LLVM would copy a 32-bit number before the comparison, so the verifier would know the bound of the copy only.
+ * The instruction `exit` avoids a branch in C, which the compiler might merge with other branches. Only the path to
+ * `exit` writes r0, so r0 is not in the list of registers that the instructions change.
  */
 static __always_inline u64 bounded(u64 number, u64 limit)
 {
