@@ -157,15 +157,15 @@ class Slots:
         """
         rows, now_ns = len(slots), self.now_ns()
         self._grow(rows, now_ns)
-        final = [closing.slots for closing in self._newcomers if now_ns >= closing.final_ns]
-        self._newcomers = [closing for closing in self._newcomers if now_ns < closing.final_ns]
-        if final:
-            self._fold(np.concatenate(final), slots, readers)
         age_ns = now_ns - slots["created_ns"].astype(np.int64)
         old = np.flatnonzero((states_of(slots) == NEWCOMER) & ~self._is_closing[:rows] & (age_ns >= NEWCOMER_NS))
         if len(old):
             old = self._delete(old, slots["key"][old])
             self._newcomers.append(_Closing(old, now_ns + GRACE_NS, weakref.WeakSet()))
+        final = [closing.slots for closing in self._newcomers if now_ns >= closing.final_ns]
+        self._newcomers = [closing for closing in self._newcomers if now_ns < closing.final_ns]
+        if final:
+            self._fold(np.concatenate(final), slots, readers)
 
     def _fold(self, rows: Indexes, slots: Records, readers: Collection[Any]) -> None:
         """Adds the counts of newcomers to `folded`, and frees their slots.
