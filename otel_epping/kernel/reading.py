@@ -34,7 +34,7 @@ class RttTable:
     methods. Any other histogram is in use if its generation is odd.
 
     rows        (histograms,) the row of the reading to which the histogram belongs. When a row loses its owner, its
-                histograms lose their owner, too
+                histograms lose their owner, too. If a histogram is not in use, its row can be any row of the reading
     methods     (histograms,) the number of the method; 0 for the overflow histogram
     generation  (histograms,) a number like Reading.generation, for the owner of the histogram
     buckets     (histograms,) numbers of RTTs by bucket. Bucket 0 has the OTLP index `buckets.first_index(scale)`

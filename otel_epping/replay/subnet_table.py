@@ -18,7 +18,6 @@ _TIMES = ("min ms", *(f"p{100 * q:.0f} ms" for q in _QUANTILES), "max ms")
 _HEADINGS = ("subnet", "method", "RTTs", *_TIMES, "packets", "bytes")
 _LEFT_COLUMNS = 2
 _OVERFLOW = "all others"
-_UNANSWERED = "never answered ({:,} subnets)"
 
 
 @dataclass
@@ -37,10 +36,11 @@ class _SubnetCounts:
 
 
 def _names(reading: Reading, config: EppingConfig) -> dict[int, str]:
-    """Returns the name of each row's line in the table. All subnets that have not answered have the same name."""
+    """Returns the name of each row's line in the table. All subnets that have not answered share one line."""
     is_newcomer = has_owner(reading.generation) & ~reading.answered
     is_newcomer[UNANSWERED_SLOT] = True
-    names = dict.fromkeys(np.flatnonzero(is_newcomer).tolist(), _UNANSWERED.format(reading.unanswered))
+    unanswered = f"never answered ({reading.unanswered:,} subnet{'s' * (reading.unanswered != 1)})"
+    names = dict.fromkeys(np.flatnonzero(is_newcomer).tolist(), unanswered)
     names[OVERFLOW_SLOT] = _OVERFLOW
     for row in np.flatnonzero(has_owner(reading.generation) & reading.answered).tolist():
         if subnet := subnet_of(reading, row, config):

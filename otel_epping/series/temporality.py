@@ -112,7 +112,7 @@ class TemporalityTracker:
         self._min_max.grow(len(in_use))
         self._min_max.merge(slice(len(in_use)), rtts.min_ns, rtts.max_ns)
         pending = np.flatnonzero(self._rtts.is_pending)
-        self._histograms = pending[np.lexsort((rtts.methods[pending], rtts.rows[pending]))]
+        self._histograms = pending[np.argsort(rtts.rows[pending], kind="stable")]
         self._rows_of_histograms = rtts.rows[self._histograms]
 
     def rows(self) -> Indexes:

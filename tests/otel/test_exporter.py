@@ -22,7 +22,7 @@ from opentelemetry.sdk.metrics.export import (
 from otel_epping.kernel import buckets
 from otel_epping.kernel.arrays import Counts, as_matrix
 from otel_epping.kernel.read.reader import Reader
-from otel_epping.kernel.reading import Reading
+from otel_epping.kernel.reading import Reading, RttTable
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import exporter as exporter_module
 from otel_epping.otel import metric_table, producer, semconv
@@ -83,14 +83,22 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
 
     def read_heavy(reader: Reader) -> Reading:
         reading = read(reader)
-        ones: Counts = np.asarray(as_matrix(reading.counters).any(axis=1), np.uint64)
+        rows = np.flatnonzero(as_matrix(reading.counters).any(axis=1) & (np.arange(len(reading.counters)) > 1))
+        ones: Counts = np.append(np.uint64(0), np.ones(len(rows), np.uint64))  # the overflow histogram is empty
         full = np.outer(ones, np.full(histogram.MAX_BUCKETS, 2**34, np.uint64))
-        return dataclasses.replace(
-            reading,
+        rtts = RttTable(
+            rows=np.append(0, rows),
+            methods=np.zeros(len(ones), np.int64),
+            generation=ones.astype(np.uint32),
             buckets=runs_of(full),
             sum_ns=ones * np.uint64(2**60),
             min_ns=ones * np.uint64(buckets.RTT_MIN_NS),
             max_ns=ones * np.uint64(buckets.RTT_MAX_NS),
+        )
+        return dataclasses.replace(
+            reading,
+            answered=np.ones(len(reading.counters), np.bool_),
+            rtts=rtts,
             counters=(as_matrix(reading.counters) * np.uint64(2**50)).view(reading.counters.dtype)[:, 0],
         )
 

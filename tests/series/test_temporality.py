@@ -5,7 +5,7 @@ Each test also adds up the counts by simple addition, and compares the sums with
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.read.min_max import NO_MIN_NS
-from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
-from otel_epping.series.temporality import TemporalityTracker
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, OVERFLOW_SLOT, SHARED_SLOTS, Reading, RttTable
+from otel_epping.series.temporality import TemporalityTracker, Unsent
 from tests.support.readings import dense, runs_of
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
@@ -30,23 +30,26 @@ INTERFACE_DTYPE = np.dtype([("packets", "u8", (2,)), ("flows", "u8")])
 
 
 class Kernel:
-    """Simulates the counts of the kernel program."""
+    """Simulates the counts of the kernel program.
+
+    The first two rows are shared rows. A row has one histogram for RTTs of an even number of ns, and one for RTTs of an
+    odd number of ns. Row 0 has one histogram.
+    """
 
     def __init__(self) -> None:
         self.now_ns = STARTED_NS
-        self.created_ns = [0]
-        self.rtts_ns: list[list[int]] = [[]]  # the RTTs since the last reading
-        self.buckets: Counts = np.zeros((1, BUCKETS), np.uint64)
-        self.sum_ns: Counts = np.zeros(1, np.uint64)
-        self.counters: Counts = np.zeros((1, COUNTERS), np.uint64)
+        self.created_ns = [0] * SHARED_SLOTS
+        self.rtts_ns: list[list[int]] = [[] for _ in self.created_ns]  # the RTTs since the last reading
+        self.counters: Counts = np.zeros((SHARED_SLOTS, COUNTERS), np.uint64)
+        self.histograms = {(OVERFLOW_SLOT, 0): OVERFLOW_HISTOGRAM}
+        self.histogram_rtts_ns: list[list[int]] = [[]]  # the RTTs since the start
+        self.new = [0]  # the first RTT of each histogram since the last reading
         self.interfaces = np.zeros((1, 3), np.uint64)
         self.interfaces_since_ns = [STARTED_NS]
 
     def add_row(self) -> None:
         self.created_ns.append(self.now_ns)
         self.rtts_ns.append([])
-        self.buckets = np.concatenate([self.buckets, np.zeros((1, BUCKETS), np.uint64)])
-        self.sum_ns = np.append(self.sum_ns, np.uint64(0))
         self.counters = np.concatenate([self.counters, np.zeros((1, COUNTERS), np.uint64)])
 
     def add_interface(self) -> None:
@@ -58,24 +61,53 @@ class Kernel:
         self.interfaces[-1, octets % 3] += np.uint64(1)
 
     def rtt(self, row: int, rtt_ns: int) -> None:
-        self.buckets[row, rtt_ns % BUCKETS] += np.uint64(1)
-        self.sum_ns[row] += np.uint64(rtt_ns)
+        pair = row, rtt_ns % 2 if row != OVERFLOW_SLOT else 0
+        number = self.histograms.setdefault(pair, len(self.histograms))
+        if number == len(self.histogram_rtts_ns):
+            self.histogram_rtts_ns.append([])
+            self.new.append(0)
+        self.histogram_rtts_ns[number].append(rtt_ns)
         self.rtts_ns[row].append(rtt_ns)
+
+    def buckets(self) -> Counts:
+        """Return the buckets of all rows, shape (rows, buckets)."""
+        found: Counts = np.zeros((len(self.created_ns), BUCKETS), np.uint64)
+        for (row, _), number in self.histograms.items():
+            found[row] += buckets_of(self.histogram_rtts_ns[number])
+        return found
+
+    def sums_ns(self) -> list[int]:
+        """Return the sum of the RTTs of each row."""
+        found = [0] * len(self.created_ns)
+        for (row, _), number in self.histograms.items():
+            found[row] += sum(self.histogram_rtts_ns[number])
+        return found
+
+    def _rtts(self) -> RttTable:
+        new = [rtts[begin:] for rtts, begin in zip(self.histogram_rtts_ns, self.new, strict=True)]
+        self.new = [len(rtts) for rtts in self.histogram_rtts_ns]
+        return RttTable(
+            rows=np.array([row for row, _ in self.histograms], np.int64),
+            methods=np.array([method for _, method in self.histograms], np.int64),
+            generation=np.arange(len(self.histograms)).astype(np.bool_).astype(np.uint32),
+            buckets=runs_of(np.array([buckets_of(rtts) for rtts in self.histogram_rtts_ns], np.uint64)),
+            sum_ns=np.array([sum(rtts) for rtts in self.histogram_rtts_ns], np.uint64),
+            min_ns=np.array([min(rtts, default=NO_MIN_NS) for rtts in new], np.uint64),
+            max_ns=np.array([max(rtts, default=0) for rtts in new], np.uint64),
+        )
 
     def read(self) -> Reading:
         self.now_ns += TICK_NS
-        least = np.array([min(rtts, default=NO_MIN_NS) for rtts in self.rtts_ns], np.uint64)
-        greatest = np.array([max(rtts, default=0) for rtts in self.rtts_ns], np.uint64)
         self.rtts_ns = [[] for _ in self.rtts_ns]
+        generation = np.array(self.created_ns, np.int64).astype(np.bool_).astype(np.uint32)
         return Reading(
             time_ns=self.now_ns,
             slots=np.zeros(len(self.created_ns), np.uint8),
             created_ns=np.array(self.created_ns, np.int64),
-            generation=np.array(self.created_ns, np.int64).astype(np.bool_).astype(np.uint32),
-            buckets=runs_of(self.buckets),
-            sum_ns=self.sum_ns.copy(),
-            min_ns=least,
-            max_ns=greatest,
+            generation=generation,
+            answered=generation != 0,
+            unanswered=0,
+            rtts=self._rtts(),
             counters=self.counters.copy().view(COUNTER_DTYPE)[:, 0],
             active=np.zeros(len(self.created_ns), np.uint64),
             flows=0,
@@ -85,6 +117,35 @@ class Kernel:
             interfaces_since_ns=np.array(self.interfaces_since_ns, np.int64),
             gone=frozenset(),
         )
+
+
+def buckets_of(rtts_ns: list[int]) -> Counts:
+    return np.bincount(np.array(rtts_ns, np.int64) % BUCKETS, minlength=BUCKETS).astype(np.uint64)
+
+
+def tracker_of(*, delta: bool) -> TemporalityTracker:
+    return TemporalityTracker(delta=delta, started_ns=STARTED_NS, counters=COUNTERS)
+
+
+class RttsOfRow(NamedTuple):
+    """The pending RTTs of a row."""
+
+    buckets: Counts
+    sum_ns: int
+    min_ns: int
+    max_ns: int
+
+
+def rtts_of(pending: Unsent, row: int) -> RttsOfRow:
+    """Add up the pending histograms of a row."""
+    rtts = pending.rtts
+    of_row = np.flatnonzero(rtts.rows == row)
+    return RttsOfRow(
+        dense(rtts.buckets.select(of_row), BUCKETS).sum(axis=0),
+        int(rtts.sum_ns[of_row].sum()),
+        min(rtts.min_ns[of_row].tolist(), default=NO_MIN_NS),
+        max(rtts.max_ns[of_row].tolist(), default=0),
+    )
 
 
 @dataclass
@@ -136,26 +197,24 @@ def receive(received: Received, tracker: TemporalityTracker, row: int) -> None:
     pending = tracker.pending(np.array([row]))
     start_ns, now_ns = int(pending.start_ns[0]), tracker.reading.time_ns
     assert received.until_ns <= start_ns < now_ns, "points do not overlap or go back in time"
-    buckets = dense(pending.buckets, BUCKETS)[0]
-    assert (buckets < 2**40).all(), "no count is negative"
+    rtts = rtts_of(pending, row)
+    assert (rtts.buckets < 2**40).all(), "no count is negative"
     assert (pending.counters < 2**40).all(), "no count is negative"
-    received.buckets += buckets
-    received.sum_ns += int(pending.sum_ns[0])
+    received.buckets += rtts.buckets
+    received.sum_ns += rtts.sum_ns
     received.counters += pending.counters[0]
     received.from_ns = received.from_ns or start_ns
     received.until_ns = now_ns
-    if buckets.any():
-        assert 0 < int(pending.min_ns[0]) <= int(pending.max_ns[0])
-        mean_ns = int(pending.sum_ns[0]) / int(buckets.sum())
-        assert int(pending.min_ns[0]) <= mean_ns <= int(pending.max_ns[0])
-    received.min_ns = min(received.min_ns, int(pending.min_ns[0]))
-    received.max_ns = max(received.max_ns, int(pending.max_ns[0]))
+    if rtts.buckets.any():
+        assert 0 < rtts.min_ns <= rtts.sum_ns / int(rtts.buckets.sum()) <= rtts.max_ns
+    received.min_ns = min(received.min_ns, rtts.min_ns)
+    received.max_ns = max(received.max_ns, rtts.max_ns)
 
 
 @settings(deadline=None)
 @given(STEPS)
 def test_exported_and_pending_deltas_add_up_to_the_total(steps: list[Step]) -> None:
-    kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    kernel, tracker = Kernel(), tracker_of(delta=True)
     receiver: dict[int, Received] = {}
     for step in steps:
         count(kernel, step)
@@ -168,11 +227,10 @@ def test_exported_and_pending_deltas_add_up_to_the_total(steps: list[Step]) -> N
                 tracker.acknowledge(part)
         every = np.arange(len(kernel.created_ns))
         pending = tracker.pending(every)
-        buckets = dense(pending.buckets, BUCKETS)
         for row in every.tolist():
-            received = receiver.get(row, Received())
-            assert (received.buckets + buckets[row] == kernel.buckets[row]).all()
-            assert received.sum_ns + int(pending.sum_ns[row]) == int(kernel.sum_ns[row])
+            received, rtts = receiver.get(row, Received()), rtts_of(pending, row)
+            assert (received.buckets + rtts.buckets == kernel.buckets()[row]).all()
+            assert received.sum_ns + rtts.sum_ns == kernel.sums_ns()[row]
             assert (received.counters + pending.counters[row] == kernel.counters[row]).all()
         silent = np.setdiff1d(every, rows)
         assert not pending.counters[silent].any(), "a row that is not exported has no pending counts"
@@ -185,15 +243,14 @@ def test_delta_intervals_of_a_row_have_no_gap_or_overlap(steps: list[Step]) -> N
 
     The first point of a row starts when the row is created.
     """
-    kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    kernel, tracker = Kernel(), tracker_of(delta=True)
     start_ns: dict[int, int] = {}
     for step in steps:
         count(kernel, step)
         tracker.update(kernel.read())
         rows = tracker.rows()
-        start_ns[OVERFLOW_SLOT] = start_ns.get(OVERFLOW_SLOT, STARTED_NS)
-        for row, created_ns in enumerate(kernel.created_ns[1:], 1):
-            start_ns.setdefault(row, created_ns)
+        for row, created_ns in enumerate(kernel.created_ns):
+            start_ns.setdefault(row, created_ns or STARTED_NS)
         assert tracker.pending(rows).start_ns.tolist() == [start_ns[row] for row in rows.tolist()]
         unsent = set(rows.tolist())
         for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
@@ -205,8 +262,33 @@ def test_delta_intervals_of_a_row_have_no_gap_or_overlap(steps: list[Step]) -> N
 
 @settings(deadline=None)
 @given(STEPS)
+def test_delta_intervals_of_a_histogram_have_no_gap_or_overlap(steps: list[Step]) -> None:
+    """The first point of a histogram starts at the previous reading, or when the row is created, whichever is later."""
+    kernel, tracker = Kernel(), tracker_of(delta=True)
+    start_ns: dict[tuple[int, int], int] = {}
+    previous_ns = STARTED_NS
+    for step in steps:
+        count(kernel, step)
+        tracker.update(kernel.read())
+        for row, method in kernel.histograms:
+            start_ns.setdefault((row, method), max(kernel.created_ns[row], previous_ns))
+        rows = tracker.rows()
+        rtts = tracker.pending(rows).rtts
+        pairs = list(zip(rtts.rows.tolist(), rtts.methods.tolist(), strict=True))
+        assert rtts.start_ns.tolist() == [start_ns[pair] for pair in pairs]
+        unsent = set(pairs)
+        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+            if delivered:
+                tracker.acknowledge(part)
+                unsent -= {pair for pair in unsent if pair[0] in part}
+        previous_ns = tracker.reading.time_ns
+        start_ns |= {pair: previous_ns for pair in start_ns if pair not in unsent}
+
+
+@settings(deadline=None)
+@given(STEPS)
 def test_delta_extremes_are_those_of_the_exported_rtts(steps: list[Step]) -> None:
-    kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    kernel, tracker = Kernel(), tracker_of(delta=True)
     unsent: dict[int, list[int]] = {}
     for step in steps:
         count(kernel, step)
@@ -215,10 +297,11 @@ def test_delta_extremes_are_those_of_the_exported_rtts(steps: list[Step]) -> Non
         tracker.update(kernel.read())
         rows = tracker.rows()
         pending = tracker.pending(rows)
-        for i, row in enumerate(rows.tolist()):
-            assert int(pending.min_ns[i]) == min(unsent[row], default=NO_MIN_NS)
-            assert int(pending.max_ns[i]) == max(unsent[row], default=0)
-            assert int(pending.sum_ns[i]) == sum(unsent[row])
+        for row in rows.tolist():
+            rtts = rtts_of(pending, row)
+            assert rtts.min_ns == min(unsent[row], default=NO_MIN_NS)
+            assert rtts.max_ns == max(unsent[row], default=0)
+            assert rtts.sum_ns == sum(unsent[row])
         for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
             if delivered:
                 tracker.acknowledge(part)
@@ -228,7 +311,7 @@ def test_delta_extremes_are_those_of_the_exported_rtts(steps: list[Step]) -> Non
 @settings(deadline=None)
 @given(STEPS)
 def test_cumulative_exports_do_not_depend_on_acknowledgements(steps: list[Step]) -> None:
-    kernel, tracker = Kernel(), TemporalityTracker(delta=False, started_ns=STARTED_NS)
+    kernel, tracker = Kernel(), tracker_of(delta=False)
     rtts_ns: dict[int, list[int]] = {}
     for step in steps:
         count(kernel, step)
@@ -238,16 +321,17 @@ def test_cumulative_exports_do_not_depend_on_acknowledgements(steps: list[Step])
         rows = tracker.rows()
         assert rows.tolist() == np.flatnonzero(kernel.counters.any(axis=1)).tolist()
         pending = tracker.pending(rows)
-        assert (dense(pending.buckets, BUCKETS) == kernel.buckets[rows]).all()
-        assert (pending.sum_ns == kernel.sum_ns[rows]).all()
         assert (pending.counters == kernel.counters[rows]).all()
         counters, start_ns = tracker.pending_interfaces()
         assert (counters == kernel.interfaces).all()
         assert start_ns.tolist() == kernel.interfaces_since_ns
-        starts = [STARTED_NS, *kernel.created_ns[1:]]
-        assert pending.start_ns.tolist() == [starts[row] for row in rows.tolist()]
-        assert pending.min_ns.tolist() == [min(rtts_ns[row], default=NO_MIN_NS) for row in rows.tolist()]
-        assert pending.max_ns.tolist() == [max(rtts_ns[row], default=0) for row in rows.tolist()]
+        assert pending.start_ns.tolist() == [kernel.created_ns[row] or STARTED_NS for row in rows.tolist()]
+        for row in rows.tolist():
+            rtts = rtts_of(pending, row)
+            assert (rtts.buckets == kernel.buckets()[row]).all()
+            assert rtts.sum_ns == kernel.sums_ns()[row]
+            assert rtts.min_ns == min(rtts_ns[row], default=NO_MIN_NS)
+            assert rtts.max_ns == max(rtts_ns[row], default=0)
         if step[4][0]:
             tracker.acknowledge(rows)
             tracker.acknowledge_interfaces()
@@ -256,7 +340,7 @@ def test_cumulative_exports_do_not_depend_on_acknowledgements(steps: list[Step])
 @settings(deadline=None)
 @given(STEPS)
 def test_interfaces_are_exported_like_rows(steps: list[Step]) -> None:
-    kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    kernel, tracker = Kernel(), tracker_of(delta=True)
     received: Counts = np.zeros((64, 3), np.uint64)
     received_ns: list[int] = []
     for step in steps:
@@ -274,20 +358,20 @@ def test_interfaces_are_exported_like_rows(steps: list[Step]) -> None:
 # ---- the counters of one packet are not read at the same time, so an event may be split over two readings
 
 
-def delivered(tracker: TemporalityTracker, kernel: Kernel, received: Received, row: int = 1) -> list[int]:
-    """Take a reading and deliver it. Add the exported counts of `row` to `received`.
+ROW_2 = 2
 
-    Sums, minima and maxima are added only if the point has RTTs in buckets.
-    """
+
+def delivered(tracker: TemporalityTracker, kernel: Kernel, received: Received) -> list[int]:
+    """Take a reading and deliver it. Add the exported counts of row 2 to `received`."""
     tracker.update(kernel.read())
     rows: list[int] = tracker.rows().tolist()
-    if row in rows:
-        pending = tracker.pending(np.array([row]))
-        if pending.buckets.counts.any():
-            received.buckets += dense(pending.buckets, BUCKETS)[0]
-            received.sum_ns += int(pending.sum_ns[0])
-            received.min_ns = min(received.min_ns, int(pending.min_ns[0]))
-            received.max_ns = max(received.max_ns, int(pending.max_ns[0]))
+    if ROW_2 in rows:
+        pending = tracker.pending(np.array([ROW_2]))
+        rtts = rtts_of(pending, ROW_2)
+        received.buckets += rtts.buckets
+        received.sum_ns += rtts.sum_ns
+        received.min_ns = min(received.min_ns, rtts.min_ns)
+        received.max_ns = max(received.max_ns, rtts.max_ns)
         received.counters += pending.counters[0]
     tracker.acknowledge(tracker.rows())
     return rows
@@ -297,7 +381,7 @@ def delivered(tracker: TemporalityTracker, kernel: Kernel, received: Received, r
 def row() -> tuple[Kernel, TemporalityTracker, Received]:
     kernel = Kernel()
     kernel.add_row()
-    return kernel, TemporalityTracker(delta=True, started_ns=STARTED_NS), Received()
+    return kernel, tracker_of(delta=True), Received()
 
 
 def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, TemporalityTracker, Received]) -> None:
@@ -306,10 +390,10 @@ def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, Te
     So a packet may be in one reading, and the RTT of the packet in the next reading.
     """
     kernel, tracker, received = row
-    kernel.packet(1, 100)
-    assert delivered(tracker, kernel, received) == [1]
-    kernel.rtt(1, 5_000)
-    assert delivered(tracker, kernel, received) == [1]
+    kernel.packet(ROW_2, 100)
+    assert delivered(tracker, kernel, received) == [ROW_2]
+    kernel.rtt(ROW_2, 5_000)
+    assert delivered(tracker, kernel, received) == [ROW_2]
     assert int(received.buckets.sum()) == 1
     assert received.sum_ns == received.min_ns == received.max_ns == 5_000
 
@@ -318,10 +402,10 @@ def test_an_rtt_read_before_its_packet_is_exported_first(
     row: tuple[Kernel, TemporalityTracker, Received],
 ) -> None:
     kernel, tracker, received = row
-    kernel.rtt(1, 5_000)
-    assert delivered(tracker, kernel, received) == [1]
-    kernel.packet(1, 100)
-    assert delivered(tracker, kernel, received) == [1]
+    kernel.rtt(ROW_2, 5_000)
+    assert delivered(tracker, kernel, received) == [ROW_2]
+    kernel.packet(ROW_2, 100)
+    assert delivered(tracker, kernel, received) == [ROW_2]
     assert (int(received.buckets.sum()), received.sum_ns, int(received.counters.sum())) == (1, 5_000, 100)
 
 
@@ -329,12 +413,12 @@ def test_an_rtt_read_after_its_packet_keeps_its_extremes(
     row: tuple[Kernel, TemporalityTracker, Received],
 ) -> None:
     kernel, tracker, received = row
-    kernel.packet(1, 100)
+    kernel.packet(ROW_2, 100)
     delivered(tracker, kernel, received)
-    kernel.rtt(1, 5_000)
+    kernel.rtt(ROW_2, 5_000)
     delivered(tracker, kernel, received)
-    kernel.packet(1, 100)
-    kernel.rtt(1, 9_000)
+    kernel.packet(ROW_2, 100)
+    kernel.rtt(ROW_2, 9_000)
     delivered(tracker, kernel, received)
     assert (int(received.buckets.sum()), received.sum_ns) == (2, 14_000)
     assert (received.min_ns, received.max_ns) == (5_000, 9_000)
@@ -348,13 +432,13 @@ def test_a_row_is_exported_once_its_slot_is_known(delta: bool) -> None:
     the key.
     """
     kernel: Any = Kernel()
-    tracker = TemporalityTracker(delta=delta, started_ns=STARTED_NS)
+    tracker = tracker_of(delta=delta)
     kernel.add_row()
-    created_ns, kernel.created_ns[1] = kernel.created_ns[1], 0
-    kernel.packet(1, 100)
+    created_ns, kernel.created_ns[ROW_2] = kernel.created_ns[ROW_2], 0
+    kernel.packet(ROW_2, 100)
     tracker.update(kernel.read())
     assert tracker.rows().tolist() == [], "the subnet of the row is not known yet"
-    kernel.created_ns[1] = created_ns
+    kernel.created_ns[ROW_2] = created_ns
     tracker.update(kernel.read())
-    assert tracker.rows().tolist() == [1]
+    assert tracker.rows().tolist() == [ROW_2]
     assert tracker.pending(tracker.rows()).start_ns.tolist() == [created_ns]

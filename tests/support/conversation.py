@@ -5,6 +5,7 @@ A client exchanges TCP, DNS and ICMP packets with a server, over IPv4 or IPv6, i
 uses.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -88,8 +89,8 @@ def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
     rows = {}
     subnet = ""
     for line in table.splitlines()[1:]:
-        cells = line.split()
-        if not cells:
+        cells = re.split(" {2,}", line.strip())  # a name in the first column may contain single spaces
+        if cells == [""]:
             break
         if not line.startswith(" "):
             subnet, *cells = cells

@@ -21,6 +21,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricsData
 from opentelemetry.sdk.resources import Resource
 from scapy.layers.inet import ICMP, IP, UDP
 
+from otel_epping.kernel import methods
 from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
@@ -28,10 +29,12 @@ from otel_epping.otel.counters import SUBNET_COUNTERS
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 from tests.support.otlp_receiver import GRPC, receiver
 from tests.support.packets import ETHER
 from tests.support.prog_test_run import EGRESS, MS, Bench
 from tests.support.recorder import CONFIG, Conversation, exporter
+from tests.support.synthetic_kernel import SyntheticCollector, SyntheticKernel
 
 pytestmark = pytest.mark.parallel
 
@@ -87,6 +90,33 @@ def test_a_request_equals_that_of_the_sdks_encoder(bench: Bench, temporality: Ag
     assert metric_table.RTT.name in seen
     assert semconv.OVERFLOW in str(expected)
     assert len(seen) > len({counter.metric for counter in SUBNET_COUNTERS}) // 2
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
+def test_a_request_with_shared_points_and_covering_prefixes_equals_that_of_the_sdks_encoder(
+    temporality: AggregationTemporality,
+) -> None:
+    draw, kernel = random.Random(12), SyntheticKernel(CONFIG, rows=30, histograms=30)
+    collector: Any = SyntheticCollector(kernel)
+    producer = EppingMetricProducer(collector, temporality, Limits(max_series=12, roll_up=True))
+    encoder = BatchEncoder(producer)
+    for _ in range(6):
+        for _ in range(100):
+            kernel.packet(draw.randrange(60), draw.randrange(40, 1500))
+            kernel.rtt(draw.randrange(30), draw.randrange(6), round(2 ** draw.uniform(10, 35)))
+        kernel.take_back_newcomers()
+        for _ in range(5):
+            kernel.retire(draw.randrange(30))
+        producer.read()
+        for batch in producer.batches():
+            ours = encoder.request([ResourceMetrics(RESOURCE, [], "")], batch)
+            expected = encode_metrics(MetricsData([ResourceMetrics(RESOURCE, [producer.metrics(batch)], "")]))
+            assert ExportMetricsServiceRequest.FromString(ours.body) == expected
+            if draw.random() < 0.7:
+                producer.acknowledge(batch)
+    for words in (semconv.OVERFLOW, semconv.UNANSWERED, "/16", "/24", *methods.ALL):
+        assert words in str(expected)
 
 
 def test_rejected_points_are_counted_and_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
