@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks. All programs that a benchmark compares are measured in the same run.
+"""Benchmarks. If a benchmark compares several programs, it measures all of them in the same run.
 
-Run them with `python -m bench` (see `__main__.py`). docs/performance.md describes the methods and has the results.
+Run the benchmarks with `python -m bench` (see `__main__.py`). docs/performance.md describes the methods and has the
+results.
 
     live_traffic     time per packet on an interface, by the kernel's run-time statistics
     throughput       share of packets that a saturated path loses
@@ -15,5 +16,5 @@ Run them with `python -m bench` (see `__main__.py`). docs/performance.md describ
     start            time from the command to the first counted packet
     million_subnets  memory for a million subnets; runs only if it is named
 
-All benchmarks need root. They create their own network namespaces and do not use existing interfaces.
+All benchmarks need root. The benchmarks create their own network namespaces and do not use existing interfaces.
 """

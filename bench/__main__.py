@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs benchmarks, and prints their tables and a table of the goals.
 
-`python -m bench [NAME...]` runs the named benchmarks. Without names it runs all benchmarks except million_subnets.
-`--compare` also measures other loaded programs, by their ids or names in `bpftool prog list`. For goals that limit a
-share, our program is compared with the first of these programs. The exit code is 0 even if a goal is not met. The last
-table shows which goals are met.
+`python -m bench [NAME...]` runs the named benchmarks. Without a NAME, the command runs all benchmarks except
+million_subnets. `--compare` names other loaded BPF programs to measure, by the ids or names that `bpftool prog list`
+prints. Some goals compare our program with another program. For these goals, the other program is the first program
+that `--compare` names. The exit code is 0 even if a goal is not met. The last table shows which goals are met.
 """
 
 import argparse
@@ -41,8 +41,8 @@ from otel_epping.lab.namespaces import LabError
 from otel_epping.version import __version__
 
 BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
-    # `kernel` fills the flow tables of the compared programs. So `live_traffic`, `throughput` and `cold_cache` run
-    # first.
+    # The benchmark `kernel` fills the flow tables of the compared programs. So `live_traffic`, `throughput` and
+    # `cold_cache` run before `kernel`.
     "live_traffic": live_traffic.run,
     "throughput": throughput.run,
     "cold_cache": cold_cache.run,
@@ -55,7 +55,7 @@ BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
     "start": start.run,
     "million_subnets": million_subnets.run,
 }
-# This benchmark takes minutes and needs gigabytes of memory, so it runs only if it is named.
+# The benchmark million_subnets takes minutes and needs gigabytes of memory, so it runs only if the user names it.
 _ONLY_IF_NAMED = "million_subnets"
 
 
@@ -73,7 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tiny",
         action="store_true",
-        help="use the smallest sizes, only to test the benchmarks; the figures are meaningless",
+        help="use the smallest sizes, to test the benchmarks only; the measured figures are meaningless",
     )
     arguments = parser.parse_args()
     for name in arguments.names:
@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _machine() -> dict[str, Any]:
-    """Returns the machine, the versions and the time of the measurement."""
+    """Returns the CPUs of this machine, the versions of the kernel, Python and otel-epping, and the current time."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
     return {
         "otel_epping": __version__,

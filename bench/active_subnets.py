@@ -23,7 +23,10 @@ def map_layouts(config: EppingConfig) -> Maps:
 
 
 class SubnetTraffic:
-    """Sends segments to servers from the agent's end of the veth pair, and sends replies from the far end."""
+    """Sends segments to servers from the agent's end of the veth pair.
+
+    Sends the servers' replies from the other end.
+    """
 
     def __init__(self, veth: VethPair) -> None:
         self._ends = {egress: veth.raw(near=egress) for egress in (True, False)}
@@ -32,7 +35,7 @@ class SubnetTraffic:
     def send(self, servers: int) -> None:
         """Sends a segment to each server, and then a reply from each server. Each server has its own subnet.
 
-        From the second call on, each server's reply completes an RTT sample.
+        From the second call of send() on, each server's reply completes an RTT sample.
         """
         for first in range(0, servers, _AT_ONCE):
             numbers = np.arange(first, min(first + _AT_ONCE, servers))
@@ -42,11 +45,14 @@ class SubnetTraffic:
 
 
 def activate(agent: AgentProcess, traffic: SubnetTraffic, subnets: int, like: Maps, scale: int) -> None:
-    """Makes `subnets` subnets active, including the clients' subnet. Fills their histograms with the RTTs of a day."""
+    """Makes `subnets` subnets active, including the clients' subnet.
+
+    Fills the subnets' histograms with the RTTs of a day.
+    """
     traffic.send(subnets - 1)
     fds = agent.maps()
     maps = {name: Map(fds[name], like[name].layout) for name in _FILLED}
     live = int(fill_maps.records(maps["slots"], subnets + 1)["live"].sum())
     if live != subnets:
-        raise EppingError(f"packets were lost, so only {live} of {subnets} subnets have a slot: run it again")
+        raise EppingError(f"packets were lost: only {live} of {subnets} subnets have a slot. Run the benchmark again")
     fill_maps.fill(maps, subnets, scale)

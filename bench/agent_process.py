@@ -23,7 +23,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class AgentProcess:
-    """A running agent that exports to `endpoint`. A context manager that kills the process on exit."""
+    """A running agent that exports to `endpoint`. This context manager kills the agent's process on exit."""
 
     def __init__(self, veth: VethPair, endpoint: str, *options: str) -> None:
         self._veth = veth
@@ -52,19 +52,19 @@ class AgentProcess:
         return self._log.read()
 
     def wait_until(self, condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.01) -> None:
-        """Waits until `condition()` is true. Raises EppingError if the agent ends first, or on timeout."""
+        """Waits until `condition()` is true. Raises EppingError if the agent ends first, or `timeout_s` have passed."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.process.poll() is not None:
                 raise EppingError(f"the agent ended with status {self.process.returncode}", self.log)
             if time.monotonic() > deadline:
-                raise EppingError(f"the agent did not reach this state within {timeout_s:.0f} s: {what}", self.log)
+                raise EppingError(f"the agent needs more than {timeout_s:.0f} s until {what}", self.log)
             time.sleep(every_s)
 
     def next_export(self, receiver: Blackhole, interval_s: float) -> int:
-        """Waits until the next export has started and ended. Returns the size of this export in bytes."""
+        """Waits until the next export has started and ended. Returns the size of the export in bytes."""
         seen = first = len(receiver.sizes)
-        self.wait_until(lambda: len(receiver.sizes) > first, _FIRST_S + interval_s, "first request of an export", 0.05)
+        self.wait_until(lambda: len(receiver.sizes) > first, _FIRST_S + interval_s, "an export starts", 0.05)
         while len(receiver.sizes) > seen:
             seen = len(receiver.sizes)
             time.sleep(interval_s * _PAUSE)
@@ -76,7 +76,9 @@ class AgentProcess:
             return programs.attached_program(self._veth.ifindex, "egress")
 
     def maps(self) -> dict[str, int]:
-        """Returns descriptors of the program's maps. The keys are the first 15 characters of the map names."""
+        """Returns the descriptors of the maps that the agent's program uses. The key of a descriptor consists of the
+        first 15 characters of the map's name.
+        """
         program = self.program()
         assert program
         return programs.maps_of(program)
@@ -87,7 +89,7 @@ class AgentProcess:
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
     def memory_mb(self, name: str = "VmRSS") -> float:
-        """Returns the resident memory in MB, or its peak if `name` is VmHWM.
+        """Returns the agent's resident memory in MB, or the peak of this memory if `name` is VmHWM.
 
         If the process has just ended, returns 0.
         """
@@ -96,7 +98,7 @@ class AgentProcess:
         return int(size[0]) * 1024 / 1e6 if size else 0.0
 
     def stop(self) -> float:
-        """Sends SIGTERM and waits until the agent ends. Returns the peak of its resident memory in MB.
+        """Sends SIGTERM and waits until the agent ends. Returns the peak of the agent's resident memory in MB.
 
         Raises EppingError if the exit status is not 0.
         """

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU share and memory of `otel-epping run`, which exports over gRPC every 10 s to a receiver on the same machine.
 
-Once per export interval, each subnet receives a segment and answers it. The segments and answers are real packets that
-pass the interface (active_subnets.py). So each subnet has new counts and new RTTs in each interval. The histograms have
-as many RTTs as after a day of traffic (fill_maps.py). The subnets are new in the first interval, which is not measured.
-The CPU time is the user and system time that the kernel charges to the agent's process during several intervals. It
-does not include the time that the BPF program needs for the packets: kernel.py and live_traffic.py measure that time.
-The memory is the resident memory after these intervals.
+Once per export interval, each subnet receives a segment and replies with a segment. The segments and replies are real
+packets that pass through the agent's interface (active_subnets.py). So each subnet has new packet counts and new RTTs
+in each interval. The histograms contain as many RTTs as they would contain after a day of traffic (fill_maps.py). The
+first interval is not measured, because the agent creates the state of the subnets in this interval. The CPU time is the
+user and system time that the kernel charges to the agent's process during several intervals. The CPU time does not
+include the time of the BPF program, which kernel.py and live_traffic.py measure. The memory is the agent's resident
+memory after the last interval.
 """
 
 import time
@@ -47,7 +48,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     ):
         traffic = SubnetTraffic(veth)
         progress("agent_usage: idle")
-        agent.wait_until(agent.program, _START_S, "attached to both hooks")
+        agent.wait_until(agent.program, _START_S, "it is attached to both hooks")
         agent.next_export(receiver, interval_s)
         table.add(0, None, None, None, agent.memory_mb(), agent.memory_mb("VmHWM"), None)
         for subnets in sizes:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OTLP/gRPC receiver that discards all metrics. It runs in its own process, so the agent's CPU time excludes it.
+"""An OTLP/gRPC receiver that discards all metrics. The receiver runs in its own process, so the agent's CPU time
+excludes the receiver.
 
-The process prints the number of its port, and then the size of each request in bytes.
+The receiver process prints its port number, and then the size of each request in bytes.
 """
 
 import subprocess
@@ -21,7 +22,10 @@ _SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 
 class Blackhole:
-    """A running receiver. `endpoint` is its URL. `sizes` has the uncompressed size of each request so far, in bytes."""
+    """A running receiver.
+
+    `endpoint` is the URL of the receiver. `sizes` lists the uncompressed sizes of all requests so far, in bytes.
+    """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time that the program needs for a packet when caches are cold. Use this benchmark to evaluate changes of the program.
+"""Measures the time per packet when the CPU caches are cold. Use this benchmark to evaluate changes of the program.
 
-All programs run on each packet, one after the other, in random order. Before each run a datagram passes the loopback
-interface. So the network stack displaces the program's code, data and branch predictions, as on a busy host. The
-datagrams affect all programs in the same way, and so do other virtual machines on the host. So one run of the benchmark
-can show differences of a few ns. The time is the duration that BPF_PROG_TEST_RUN reports. It does not include memory
-accesses that complete after the program ends, or cache misses that the program causes in other code.
+All programs run on each packet, one after the other, in random order. Before each run a datagram is sent through the
+loopback interface. So the network stack displaces the program's code, data and branch predictions, as on a busy host.
+The datagrams and the other virtual machines on the host slow down all programs equally. So one run of the benchmark can
+show differences of a few ns between programs. The time is the duration that BPF_PROG_TEST_RUN reports. The duration
+does not include memory accesses that complete after the program ends, or cache misses that the program causes in other
+code.
 
 The packets belong to 16 flows to 10 subnets. *Net* is the time of a program minus the time of a program that does
-nothing. The result is the mean time of all packets except the fastest twentieth and the slowest twentieth.
+nothing. The result is the mean time of the packets, without the fastest 5 % and the slowest 5 % of them.
 """
 
 import socket
@@ -26,7 +27,7 @@ from otel_epping.replay.replayer import CAPTURE
 
 _FLOWS, _SUBNETS = 16, 10
 _PACKETS = 20_000
-_TRIM = 20  # one time in 20 is excluded at each end of the sorted times
+_TRIM = 20  # 1/20 of the measured times is excluded at each end of the sorted list
 _DATAGRAM = bytes(64)
 
 
@@ -39,7 +40,7 @@ def _loopback() -> socket.socket:
 
 
 def _measure(contenders: list[Contender], form: str, hook: str, count: int) -> dict[str, float]:
-    """Returns the gross ns per packet of each program."""
+    """Returns the time of each program in ns per packet. The time of a program that does nothing is not subtracted."""
     packets = Packets.one_way(rows_of(form, np.arange(_FLOWS), _SUBNETS, hook == "egress"), hook == "egress")
     runs = [TimedRuns(contender, packets) for contender in contenders]
     chance, took_ns = np.random.default_rng(1), np.zeros((len(runs), count))

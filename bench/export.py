@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time and memory to build and encode an export from a reading, and the number and size of its requests.
+"""Measures the CPU time and memory for building and encoding an export, and the number and size of its requests.
 
-The maps are filled (fill_maps.py). Each subnet has new counts and about seven data points. Each combination of a number
-of subnets and a method runs in its own process. Only the method gRPC includes the time of the reading. readout.py
-measures the reading alone. The methods are:
+The maps are filled (fill_maps.py). Each subnet has new packet counts and about seven data points. Each combination of a
+number of subnets and a method runs in its own process. Only the method gRPC includes the time for reading the maps.
+readout.py measures the reading alone. The methods are:
 
     ours   The exporter builds, encodes and discards each request before it builds the next request.
-    SDK    The SDK builds the data points of all subnets. Its official encoder encodes them into one request.
-    gRPC   Like ours, but the official exporter sends each request to a receiver in another process, which acknowledges
-           it. The CPU time is the time of our process for reading, building, encoding and sending.
+    SDK    The SDK builds the data points of all subnets. The official encoder encodes all data points into one request.
+    gRPC   Like ours, but the official exporter sends each request to a receiver in another process. The receiver
+           acknowledges each request. The CPU time is the time of our process for reading, building, encoding and
+           sending.
 
-The first export creates state that is kept for each subnet: its encoded attributes. The time is the median time of
-later exports. The memory is the peak during the first export.
+The first export encodes the attributes of each subnet, and all later exports use these encoded attributes. The time is
+the median time of all exports except the first export. The memory is the peak during the first export.
 """
 
 import statistics
@@ -38,7 +39,7 @@ OURS, SDK, GRPC = "ours", "SDK", "gRPC"
 _SIZES = (1_000, 10_000, 50_000, 100_000)
 _MOST_BY_SDK = 50_000
 _EXPORTS = 5
-_BUSY_S = 2.0  # no further export is measured after the exports have taken this time in total
+_BUSY_S = 2.0  # after this CPU time in total, no further export is measured
 
 
 Exports = Generator[tuple[Usage, list[int]], None, None]
@@ -86,7 +87,7 @@ _WAYS = {OURS: _ours, SDK: _sdk, GRPC: _grpc}
 
 
 def measure(subnets: int, ways: list[str]) -> list[dict[str, float]]:
-    """Returns CPU seconds, MB, bytes and requests for each method. The memory is exact only for the first method."""
+    """Returns the time, the memory, the bytes and the number of requests of an export, for each method."""
     with EppingCollector(fill_maps.config_for(subnets)) as collector:
         fill_maps.prepare(collector, subnets)
         return [_measure(collector, subnets, way) for way in ways]

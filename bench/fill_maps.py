@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills a collector's maps with thousands of subnets. Each subnet has as many RTTs as after a day of traffic.
+"""Fills a collector's maps with thousands of subnets. Each subnet gets as many RTTs as a day of traffic would give.
 
-For each subnet, the program runs on one packet in each direction. This creates slots, counters and flows. Each subnet
-then has about seven data points: a histogram, packets and bytes in each direction, opened flows and active flows.
-Filling a histogram by packets would need about 2,000 packets. So the RTTs are written directly into the histogram in
-the map: 40 adjacent buckets at scale 4, with 48 RTTs each on average.
+For each subnet, the program runs on one packet in each direction. These runs create slots, counters and flow table
+entries. Each subnet then has about seven data points: a histogram, packets and bytes in each direction, opened flows
+and active flows. About 2,000 packets per subnet would be necessary to fill the histogram. So the RTTs are written
+directly into the histogram in the map: 40 adjacent buckets at scale 4, with 48 RTTs each on average.
 """
 
 import mmap
@@ -37,7 +37,10 @@ _TYPICAL_NS = 4_000_000
 
 
 def config_for(subnets: int, scale: int = EppingConfig.scale) -> EppingConfig:
-    """Returns a configuration for `subnets` subnets with one flow each. Its tables have at least the default sizes."""
+    """Returns a configuration for `subnets` subnets with one flow each.
+
+    The configuration's tables have at least the default sizes.
+    """
     default = EppingConfig()
     return EppingConfig(
         max_subnets=max(default.max_subnets, subnets), max_flows=max(default.max_flows, 2 * subnets), scale=scale
@@ -61,7 +64,7 @@ def send(entry_points: dict[str, int], servers: int, turn: int) -> None:
 
 
 def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int) -> Iterator[Packets]:
-    """Yields a segment of each flow, and then replies that echo the segments' TSval. Each turn has a new TSval."""
+    """Yields a segment of each flow, and then replies that echo the segments' TSval. Each `turn` has a new TSval."""
     fields = Fields.of(4)
     for egress in (True, False):
         rows = rows_of(DATA, numbers, servers, egress)
@@ -73,7 +76,7 @@ def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int
 
 
 def records(array: Map, rows: int) -> MapValues:
-    """Returns rows 1 to `rows - 1` of an array map, mapped by mmap. A write to these rows changes the map."""
+    """Maps an array map into memory. Returns rows 1 to `rows - 1`. A write to the returned array changes the map."""
     dtype = Array("", array).dtype
     return np.frombuffer(mmap.mmap(array.fd, rows * dtype.itemsize), dtype, rows)[1:]
 
@@ -81,7 +84,7 @@ def records(array: Map, rows: int) -> MapValues:
 def fill(maps: Maps, subnets: int, scale: int) -> None:
     """Adds the RTTs of a day to the histograms of the first `subnets` slots.
 
-    Writes the fields in the same order as the program (bpf/histogram.h), because the agent may read at the same time.
+    Writes the fields in the same order as the program (bpf/histogram.h), because the agent may read them meanwhile.
     """
     chance = np.random.default_rng(1)
     histograms = records(maps["histograms"], subnets + 1)

@@ -24,7 +24,10 @@ _MB = 1e6
 
 
 def call(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Calls a function of a module in a new process. Returns the function's result. Arguments and result are JSON."""
+    """Calls a function of a module in a new process.
+
+    Returns the function's result. Passes the arguments and the result as JSON.
+    """
     name = f"{function.__module__}:{function.__name__}"
     command = [sys.executable, "-m", "bench.fresh_process", name, json.dumps(arguments)]
     process = start(command, stdout=subprocess.PIPE)
@@ -36,7 +39,9 @@ def call(function: Callable[..., Any], **arguments: Any) -> Any:
 
 @dataclass
 class Usage:
-    """CPU time (user and system) and wall time in s; peak of resident memory in MB, minus the memory at the start."""
+    """The CPU time (user and system) and wall time in s, and the growth of the resident memory from the start to the
+    peak in MB.
+    """
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -60,7 +65,7 @@ def measure_usage() -> Iterator[Usage]:
 
 
 def peak_of_children_mb() -> float:
-    """Returns the peak of resident memory in MB: the largest value of all child processes that have ended."""
+    """Returns the largest peak of resident memory among all child processes that have ended, in MB."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / _MB
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The goals, and the comparison of measured figures with the goals."""
+"""The goals of the benchmarks. Compares measured figures with the goals."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,9 +10,10 @@ HOLDS, FAILS, NOT_MEASURED, NEEDS_COMPARE = "holds", "FAILS", "not measured", "n
 
 
 class Goal(NamedTuple):
-    """A figure and its upper limit. `limit` is a number, or the name of another figure whose value is the limit.
+    """The upper limit of a figure. `limit` is a number, or the name of another figure whose value is the limit.
 
-    If `compared` is true, the figure is our value divided by the value of the first program that `--compare` names.
+    If `compared` is true, the figure is our program's value divided by the value of the first program that `--compare`
+    names.
     """
 
     what: str
@@ -52,7 +53,12 @@ GOALS = (
         ".2f",
         compared=True,
     ),
-    Goal("additional ns with 60,000 flows instead of 1, relative to the bare look-up", "kernel.growth_share", 1, ".2f"),
+    Goal(
+        "additional time with 60,000 flows instead of 1 flow, divided by the additional time of the bare look-up",
+        "kernel.growth_share",
+        1,
+        ".2f",
+    ),
     Goal("TCP packets lost, relative to COMPARE", "throughput.tcp_share", 0.35, ".2f", compared=True),
     Goal("UDP packets lost, relative to COMPARE", "throughput.udp_share", 0.35, ".2f", compared=True),
     Goal("read the maps of 16,384 subnets, ms", "readout.16384_ms", 10, ".1f"),
@@ -64,8 +70,8 @@ GOALS = (
     Goal("agent with 10,000 active subnets, % of a core", "agent_usage.10000_percent", 1.5, ".2f"),
     Goal("agent with 10,000 active subnets, MB resident", "agent_usage.10000_mb", 90, ".1f"),
     Goal("agent with 1,000 active subnets, MB resident", "agent_usage.1000_mb", 80, ".1f"),
-    Goal("kernel memory at the defaults, MiB without the part for each CPU", "memory.base_mib", 64, ".1f"),
-    Goal("kernel memory at the defaults, additional MiB for each CPU", "memory.per_cpu_mib", 4, ".1f"),
+    Goal("kernel memory with the default settings, without the memory for each CPU, MiB", "memory.base_mib", 64, ".1f"),
+    Goal("additional kernel memory for each CPU with the default settings, MiB", "memory.per_cpu_mib", 4, ".1f"),
     Goal(
         "a million subnets: kernel memory, MiB", "million_subnets.kernel_mib", "million_subnets.kernel_check_mib", ".1f"
     ),
@@ -77,7 +83,7 @@ GOALS = (
 
 
 def verdict(goal: Goal, figures: Mapping[str, float], has_compared: bool) -> tuple[float | None, float | None, str]:
-    """Returns the measured value, the limit, and the result: HOLDS, FAILS, NOT_MEASURED or NEEDS_COMPARE."""
+    """Returns the measured value, the limit, and HOLDS, FAILS, NOT_MEASURED or NEEDS_COMPARE."""
     measured = figures.get(goal.figure)
     limit = figures.get(goal.limit) if isinstance(goal.limit, str) else float(goal.limit)
     if measured is None and goal.compared and not has_compared:

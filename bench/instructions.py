@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts the instructions that are executed for a packet. The result does not depend on the speed of the machine.
 
-simulator.py executes the program. The benchmark counts the instructions for the last of eight packets of one flow, and
-the mean for mixed packets of 50 flows to 10 subnets. To compare two versions of the program, run this benchmark in a
-checkout of each version, with the same compiler. The benchmark does not measure how long instructions and cache misses
-take: `cold_cache` and `kernel` measure time.
+simulator.py executes the program. For one flow, the benchmark counts the instructions for the last of eight packets.
+For mixed packets of 50 flows to 10 subnets, the benchmark reports the mean number of instructions per packet. To
+compare two versions of the program, run this benchmark in a checkout of each version, with the same compiler. The
+benchmark does not measure the time of instructions and cache misses. The benchmarks `cold_cache` and `kernel` measure
+the time.
 """
 
 import json
@@ -25,15 +26,15 @@ from otel_epping.kernel.load import loader
 _FORMS = (DATA, ACK, DATA_NO_TS, ACK_NO_TS, UDP, ECHO)
 _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
-# Time between two packets. With this value, each TSval of the mixed packets repeats for 120 ms. This time must be less
-# than 250 ms: if a TSval repeats for 250 ms, the program assumes that the sender's clock has stopped (STILL_NS in
+# Time between two packets. If this time is 0.1 ms, the sender of the mixed packets uses each TSval for 120 ms. A TSval
+# must change within 250 ms. Otherwise the program assumes that the sender's clock has stopped (STILL_NS in
 # bpf/tcp_method_choice.h).
 _APART_NS = 100_000
-# struct interface of bpf/maps.h: index 1, length of an Ethernet header, number 1, identifier 1, sides.
+# The bytes of a struct interface (bpf/maps.h): index 1, length of an Ethernet header, number 1, identifier 1, sides.
 _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")
 
-# This code runs in the Python interpreter that has BCC, as the loader does. It compiles the program, and prints the
-# programs and maps as JSON.
+# Like the loader, this code runs in the Python interpreter that can import BCC. The code compiles the BPF programs, and
+# prints the programs and maps as JSON.
 _COMPILE = """
 import json, os, sys
 from pathlib import Path
@@ -76,7 +77,7 @@ def _run(simulator: Simulator, hook: str, frame: bytes) -> int:
 
 
 def _continued(form: str, hook: str, family: int) -> list[bytes]:
-    """Returns packets of one flow: consecutive data segments, or ACKs that each acknowledge one more segment."""
+    """Returns packets of one flow: consecutive data segments, or ACKs of consecutive segments."""
     rows = rows_of(form, np.zeros(_REPEATED, np.int64), _SUBNETS, hook == "egress", family)
     fields = Fields.of(family)
     if form in (DATA, DATA_NO_TS):

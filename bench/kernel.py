@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time that the program needs for a packet, measured with BPF_PROG_TEST_RUN for many workloads.
+"""Measures the time per packet with BPF_PROG_TEST_RUN, for many workloads.
 
 In each round, the kernel runs several programs on the packets of a workload: first a program that does nothing, then
 our program with all methods, and then all compared programs. The kernel measures only the time of these runs. *Net* is
-the time of a program minus the time of the program that does nothing. Figures are medians over rounds.
+the time of a program minus the time of the program that does nothing. The figures are medians of all rounds.
 
 - `repeated`: the kernel runs the program on one packet in a loop. All data is in the caches and all branches are
   predicted, so the figure is the time of the instructions.
-- All other workloads need a system call for each packet. The system call displaces the contents of caches and
-  branch predictors, as a network stack does. So the figures for one flow can be compared with the figures for many
-  flows.
-- In workloads that are not mixed, the packets of a flow are identical. So these packets do not start or complete RTT
-  samples. Mixed packets (traffic_model.py) resemble real traffic, and some of them complete RTT samples.
-- Our program is measured with its default tables, and with tables as large as ePPing's (131,072 flows). In the workload
-  of a million flows, the large table holds 1,048,576 flows. Our program is loaded again for each workload. For mixed
-  workloads our program is loaded three times, and the result is the mean, because the addresses of code and maps change
-  the time by a few ns. The compared programs are not loaded again, so their tables keep the flows of earlier workloads.
-- The *bare* programs (lookup.py) look up one key in an LRU hash or a plain hash that contains the flows of the
-  workload.
+- All other workloads need a system call for each packet. The system call displaces the contents of caches and branch
+  predictors, as a network stack does. This happens for one flow and for many flows, so the figures for one flow and for
+  many flows can be compared.
+- In workloads that are not mixed, all packets of a flow are identical, so they do not start or complete RTT samples.
+  Mixed packets (traffic_model.py) resemble real traffic, and some of them complete RTT samples.
+- Our program is measured with its default tables, and with tables as large as the tables of the program ePPing (131,072
+  flows). In the workload of a million flows, the large table holds 1,048,576 flows. Our program is loaded again for
+  each workload. For mixed workloads our program is loaded three times, because its time depends on the addresses of
+  code and maps (by a few ns). The result is the mean time of the three loaded copies. The compared programs are not
+  loaded again, so their tables keep the flows of earlier workloads.
+- The *bare* programs (lookup.py) only look up one key. The map of a bare program is an LRU hash or a plain hash that
+  contains the flows of the workload.
 """
 
 import statistics
@@ -40,13 +41,13 @@ from otel_epping.replay.replayer import CAPTURE
 
 _ROUNDS = 5
 _REPEATED = 200_000
-_LOADS = 3  # number of times that our program is loaded for each mixed workload
+_LOADS = 3  # how many times our program is loaded for each mixed workload
 
 
 def _measure(contenders: list[Contender], workload: Workload, hook: str, tiny: bool) -> Times:
     """Measures all rounds of a workload, with the same packets for all programs.
 
-    If a program is loaded several times, its result is the mean over these loads.
+    If a program is loaded several times, the result is the mean time of its loaded copies.
     """
     times = Times(workload, hook)
     repeat = (100 if tiny else _REPEATED) if workload.repeated else 1
@@ -73,7 +74,7 @@ def _ended(collector: EppingCollector) -> float:
 
 
 def times_of(workload: Workload, hook: str, others: list[Contender], tiny: bool = False) -> Times:
-    """Measures a workload on one hook, or a mixed workload on both hooks. Loads our program for this measurement."""
+    """Measures a workload on one hook, or a mixed workload on both hooks. Loads our program for the measurement."""
     configs = [(OURS, EppingConfig()), *([(LARGE, workload.large_tables)] if workload.large_tables else [])]
     configs *= _LOADS if workload.form == MIXED and not tiny else 1
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
@@ -88,12 +89,15 @@ def times_of(workload: Workload, hook: str, others: list[Contender], tiny: bool 
         contenders += [each for each in others if needed <= set(each.hooks)]
         with one_cpu():
             times = _measure(contenders, workload, hook, tiny)
-        times.ended = _ended(collectors[-1])  # the program with large tables, if the workload needs them
+        times.ended = _ended(collectors[-1])  # the last collector has large tables, if the workload needs them
     return times
 
 
 def _bare(workload: Workload, hook: str, collector: EppingCollector) -> list[Contender]:
-    """Returns the bare programs for a workload of TCP data. Their tables are as large as the collector's table."""
+    """Returns the bare programs for a workload of TCP data.
+
+    The flow tables of these programs are as large as the collector's flow table.
+    """
     if workload.form != DATA or workload.family != 4 or workload.repeated:
         return []
     table = map_array.Array("flows", collector.program.maps["flows"])
@@ -114,7 +118,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
 
 
 def hooks_of(workload: Workload, tiny: bool) -> list[str]:
-    """Returns the hooks to measure: BOTH for mixed packets; only egress for a million flows, to save time."""
+    """Returns the hooks to measure: BOTH for mixed packets, and, to save time, only egress for a million flows."""
     if workload.form == MIXED:
         return [BOTH]
     return ["egress"] if tiny or workload.flows == MILLION else list(HOOKS)

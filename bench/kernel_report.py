@@ -11,7 +11,7 @@ from bench.workloads import FEW_MIXED, KNOWN, MANY, MANY_MIXED, MANY_UNIFORM, ON
 
 LARGE = "large tables"
 
-# Workloads that have a goal for our net time divided by the net time of the compared program.
+# Each of these workloads has a goal: an upper limit for our net time divided by the net time of the compared program.
 _SHARES = {
     "known": KNOWN,
     "few_mixed": FEW_MIXED,
@@ -27,7 +27,10 @@ _CONFIGURATIONS = (
 
 @dataclass
 class Times:
-    """Gross ns per packet of each program, for each round. `ended`: share of packets that completed an RTT sample."""
+    """The gross ns per packet of each program in each round.
+
+    `ended` is the share of packets that completed an RTT sample.
+    """
 
     workload: Workload
     hook: str
@@ -39,16 +42,16 @@ class Times:
         return statistics.median(self.gross[name])
 
     def net_ns(self, name: str) -> float:
-        """Returns the median, over all rounds, of the gross time minus the time of the program that does nothing."""
+        """Returns the median net time of a program: its gross time minus the time of the program that does nothing."""
         return statistics.median(a - b for a, b in zip(self.gross[name], self.gross[NULL], strict=True))
 
     @property
     def ours(self) -> str:
-        """The name of our program with tables that are large enough for the workload."""
+        """The key of our program in `gross`: LARGE if the program was measured with large tables, otherwise OURS."""
         return LARGE if LARGE in self.gross else OURS
 
     def share(self, other: str) -> float | None:
-        """Returns our net time divided by the net time of the program `other`, or None if it was not measured."""
+        """Returns our net time divided by the net time of the program `other`, or None if `other` was not measured."""
         return self.net_ns(self.ours) / self.net_ns(other) if other in self.gross else None
 
 
@@ -78,8 +81,9 @@ def _net(all_times: list[Times], names: list[str], others: list[Contender]) -> T
     columns += [Heading(name, ".0f") for name in names[1:]]
     columns += [Heading(f"/ {other.name}", ".2f") for other in others] + [Heading("RTTs", ".1%")]
     note = (
-        "Time minus the time of the program that does nothing. /: our time divided by the time of that program, with "
-        "large tables if they were measured. RTTs: share of packets that complete an RTT sample."
+        "Net ns: the time of a program minus the time of the program that does nothing. Columns with /: our net time "
+        "divided by the net time of the named program (our time with large tables, if large tables were measured). "
+        "RTTs: the share of packets that complete an RTT sample."
     )
     table = Table("Cost per packet in the kernel, net ns", columns, note)
     for times in all_times:
@@ -93,7 +97,7 @@ def _net(all_times: list[Times], names: list[str], others: list[Contender]) -> T
 
 
 def _spread(all_times: list[Times]) -> Table:
-    """Returns a table with the minimum, median and maximum of the gross times over all rounds."""
+    """Returns a table with the minimum, median and maximum gross time of each program."""
     columns = [Heading("packets"), Heading("hook"), Heading("program"), Heading("min", ".0f"), Heading("median", ".0f")]
     table = Table("Gross ns per packet: spread over rounds", [*columns, Heading("max", ".0f")], printed=False)
     for times in all_times:
@@ -104,7 +108,7 @@ def _spread(all_times: list[Times]) -> Table:
 
 
 def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float]:
-    """Returns the figures that have goals. If both hooks were measured, a figure is the value of the worse hook."""
+    """Returns the figures that have goals. If both hooks were measured, a figure is the larger of the two values."""
     figures: dict[str, float] = {}
     for name, workload in _SHARES.items() if others else ():
         shares = [times.share(others[0].name) for times in all_times if times.workload == workload]
@@ -120,7 +124,7 @@ def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float
 
 
 def _growth(one: Times, many: Times, name: str) -> float:
-    """Returns the net ns per packet with many flows minus the net ns with one flow."""
+    """Returns the net ns per packet with many flows, minus the net ns per packet with one flow."""
     return many.net_ns(name) - one.net_ns(name if name in one.gross else one.ours)
 
 

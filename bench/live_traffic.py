@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time that the program needs for a packet of live traffic, by the kernel's run-time statistics (BPF_ENABLE_STATS).
+"""Measures the time per packet of live traffic with the kernel's run-time statistics (BPF_ENABLE_STATS).
 
-All programs are attached to both hooks of one interface at the same time. A packet passes them one after the other. The
-packets are requests and replies over 1,024 TCP connections of real network stacks (otel_epping.lab.traffic), and
-datagrams. When the first program runs, less of the packet is in the caches than when the last program runs. So for half
-of the time, the programs run in the opposite order. The program that does nothing always runs first.
+All programs are attached to both hooks of one interface at the same time. All programs run on each packet, one after
+the other. The packets are datagrams, and the requests and replies of 1,024 TCP connections between real network stacks
+(otel_epping.lab.traffic). The first program finds less of the packet in the CPU caches than the last program. So in the
+second half of the measurement, the programs run in the opposite order. The program that does nothing always runs first.
 
-The statistics include the time of two clock reads for each run. The figure of the program that does nothing shows how
-long these reads take. *Net* is the figure of a program minus this figure.
+For each run of a program, the statistics include the time for reading the clock twice. The program that does nothing
+shows how long it takes to read the clock twice. *Net* is the time of a program minus the time of the program that does
+nothing.
 """
 
 import socket
@@ -60,7 +61,10 @@ def _run_times(contenders: list[Contender]) -> dict[tuple[str, str], tuple[int, 
 
 
 def _part(veth: VethPair, order: list[Contender], seconds: float) -> dict[tuple[str, str], tuple[int, int]]:
-    """Attaches the programs in this order for `seconds`. Returns the number of runs and total ns of each program."""
+    """Attaches the programs in the given order for `seconds`.
+
+    Returns each program's number of runs and total time in ns.
+    """
     with veth.near.entered(), programs.attached(order, veth.ifindex), programs.run_times():
         burst = datagrams(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), _DATAGRAM_FLOWS, _PAYLOAD)
         before, end = _run_times(order), time.monotonic() + seconds
@@ -95,7 +99,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         Heading("net", ".0f"),
     ]
     table = Table(
-        "Live traffic: ns per packet by the kernel's run-time statistics", [*columns, Heading("our share", ".2f")]
+        "Live traffic: ns per packet, from the kernel's run-time statistics", [*columns, Heading("our share", ".2f")]
     )
     for hook in HOOKS:
         mean_ns = {name: ns / max(1, runs) for (name, where), (runs, ns) in totals.items() if where == hook}

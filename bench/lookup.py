@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bare look-up: a program that looks up the flow of a packet in a hash map, and does nothing else.
 
-Each program that keeps state per flow needs at least this time. The map contains the flows of a workload and is as
-large as our flow table. With many flows, each program needs more time for a packet. The time of the bare look-up shows
-how much of this additional time is the time of memory accesses.
+Each program that keeps state per flow needs at least the time of this look-up. The map contains the flows of a workload
+and is as large as our flow table. With many flows, each program needs more time for a packet than with one flow. The
+bare look-up shows how much of the additional time is caused by memory accesses.
 """
 
 import ctypes

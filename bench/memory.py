@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel memory of the maps, as reported by the kernel (memlock in /proc/PID/fdinfo), and memory of the loader.
+"""Measures the kernel memory of the maps (memlock in /proc/PID/fdinfo) and the memory of the loader.
 
-The program is loaded with default settings for 1, 2 and 64 CPUs. The number of rows for each CPU is fixed at compile
-time, so the maps are as large as on a machine with this number of CPUs. For an LRU hash, the kernel adds a few kB for
-each CPU of the machine on which the benchmark runs.
+The program is loaded with default settings for 1, 2 and 64 CPUs. The number of CPUs is a constant in the compiled
+program. So the maps are as large as on a machine with this number of CPUs. For an LRU hash, the kernel adds a few kB
+for each CPU of the machine on which the benchmark runs.
 
 The loader is a short-lived process that loads LLVM. agent_usage.py measures the memory of the agent.
 """

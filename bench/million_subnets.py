@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for a million subnets: 2^20 subnets at scale 2. All subnets have new counts in one export.
+"""Measures the memory for a million subnets (2^20) at scale 2. One export contains new packet counts for all subnets.
 
-`otel-epping check` predicts the memory. The memory that the kernel reports for the maps, and the peak of the agent's
-memory, must not exceed the prediction. The export interval is 60 s. Packets, receiver and histograms are the same as in
-agent_usage.py.
+`otel-epping check` predicts the memory. The kernel's figure for the memory of the maps must not exceed the predicted
+kernel memory. The peak of the agent's memory must not exceed the predicted memory of the agent. The export interval is
+60 s. The packets, the receiver and the histograms are the same as in agent_usage.py.
 """
 
 import re
@@ -30,7 +30,7 @@ _ROUNDED_MIB = 0.05  # the largest rounding error: `check` prints one decimal
 
 
 def _checked(options: list[str]) -> dict[str, float]:
-    """Returns the prediction of `otel-epping check`: MiB in the kernel, and MiB in the agent if `check` prints it."""
+    """Returns the MiB that `otel-epping check` predicts for the kernel, and for the agent if `check` predicts it."""
     command = [sys.executable, "-m", "otel_epping", "check", *options]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -53,21 +53,23 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         AgentProcess(veth, receiver.endpoint, "--interval", f"{interval_s}s", *options) as agent,
     ):
         progress("million_subnets: start")
-        agent.wait_until(agent.program, _START_S, "attached to both hooks", 0.002)
+        agent.wait_until(agent.program, _START_S, "it is attached to both hooks", 0.002)
         start_s, idle_mb = time.monotonic() - agent.started_s, agent.memory_mb()
         progress("million_subnets: packets")
         traffic = SubnetTraffic(veth)
         active_subnets.activate(agent, traffic, subnets, layouts, _SCALE)
         kernel_mib = sum(map_info(fd)["memlock"] for fd in agent.maps().values()) / _MIB
         progress("million_subnets: export")
-        # An export that starts before all packets are sent is incomplete. The next export may fail because it takes too
-        # long. So the benchmark waits for several exports.
+        # An export that starts before all packets are sent is incomplete. The next export may fail, because a complete
+        # export may take too long. So the benchmark waits for several exports, until an export is complete.
         for _ in range(_TRIES):
             sent = agent.next_export(receiver, interval_s)
             if whole := sent > subnets * _MIN_BYTES:
                 break
         if not whole:
-            raise EppingError(f"only {sent:,} bytes were exported for {subnets:,} subnets: run it again", agent.log)
+            raise EppingError(
+                f"only {sent:,} bytes were exported for {subnets:,} subnets. Run the benchmark again", agent.log
+            )
         peak_mib = agent.memory_mb("VmHWM") * 1e6 / _MIB
     columns = [Heading("quantity"), Heading("measured", ",.1f"), Heading("predicted by otel-epping check", ",.1f")]
     table = Table(f"{subnets:,} subnets at scale {_SCALE}", columns)
@@ -76,6 +78,6 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     table.add("kernel memory, MiB", kernel_mib, predicted.get("kernel"))
     table.add("peak of the agent's memory, MiB", peak_mib, predicted.get("agent"))
     table.add("agent's memory after the start, MB", idle_mb, None)
-    table.add("time from the command to attached programs, s", start_s, None)
+    table.add("time from the command until the programs are attached, s", start_s, None)
     table.add("MB per export", sent / 1e6, None)
     return Result([table], figures)

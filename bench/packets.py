@@ -20,21 +20,24 @@ DATA_NO_TS, ACK_NO_TS = "TCP data, no timestamps", "TCP ACK, no timestamps"
 UDP, ECHO = "UDP", "ICMP"
 PAYLOAD = 100
 
-# The position of the addresses and ports in an IPv4 frame. Together they identify a flow.
+# The position of the addresses and ports in an IPv4 frame. The addresses and ports identify a flow.
 FLOW_BYTES = slice(26, 38)
 
 _ETHERNET = 14
 _PROTOCOLS = {4: {DATA: 6, ACK: 6, DATA_NO_TS: 6, ACK_NO_TS: 6, UDP: 17, ECHO: 1}}
 _PROTOCOLS[6] = _PROTOCOLS[4] | {ECHO: 58}
 _CLIENT = {4: bytes((10, 0, 0, 1)), 6: bytes.fromhex("20010db80001") + bytes(9) + b"\x01"}
-# The address of the server in the first of 2^20 consecutive subnets. An IPv4 subnet is a /24, an IPv6 subnet is a /48.
+# The address of the server in the first of 2^20 consecutive subnets: a /24 for IPv4, and a /48 for IPv6.
 _SERVERS = {4: bytes((16, 0, 0, 1)), 6: bytes.fromhex("200110000000") + bytes(9) + b"\x01"}
 _SERVER_PORT = {DATA: 443, ACK: 443, DATA_NO_TS: 443, ACK_NO_TS: 443, UDP: 443}
 _FIRST_PORT, _PORTS, _HOSTS = 0x4000, 0x8000, 250
 
 
 def _transport(form: str) -> bytes:
-    """Returns the bytes after the IP header. Fields that differ between flows or packets have default values."""
+    """Returns the bytes after the IP header.
+
+    Fields whose value depends on the flow or the packet have default values.
+    """
     if form == UDP:  # the payload starts with a QUIC short header (RFC 9000 section 17.3)
         return struct.pack("!HHHH", 0, 0, 8 + PAYLOAD, 0) + b"\x40".ljust(PAYLOAD, b"\0")
     if form == ECHO:
@@ -82,7 +85,8 @@ def put(rows: Bytes, offset: int, values: Indexes | int, size: int = 4) -> None:
 
 
 def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int = 4) -> Bytes:
-    """Returns a packet for each flow number in `flows`. If `egress`, the client sends it, otherwise the server.
+    """Returns a packet for each flow number in `flows`. If `egress` is true, the client sends the packets. Otherwise
+    the servers send the packets.
 
     The servers are in `subnets` subnets. The flow number determines the subnet of the server.
     """
@@ -109,7 +113,11 @@ def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int =
 
 @dataclass(frozen=True)
 class Packets:
-    """Packets in the order in which they are sent: frames, their lengths, and whether a packet leaves the host."""
+    """Packets in the order in which they are sent.
+
+    `rows` contains the frames, and `sizes` contains the lengths of the frames. `egress` is true for packets that leave
+    the host.
+    """
 
     rows: Bytes
     sizes: npt.NDArray[np.uint32]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs that are compared: a program that does nothing, our program, and other loaded programs."""
+"""The BPF programs that the benchmarks compare: a program that does nothing, our program, and other loaded programs."""
 
 import ctypes
 import json
@@ -24,7 +24,7 @@ _SCHED_CLS = 3  # enum bpf_prog_type, linux/bpf.h
 # r0 = TC_ACT_UNSPEC (-1); exit
 _NOTHING = bytes.fromhex("b7000000ffffffff 9500000000000000")
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
-# The fields of struct bpf_prog_info and struct bpf_map_info (linux/bpf.h) that are read.
+# The fields of struct bpf_prog_info and struct bpf_map_info (linux/bpf.h) that this module reads.
 _PROG_INFO = np.dtype(
     {"names": ["maps", "map_ids"], "formats": [np.uint32, np.uint64], "offsets": [52, 56], "itemsize": 232}
 )
@@ -35,7 +35,10 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True)
 class Contender:
-    """One program for both hooks, or one program for each hook. `hooks` has the descriptor for each hook."""
+    """A measured program, or a pair of programs with one program for each hook.
+
+    `hooks` contains the descriptor for each hook.
+    """
 
     name: str
     hooks: dict[str, int]
@@ -65,15 +68,16 @@ def null() -> Contender:
 
 
 def ours(collector: EppingCollector, name: str = OURS) -> Contender:
-    """Returns our program, which a collector has loaded."""
+    """Returns our program, which `collector` has loaded."""
     return Contender(name, {hook: collector.program.entry_points[f"epping_{hook}"] for hook in HOOKS})
 
 
 def compared(mean_ns: Mapping[str, float]) -> Iterator[tuple[str, float, float | None, float | None]]:
-    """Yields for each program: name, gross ns per packet, net ns, and our net ns divided by its net ns.
+    """Yields four values per program: name, gross ns per packet, net ns, and our net ns divided by the program's net
+    ns.
 
-    Net ns is the time of a program minus the time of NULL. `mean_ns` must contain NULL and OURS. A value is None if it
-    would compare a program with itself.
+    Net ns is the time of a program minus the time of NULL. `mean_ns` must contain NULL and OURS. A value that would
+    compare a program with itself is None.
     """
     for name, gross_ns in mean_ns.items():
         net_ns = gross_ns - mean_ns[NULL]
@@ -82,11 +86,11 @@ def compared(mean_ns: Mapping[str, float]) -> Iterator[tuple[str, float, float |
 
 
 def loaded(asked: Sequence[str]) -> list[Contender]:
-    """Returns programs that are already loaded. `asked` contains their ids or names, and determines their order.
+    """Returns programs that are already loaded, in the order of `asked`, which contains their ids or names.
 
-    Two programs form a pair if their names differ only in the words `ingress` and `egress`. A program whose name
-    contains neither word is used on both hooks. Raises EppingError if a program is not loaded, or if several programs
-    have the same name.
+    Two programs form a pair if their names differ only in the words `ingress` and `egress`. If the name of a program
+    contains neither `ingress` nor `egress`, the program is used on both hooks. Raises EppingError if a program is not
+    loaded, or if several loaded programs have a name in `asked`.
     """
     listed = subprocess.run(["bpftool", "-j", "prog", "list"], capture_output=True, text=True, check=True).stdout
     pairs: dict[str, dict[str, int]] = {}
@@ -109,7 +113,7 @@ def loaded(asked: Sequence[str]) -> list[Contender]:
 
 @contextmanager
 def attached(contenders: Sequence[Contender], ifindex: int) -> Iterator[None]:
-    """Attaches programs to an interface of the current namespace, in this order, while the body runs."""
+    """Attaches programs to an interface, in the given order, while the body of the `with` statement runs."""
     links: list[int] = []
     try:
         for contender in contenders:
@@ -123,7 +127,8 @@ def attached(contenders: Sequence[Contender], ifindex: int) -> Iterator[None]:
 
 @contextmanager
 def run_times() -> Iterator[None]:
-    """Enables the kernel's run-time statistics of all BPF programs until the body or our process ends.
+    """Enables the kernel's run-time statistics of all BPF programs until the body of the `with` statement or our
+    process ends.
 
     The sysctl kernel.bpf_stats_enabled enables the same statistics.
     """
@@ -155,7 +160,7 @@ def attached_program(ifindex: int, hook: str) -> int | None:
 
 
 def maps_of(program_id: int) -> dict[str, int]:
-    """Returns descriptors of a program's maps. The keys are the first 15 characters of the map names."""
+    """Returns the descriptors of a program's maps. The keys are the first 15 characters of the map names."""
     fd = check(int(_library.bpf_prog_get_fd_by_id(program_id)), f"open the program {program_id}")
     ids = np.zeros(64, np.uint32)
     program = np.zeros(1, _PROG_INFO)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of a reading. A reading copies the kernel's counts into arrays and adds the counts of all CPUs.
+"""Measures the time and memory of a reading. A reading copies the kernel's counts into arrays, and adds the counts of
+all CPUs.
 
-The maps are filled (fill_maps.py), and the flow table has a flow for each subnet. Each number of subnets is measured in
-its own process. Three kinds of readings are measured: the first reading, readings in which every subnet has new RTTs,
-and readings in which no subnet has new RTTs. Times are medians of several readings, except the time of the first
-reading.
+The maps are filled (fill_maps.py), and the flow table has an entry for each subnet. Each number of subnets is measured
+in its own process. Three kinds of readings are measured: the first reading, readings in which every subnet has new
+RTTs, and readings in which no subnet has new RTTs. The times are medians of several readings, except the time of the
+first reading.
 """
 
 import statistics

@@ -23,7 +23,10 @@ class Heading(NamedTuple):
 
 @dataclass
 class Table:
-    """Rows with one cell per column. None is an empty cell. If `printed` is false, the table is only in the JSON."""
+    """A table of results.
+
+    A cell that is None is printed empty. If `printed` is false, only the JSON contains the table.
+    """
 
     title: str
     columns: list[Heading]
@@ -37,7 +40,7 @@ class Table:
         self.rows.append(cells)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the title, the note, and for each row a dictionary from column headings to cells."""
+        """Returns the title, the note and the rows. A row is a dictionary from column headings to cells."""
         names = [column.name for column in self.columns]
         rows = [dict(zip(names, row, strict=True)) for row in self.rows]
         return {"title": self.title, "note": self.note, "rows": rows}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executes a BPF program outside the kernel, to count the instructions that are executed for a packet.
+"""Executes a BPF program outside the kernel, and counts the instructions that are executed for a packet.
 
 The simulator supports the instructions that the compiler generates for the first BPF instruction set (v1, see
 linux/bpf.h), and the helpers that our program calls. The upper bits of an address are the number of a memory region.
-The lower bits are an offset in this region. The simulator does not check memory accesses, because the verifier accepts
-only programs whose accesses are valid.
+The lower bits of an address are an offset in the memory region. The simulator does not check memory accesses, because
+the verifier accepts only programs whose accesses are valid.
 """
 
 import struct
@@ -34,7 +34,8 @@ class SimulatedMap:
     value_size: int
     max_entries: int
     base: int = 0  # the address of the first element, if the map is an array
-    values: dict[bytes, int] = field(default_factory=dict)  # from keys to addresses of values, if the map is a hash map
+    # The address of the value for each key, if the map is a hash map.
+    values: dict[bytes, int] = field(default_factory=dict)
     queue: list[int] = field(default_factory=list)
 
     @property
@@ -78,7 +79,7 @@ _COMPARISONS: dict[int, Callable[[int, int], bool]] = {
 
 
 class Simulator:
-    """Executes programs that share maps. `tables` contains the maps by their descriptors in the instructions."""
+    """Executes BPF programs that share maps. The keys of `tables` are the map descriptors in the instructions."""
 
     def __init__(self, programs: dict[str, bytes], tables: dict[int, SimulatedMap]) -> None:
         self.now_ns = 10**12
@@ -94,7 +95,7 @@ class Simulator:
         self._context, self._packet, self._packet_bytes = self.region(256), self.region(1 << 16), 0
 
     def region(self, size: int) -> int:
-        """Creates a zeroed memory region. Returns its address."""
+        """Creates a zeroed memory region. Returns the address of the region."""
         self._regions.append(bytearray(size))
         return len(self._regions) << _REGION_BITS
 
@@ -183,19 +184,22 @@ class Simulator:
         elif how == 0xE1:  # BPF_XCHG
             self._store(address, r[source], size)
             r[source] = old
-        else:  # BPF_ADD, with BPF_FETCH or without
+        else:  # BPF_ADD, with or without BPF_FETCH
             self._store(address, old + r[source], size)
             r[source] = old if how & 1 else r[source]
 
     def _call(self, helper: int, r: list[int]) -> int:
-        """Executes a helper that our program calls. `helper` is its number in enum bpf_func_id."""
+        """Executes a BPF helper that our program calls.
+
+        `helper` is the number of the BPF helper in enum bpf_func_id.
+        """
         calls: dict[int, Callable[..., Any]] = {
             1: lambda: self._look_up(self._tables[r[1]], r[2]),
             2: lambda: self._update(self._tables[r[1]], r[2], r[3], r[4]),
             5: lambda: self.now_ns,  # bpf_ktime_get_ns
             8: lambda: 0,  # bpf_get_smp_processor_id
             26: lambda: self._load_bytes(r[2], r[3], r[4]),
-            68: lambda: self._load_bytes(r[2] + _ETHERNET_BYTES, r[3], r[4]),  # relative to the network header
+            68: lambda: self._load_bytes(r[2] + _ETHERNET_BYTES, r[3], r[4]),  # offset from the network header
             87: lambda: 0,  # bpf_map_push_elem
             88: lambda: self._pop(self._tables[r[1]], r[2]),
             118: lambda: self.now_ns // 4_000_000,  # bpf_jiffies64

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time from the command `otel-epping run` to the first counted packet, if a packet is sent every 2 ms.
+"""Measures the time from the command `otel-epping run` to the first counted packet. A packet is sent every 2 ms.
 
-A packet has been counted when the program's interface counters are not 0. The start is divided into these parts, which
-are measured from outside the agent:
+A packet has been counted when the program's interface counters are not 0. The start of the agent is divided into these
+parts, which are measured from outside the agent:
 
     imports    ends when the loader process exists
     compile    ends when the loader process ends, but excludes the time of the verifier. The loader imports BCC and
@@ -12,7 +12,7 @@ are measured from outside the agent:
     attach     ends when the program is on both hooks. In this part, the agent fills tables and creates the exporters.
     packet     ends when the next packet is counted
 
-Figures are medians of several starts. All files are in the page cache.
+The figures are medians of several starts. All files of the agent are in the page cache.
 """
 
 import statistics
@@ -42,12 +42,12 @@ _PARTS = ("imports", "compile", "verify", "attach", "packet")
 
 
 class _Watch:
-    """Records when each step of a start is first visible. Sends a packet on each call."""
+    """Records the times at which the steps of a start become visible. Sends a packet on each call."""
 
     def __init__(self, agent: AgentProcess, veth: VethPair, like: Map) -> None:
         self._agent, self._traffic, self._like = agent, SubnetTraffic(veth), like
         self._threads = Path(f"/proc/{agent.process.pid}/task")
-        # The row number of an interface is its index, or one of the next few numbers (bpf/maps.h).
+        # The row number of an interface is the interface index, or one of the next few numbers (bpf/maps.h).
         self._rows = (veth.ifindex + 8) * possible_cpus()
         self._counters: fill_maps.MapValues | None = None
         self.seen_s: dict[str, float] = {}
@@ -56,13 +56,14 @@ class _Watch:
         self.seen_s.setdefault(what, time.monotonic() - self._agent.started_s)
 
     def __call__(self) -> bool:
-        """Sends a packet, and records new steps. Returns true if a packet has been counted."""
+        """Sends a packet, and records the steps that have become visible. Returns true if a packet has been counted."""
         self._traffic.send(1)
         has_children = False
         with suppress(OSError):  # a thread may end after glob() has listed it
             has_children = any(children.read_text() for children in self._threads.glob("*/children"))
         if has_children:
-            # The child that has ended was not the loader. It only tested a limit (requirements.check_threads()).
+            # The child process that has ended was not the loader: it only tested a limit
+            # (requirements.check_threads()).
             if self.seen_s.pop("loaded", None):
                 del self.seen_s["loader"]
             self._note("loader")
@@ -87,7 +88,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
             progress(f"start: run number {number + 1}")
             with AgentProcess(veth, receiver.endpoint) as agent:
                 watch = _Watch(agent, veth, collector.program.maps[_COUNTERS])
-                agent.wait_until(watch, _TIMEOUT_S, "a packet was counted", _EVERY_S)
+                agent.wait_until(watch, _TIMEOUT_S, "it has counted a packet", _EVERY_S)
             loader_s, loaded_s, attached_s, counted_s = (
                 watch.seen_s[name] for name in ("loader", "loaded", "attached", "counted")
             )

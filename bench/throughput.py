@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss of packets per second on a saturated path when a program is attached to both hooks of one end.
+"""Measures how much a program reduces the packets per second on a saturated path.
 
-Measures the packets per second through a veth pair without a program, with a program that does nothing, with our
-program, and with the compared programs. One thread on one CPU sends and receives, and executes the code of the path and
-of the program. So the path is saturated when this CPU is busy all the time, and a program that needs more time reduces
-the packets per second. This reduction is called the loss. No packet is larger than the MTU.
+The path is a veth pair. The program is attached to both hooks of one end. The benchmark measures the packets per second
+without a program, with a program that does nothing, with our program, and with the compared programs. One thread on one
+CPU sends and receives the packets, and executes the code of the path and of the program. This CPU is always busy, so
+the path is saturated. A program that needs more time reduces the packets per second. This reduction is called the loss.
+No packet is larger than the MTU.
 
-    TCP   Writes as much as possible to 16 connections. The kernel creates segments and acknowledgements.
-    UDP   Sends datagrams with 18 bytes of payload. They belong to 1,024 flows, and the far end drops them.
+    TCP  Writes as much as possible to 16 connections. The kernel creates segments and acknowledgements.
+    UDP  Sends datagrams with 18 bytes of payload. The datagrams belong to 1,024 flows. The far end drops the datagrams.
 
-Each round measures each program for less than 0.1 s. Each round has a new order of the programs. The loss is relative
-to the measurement without a program in the same round. Measurements must be short, because the speed of the machine
-changes: with measurements of 0.5 s, shares differed by up to a third. The addresses of code and maps can increase the
-loss by a quarter. So our program is loaded several times, and the rounds use the loaded programs in turn. This
-benchmark does not measure several cores, real network cards and aggregates (GRO, GSO).
+Each round measures each program for less than 0.1 s. The order of the programs changes from round to round. In each
+round, the packets per second with the program are divided by the packets per second without a program. The loss is 1
+minus this quotient. Measurements must be short, because the speed of the machine changes. With measurements of 0.5 s,
+the ratio of our loss to the loss of another program varied by up to a third. Unfavourable addresses of code and maps
+can increase the loss by a quarter. So our program is loaded several times, at different addresses. The rounds use these
+copies of our program in turn. This benchmark does not measure the effects of several cores, real network cards or
+aggregates (GRO, GSO).
 """
 
 import random
@@ -40,13 +43,13 @@ _TURN_S = 0.08
 _ROUNDS = 160
 _LOADS = 4
 # With writes of 64 kB, the queues of the path overflow, and the packets per second differ by 15 % between measurements.
-# With 16 kB they differ by 1 %.
+# With writes of 16 kB, the packets per second differ by 1 %.
 _WRITE = bytes(1 << 14)
 _READ = 1 << 22
 
 
 class _Streams:
-    """TCP connections with both ends in this process. The near end writes data, and the far end discards it."""
+    """TCP connections with both ends in this process. The near end writes data, and the far end discards the data."""
 
     def __init__(self, veth: VethPair) -> None:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -81,9 +84,9 @@ Turns = dict[str, list[tuple[float, float]]]
 
 
 def _measure(veth: VethPair, contenders: list[list[Contender]], send: Callable[[], None], tiny: bool) -> Turns:
-    """Measures all rounds. Each list in `contenders` has one program that is loaded several times.
+    """Measures all rounds. Each list in `contenders` contains all loaded copies of one program.
 
-    Each round uses the next of these loaded programs.
+    In each round, the next copy from each list is measured.
     """
     seconds, rounds = (0.02, 1) if tiny else (_TURN_S, _ROUNDS)
     turns: Turns = {}
@@ -100,7 +103,7 @@ def _measure(veth: VethPair, contenders: list[list[Contender]], send: Callable[[
 
 
 def _loss(turns: Turns, name: str) -> float:
-    """Returns the loss of a program relative to the packets per second without a program: the median over rounds."""
+    """Returns the median of a program's loss over all rounds."""
     return statistics.median(1 - a[0] / b[0] for a, b in zip(turns[name], turns[NOTHING], strict=True))
 
 
@@ -108,8 +111,8 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures TCP and UDP."""
     columns = [Heading("traffic"), Heading("attached"), Heading("packets/s", ",.0f"), Heading("Mbit/s", ",.0f")]
     columns += [Heading("loss", ".1%"), Heading("quartiles"), Heading("net loss", ".1%")]
-    note = "Medians over all rounds. Net loss: the loss minus the loss with the program that does nothing."
-    table = Table("A saturated path: the same CPU sends, receives and runs the program", columns, note)
+    note = "The figures are medians of all rounds. Net loss: loss minus the loss with the program that does nothing."
+    table = Table("Saturated path: the same CPU sends and receives packets, and runs the program", columns, note)
     figures: dict[str, float] = {}
     with ExitStack() as stack:
         veth = stack.enter_context(VethPair())

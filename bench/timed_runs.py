@@ -12,17 +12,20 @@ from bench.packets import Packets
 from bench.programs import Contender
 from otel_epping.replay.replayer import ProgTestRuns
 
-# The mean excludes the slowest thousandth of the runs, because interrupts or the hypervisor delayed these runs.
+# The mean excludes the slowest 0.1 % of the runs, because interrupts or the hypervisor delayed these runs.
 _KEPT = 0.999
 _REFUSED = "the kernel refused to run a program on a packet (BPF_PROG_TEST_RUN)"
 
 
 class TimedRuns(ProgTestRuns):
-    """Runs a contender on packets. Packets that leave the host pass its egress program, others its ingress program."""
+    """Runs a contender on packets.
+
+    The egress program runs on packets that leave the host. The ingress program runs on all other packets.
+    """
 
     def __init__(self, contender: Contender, packets: Packets, repeat: int = 1) -> None:
         super().__init__(-1, len(packets.rows))
-        self._packets = packets  # keeps the frames in memory, because the kernel reads them
+        self._packets = packets  # keeps the frames in memory, because the kernel reads the frames
         self.options["data_in"] = packets.rows.ctypes.data + packets.rows.strides[0] * np.arange(len(packets.rows))
         self.options["data_size_in"] = self.contexts["wire_len"] = packets.sizes
         self.options["repeat"] = repeat
@@ -51,7 +54,7 @@ class TimedRuns(ProgTestRuns):
 
 @contextmanager
 def one_cpu() -> Iterator[None]:
-    """Keeps this thread on one CPU while the body runs, so that the CPU's caches keep the thread's data."""
+    """Keeps this thread on one CPU until the `with` statement ends, so that the CPU's caches keep the thread's data."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:

@@ -27,17 +27,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Counted(NamedTuple):
-    """Counters of an interface: the sum of received and transmitted packets, and the sum of received and sent bytes."""
+    """Counters of an interface: the packets in both directions together, and the bytes in both directions together."""
 
     packets: int
     bytes: int
 
 
 class VethPair:
-    """The two namespaces and the veth pair. A context manager.
+    """A context manager for two network namespaces and the veth pair between them.
 
-    No packet is larger than the MTU, so programs see no aggregates of segments. If `serving` is true, the far
-    end has the address .10 in each subnet of SUBNETS. Otherwise it drops packets to SUBNETS.
+    No packet is larger than the MTU, so programs see no aggregates of segments. If `serving` is true, the far end has
+    the address .10 in each subnet of SUBNETS. Otherwise the far end drops packets to SUBNETS.
     """
 
     def __init__(self, *, serving: bool = False) -> None:
@@ -74,7 +74,10 @@ class VethPair:
         return Counted(numbers[1] + numbers[9], numbers[0] + numbers[8])
 
     def raw(self, *, near: bool) -> socket.socket:
-        """Returns a socket that sends frames. If `near`, they leave b0. Otherwise the far end sends them to b0."""
+        """Returns a socket that sends frames.
+
+        If `near` is true, the frames leave b0. Otherwise the far end sends the frames to b0.
+        """
         with (self.near if near else self.far).entered():
             sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             sender.bind((INTERFACE if near else FAR_INTERFACE, 0))
@@ -82,9 +85,10 @@ class VethPair:
 
 
 class Burst:
-    """Packets that are sent with one system call (sendmmsg) per 1,024 packets.
+    """Packets to send. One system call (sendmmsg) sends up to 1,024 packets.
 
-    If `names` is empty, the packets are frames. Otherwise they are datagrams to these addresses (struct sockaddr).
+    If `names` is empty, the packets are frames. Otherwise the packets are datagrams to the addresses in `names` (struct
+    sockaddr).
     """
 
     _AT_ONCE = 1024  # UIO_MAXIOV

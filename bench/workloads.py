@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workloads that kernel.py measures: packet form, number of flows, number of subnets."""
+"""The workloads that kernel.py measures. A workload has a packet form, a number of flows and a number of subnets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ MILLION = 1_000_000
 
 _MIN_RUNS = 20_000
 _MANY = 60_000
-# The sizes of the large flow tables: the size of ePPing's table, and a size that is sufficient for a million flows.
+# The sizes of the large flow tables: the size of the flow table of ePPing, and a size for a million flows.
 _LARGE_TABLE, _TABLE_FOR_A_MILLION = 1 << 17, 1 << 20
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Packets of one form, or mixed packets. They belong to `flows` flows to `subnets` subnets.
+    """Packets of one form, or mixed packets. The packets belong to `flows` flows to `subnets` subnets.
 
     kernel.py describes `repeated`, and traffic_model.py describes `skewed`.
     """
@@ -54,8 +54,8 @@ KNOWN = Workload(DATA, 1, 1, repeated=True)
 ONE, MANY = Workload(DATA, 1, 1), Workload(DATA, _MANY, 1_000)
 FEW_MIXED, SOME_MIXED = Workload(MIXED, 1_000, 10), Workload(MIXED, 1_000, 1_000)
 MANY_MIXED, MANY_UNIFORM = Workload(MIXED, _MANY, 1_000, skewed=True), Workload(MIXED, _MANY, 1_000)
-# The workloads are ordered by the number of flows. The last workloads fill ePPing's table (131,072 flows), and
-# ePPing then needs more time for each packet.
+# The workloads are ordered by the number of flows. The last workloads fill the flow table of the program ePPing
+# (131,072 flows). With a full flow table, ePPing needs more time for each packet.
 WORKLOADS = (
     KNOWN,
     Workload(ACK, 1, 1, repeated=True),
@@ -82,7 +82,10 @@ TINY = (ONE, MANY, FEW_MIXED, MANY_MIXED)
 
 
 def stream(workload: Workload, hook: str, tiny: bool) -> Iterator[Packets]:
-    """Yields the packets of each round. The first round only creates the flows, and its times are not used."""
+    """Yields the packets of each round.
+
+    The first round creates the flows. The times of the first round are not used.
+    """
     minimum = 100 if tiny else _MIN_RUNS
     if workload.form == MIXED:
         mixed = TrafficModel(workload.flows, workload.subnets, skewed=workload.skewed)
@@ -93,9 +96,9 @@ def stream(workload: Workload, hook: str, tiny: bool) -> Iterator[Packets]:
     flows = np.arange(min(workload.flows, minimum) if tiny else workload.flows)
     if not workload.repeated:
         flows = np.tile(flows, -(-minimum // workload.flows))
-    # A table places its entries in memory in the order in which the flows first appear. So the measured packets have a
-    # different order. With the same order, the CPU would prefetch the entries, and the measured time with 60,000 flows
-    # would be a third too low.
+    # A flow table places its entries in memory in the order of the first packets of the flows. The measured packets
+    # have a different order. If the measured packets had the order of the first packets, the CPU would prefetch the
+    # entries, and the measured time with 60,000 flows would be a third too low.
     first, other = (
         Packets.one_way(rows_of(workload.form, order, workload.subnets, out, workload.family), out)
         for order in (np.random.default_rng(number).permutation(flows) for number in range(2))

@@ -6,9 +6,19 @@
  */
 #pragma once
 
-/* Number of slots for subnets, without the overflow slot. */
-#ifndef MAX_SUBNETS
-#define MAX_SUBNETS 16384
+/* Number of slots: each combination of subnet, interface and side needs one. The shared slots are not included. */
+#ifndef MAX_SLOTS
+#define MAX_SLOTS 32768
+#endif
+
+/* Number of histograms: each combination of slot and method with an RTT needs one. */
+#ifndef MAX_HISTOGRAMS
+#define MAX_HISTOGRAMS 49152
+#endif
+
+/* Number of blocks of buckets. Each range of 16 buckets of a histogram in which an RTT was counted needs one. */
+#ifndef MAX_BLOCKS
+#define MAX_BLOCKS 131072
 #endif
 
 /* Number of entries of the flow table (flow_table.h). */
@@ -34,7 +44,7 @@
 #define SAMPLE_INTERVAL_NS 100000000
 #endif
 
-/* Maximum time in ns that a packet waits for its reply. A later reply gives no RTT. */
+/* Maximum time in ns that a packet waits for its reply. The program ignores a reply that arrives later. */
 #ifndef MAX_AGE_NS
 #define MAX_AGE_NS 10000000000
 #endif
@@ -52,10 +62,7 @@
 #define TICK_NS 4000000
 #endif
 
-/*
- * The highest possible CPU number plus one. A table with counts per CPU has this number of rows for each slot or
- * interface.
- */
+/* The highest possible CPU number plus one. A table with counts per CPU has CPUS rows for each slot or interface. */
 #ifndef CPUS
 #define CPUS 1
 #endif
@@ -75,15 +82,18 @@
 #define EVENTS 0
 #endif
 
-/* 1: take the time from the packet (BPF_PROG_TEST_RUN, for captures and tests). 0: take it from the kernel's clocks. */
+/*
+ * 1: take the time from the packet (BPF_PROG_TEST_RUN, for captures and tests). 0: take the time from the kernel's
+ * clocks.
+ */
 #ifndef PACKET_CLOCK
 #define PACKET_CLOCK 0
 #endif
 
 /*
- * With PACKET_CLOCK, the program writes this value into skb->mark of a malformed packet. User space knows which packets
- * of a capture are complete. So user space can distinguish a malformed packet from a packet whose headers were cut off
- * by the snap length (otel_epping/replay/replayer.py). When the program is attached to an interface, it does not change
- * any packet.
+ * If PACKET_CLOCK is 1, the program writes MALFORMED_MARK into skb->mark of a malformed packet. User space knows which
+ * packets of a capture are complete. With the mark, user space can distinguish a malformed packet from a packet whose
+ * headers were cut off by the snap length (otel_epping/replay/replayer.py). When the program is attached to an
+ * interface, it does not change any packet.
  */
 #define MALFORMED_MARK 1

@@ -9,12 +9,12 @@
 struct endpoint {
     const struct address *address;
     u32 side; /* enum side */
-    u32 slot; /* slot of the endpoint's subnet for TRAFFIC_METHOD */
+    u32 slot; /* slot of the endpoint's subnet */
 };
 
 /*
- * The compiler keeps the fields in registers. If the program passed a pointer into the context to a BPF helper, the
- * compiler would have to keep the fields in memory.
+ * The compiler keeps the fields of the context in registers. If the program passed a pointer into the context to a BPF
+ * helper, the compiler would have to keep the fields in memory.
  */
 struct context {
     struct __sk_buff *skb;
@@ -29,8 +29,8 @@ struct context {
     bool has_flow;
     bool only_ack;     /* see has_only_ack() */
     u8 segment;        /* enum segment */
-    u64 now_ns;        /* coarse time; 0 for packets other than TCP */
-    struct flow *flow; /* this and the next three fields are valid only if has_flow is true */
+    u64 now_ns;        /* coarse time; 0 if the packet is not TCP */
+    struct flow *flow; /* this field and the next three fields are valid only if has_flow is true */
     u64 source_index;  /* index of the sender in the arrays of `flow` */
     struct half_flow *sender;
     struct half_flow *receiver;
@@ -60,8 +60,8 @@ static __always_inline struct outstanding *outstanding_of_receiver(const struct 
 }
 
 /*
- * Adds an RTT that this packet completes. This packet answers a packet that was sent at `sent_ns`. Some packets of a
- * capture have no time. Then `sent_ns` is 0, and no RTT is added.
+ * Adds an RTT that this packet completes. `sent_ns` is the send time of the packet that this packet answers. If
+ * `sent_ns` is 0, the answered packet is in a capture and has no timestamp, so no RTT is added.
  */
 static __always_inline void add_rtt(struct context *ctx, enum method method, u64 sent_ns)
 {

@@ -2,13 +2,13 @@
 /*
  * Recognizes copies of packets. A capture of several interfaces, or a mirror port, may contain the same packet twice,
  * from two points of its path. The program measures the first copy and counts the second copy as a duplicate. Both
- * copies have the same transport header and the same identification in the IPv4 header. TTL, link header and ECN may
- * change on the path.
+ * copies have the same transport header and the same identification in the IPv4 header. The TTL, the link header and
+ * the ECN field may change on the path.
  *
- * A retransmitted segment can have the same headers as the original segment. This is the case if the segments have no
- * identification (IPv6, or IPv4 according to RFC 6864). Then only the time distinguishes a copy from a retransmission.
- * A sender retransmits a segment only after a reply of the receiver or after a timeout. So a retransmission follows the
- * original segment after at least one RTT.
+ * A retransmitted segment can have the same headers as the original segment. The headers are the same if the segments
+ * have no identification (IPv6, or IPv4 according to RFC 6864). The program can then distinguish a copy from a
+ * retransmission only by the time between both packets. A sender retransmits a segment only after a reply of the
+ * receiver or after a timeout. So a retransmission follows the original segment after at least one RTT.
  */
 #pragma once
 
@@ -18,33 +18,39 @@
 
 #if COPIES
 
-/* At a rate of one million packets per second, fewer packets pass in COPY_NS than this table has rows. */
+/*
+ * The number of rows of the table. At a rate of one million packets per second, fewer than RECENT_PACKETS packets pass
+ * within COPY_NS.
+ */
 #define RECENT_BITS 15
 #define RECENT_PACKETS (1 << RECENT_BITS)
 
 /*
- * If a packet is repeated within this time, it is a copy, even if the RTT of the packet's flow is shorter. The first
- * constant is for packets with an identification, and the second constant is for packets without an identification.
+ * A packet that is repeated within COPY_WITH_ID_NS or COPY_WITHOUT_ID_NS is a copy, even if the RTT of the packet's
+ * flow is shorter. COPY_WITH_ID_NS is for packets with an IPv4 identification, and COPY_WITHOUT_ID_NS is for packets
+ * without an identification.
  */
 #define COPY_WITH_ID_NS 1000000
 #define COPY_WITHOUT_ID_NS 100000
 
 struct recent_packet {
-    u64 hash; /* hash of all fields that are equal in a copy */
+    u64 hash; /* hash of all fields that are equal in a packet and its copy */
     u64 seen_ns;
-    u32 acked; /* the receiver's half_flow.acked and half_flow.dup_acks at seen_ns */
+    u32 acked; /* `acked` and `dup_acks` are copied from the receiver's half_flow at the time seen_ns */
     u32 dup_acks;
 };
 
 _Static_assert(RECENT_PACKETS > COPY_NS / 1000, "a packet per microsecond");
 
-/* Benign race: all CPUs share the table. At worst a copy counts as a retransmission, as all copies would without this
- * table. */
+/*
+ * Benign race: all CPUs share the table. At worst a copy counts as a retransmission. Without the table, each copy would
+ * count as a retransmission.
+ */
 BPF_F_TABLE("array", u32, struct recent_packet, recent_packets, RECENT_PACKETS, BPF_F_MMAPABLE);
 
 /*
- * The hash includes only fields that packets of this kind have. parse_fast_path() does not write the other fields, so
- * these fields still have the values of an earlier packet.
+ * The hash includes only fields that packets of this kind have. parse_fast_path() does not write the fields that
+ * packets of another kind have, so these fields still contain the values of an earlier packet.
  */
 static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 {
@@ -66,26 +72,27 @@ static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 
 /*
  * Returns whether the sender may send two segments with identical headers. A sender may send the same acknowledgement
- * twice (RFC 5681 section 4.2), and also the same RST. The headers do not distinguish such segments from copies.
+ * twice (RFC 5681 section 4.2), and also the same RST. The headers do not show whether such a segment is a copy.
  */
 static __always_inline bool may_repeat_unchanged(const struct packet *packet)
 {
     return !packet->identification && !packet->payload && !(packet->tcp_flags & (TCP_SYN | TCP_FIN));
 }
 
-/* Returns the time in ns within which a repeated segment is a copy, or 0 if it is not a copy at any time. */
+/* Returns the time in ns within which a repeated segment is a copy, or 0 if a repeated segment is never a copy. */
 static __always_inline u64 segment_copy_window(const struct context *ctx, const struct recent_packet *recent)
 {
     const struct packet *packet = ctx->packet;
     const struct half_flow *receiver = ctx->receiver;
     u64 within_ns = packet->identification ? COPY_WITH_ID_NS : COPY_WITHOUT_ID_NS;
 
-    /* If other segments of the flow have copies, this segment may be a copy, too. */
+    /* A segment that may be repeated unchanged is a copy only if other segments of the flow have copies. */
     if (may_repeat_unchanged(packet) && !(ctx->has_flow && ctx->flow->has_copies))
         return 0;
     if (!ctx->has_flow || packet->tcp_flags & TCP_SYN)
         return COPY_NS;
-    /* Duplicate acknowledgements requested this segment in the meantime, so it is a fast retransmission. */
+    /* Duplicate acknowledgements have requested this segment since its first copy was seen, so the segment is a fast
+     * retransmission. */
     if (is_requested_by_dup_acks(ctx, packet->seq) &&
         (receiver->acked != recent->acked || receiver->dup_acks != recent->dup_acks))
         return 0;
@@ -95,9 +102,10 @@ static __always_inline u64 segment_copy_window(const struct context *ctx, const 
 }
 
 /*
- * Returns the time in ns within which a repeated packet is a copy, or 0 if it is not a copy at any time. The program
- * reads only the first bytes of a datagram, and the checksum may not be filled in yet. So a datagram can be a copy only
- * if it has an IPv4 identification or the identifier of a request.
+ * Returns the time in ns within which a repeated packet is a copy, or 0 if a repeated packet is never a copy. Datagrams
+ * with the same first bytes may differ in later bytes, which the program does not read. It is also possible that the
+ * checksum is not filled in yet. So the program recognizes a copy of a datagram only if the datagram has an IPv4
+ * identification or the identifier of a request.
  */
 static __always_inline u64 copy_window(const struct context *ctx, u64 kind, const struct recent_packet *recent)
 {
@@ -112,7 +120,7 @@ static __always_inline u64 copy_window(const struct context *ctx, u64 kind, cons
                : 0;
 }
 
-/* Returns whether this packet is a copy of an earlier packet. If it is not a copy, stores the packet in the table. */
+/* Returns whether this packet is a copy of an earlier packet. Stores a packet that is not a copy in the table. */
 static __always_inline bool is_copy(const struct context *ctx, u64 kind)
 {
     u64 now_ns = precise_now(ctx->skb), hash;
@@ -122,18 +130,18 @@ static __always_inline bool is_copy(const struct context *ctx, u64 kind)
     if (!now_ns || (kind != KIND_TCP && kind != KIND_UDP && kind != KIND_ICMP))
         return false;
     hash = packet_hash(ctx->packet, kind);
-    row = hash >> (64 - RECENT_BITS); /* the high bits of a product depend on all bits of its factors */
+    row = hash >> (64 - RECENT_BITS); /* the high bits of a product depend on all bits of both factors */
     recent = recent_packets.lookup(&row);
     if (!recent)
         return false;
     if (recent->hash == hash) {
         u64 within_ns = copy_window(ctx, kind, recent);
 
-        /* The times of a capture may run backwards. The difference is unsigned, so it is very large for a packet with
-         * an earlier time. Such a packet is not a copy. */
+        /* The times of a capture may run backwards. If this packet has an earlier time than the recent packet, the
+         * unsigned difference of the times is very large, so this packet is not a copy. */
         if (within_ns && now_ns - recent->seen_ns <= within_ns) {
             if (kind == KIND_TCP && may_repeat_unchanged(ctx->packet))
-                recent->hash = 0; /* a packet has at most one copy, so the next equal packet is new */
+                recent->hash = 0; /* a packet has at most one copy, so the next packet with this hash is new */
             else if (ctx->has_flow)
                 ctx->flow->has_copies = 1;
             return true;

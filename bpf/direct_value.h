@@ -2,11 +2,11 @@
 /*
  * Declares tables whose rows the program reaches by address, without a look-up. The kernel's name for this feature is
  * "lookup-free direct value access" (Linux 5.2). libbpf implements global variables with this feature. A look-up would
- * write the key of each row to memory and take twice as many instructions as direct access. Direct access reduces the
- * time per packet by 5 to 8 % (docs/performance.md).
+ * write the number of the row to memory, and would take twice as many instructions as direct access. Direct access
+ * reduces the time per packet by 5 to 8 % (docs/performance.md).
  *
  * For the kernel, such a table is an array map with one entry, and this entry contains all rows. BCC does not support
- * this kind of access. So the program contains a placeholder number instead of the address, and the loader replaces the
+ * direct access. So the program contains a placeholder number instead of the address, and the loader replaces the
  * number with the descriptor of the map (otel_epping/kernel/load/bytecode.py). The verifier accepts offsets of up to
  * 512 MB (BPF_MAX_VAR_OFF), so tables that may be larger are accessed by look-ups.
  */
@@ -16,7 +16,7 @@
 
 #define MAX_DIRECT_BYTES (1ULL << 29)
 
-/* The order is the same as in DIRECT_TABLES of the loader. */
+/* The tables have the same order as in DIRECT_TABLES of the loader. */
 enum direct_table {
     DIRECT_CONTROL,
     DIRECT_INTERFACES,
@@ -26,7 +26,7 @@ enum direct_table {
     DIRECT_PACKETS,
 };
 
-/* Returns the address of the first row. DIRECT is a number that the loader defines. */
+/* Returns the address of the first row of a table. DIRECT is a number that the loader defines. */
 #define DIRECT_ADDRESS(number, type)                                           \
     ({                                                                         \
         type *address;                                                         \
@@ -36,11 +36,11 @@ enum direct_table {
     })
 
 /*
- * Declares an array of `length` rows and NAME_row(), which returns the address of a row. The compiler computes the
- * address of a row only once, and not again for each field of the row.
+ * Declares an array of `length` rows, and the function NAME_row(), which returns the address of a row. The compiler
+ * computes the address of a row once for all fields of the row.
  *
- * BCC sees the rows as an array of bytes, because BCC needs seconds for an array of structs. The size of this array is
- * an enumerator, because BCC mistakes `sizeof` for the name of a field.
+ * The rows are declared as an array of bytes, because BCC needs seconds to process an array of structs. The size of the
+ * byte array is an enumerator, because BCC mistakes `sizeof` for the name of a field.
  */
 #define DIRECT_TABLE(number, type, name, length)                                          \
     enum { name##_bytes = sizeof(type) * (length) };                                      \

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Method dns measures the time from a query over UDP to the response with the same transaction identifier (RFC 1035
- * section 4.1.1). The RTT includes the time that the server needs to answer. A resolver may send many queries of its
- * own in this time.
+ * section 4.1.1). The RTT includes the time that the server needs to answer. Before a resolver answers, it may send
+ * many queries to other servers.
  */
 #pragma once
 
@@ -16,12 +16,14 @@ static __always_inline void dns(struct context *ctx)
     bool to_server = packet->destination_port == __cpu_to_be16(DNS_PORT);
     u64 head = __be64_to_cpu(packet->udp_head);
     u32 transaction = head >> 48;
-    bool is_response = head >> 47 & 1; /* the QR bit, which follows the identifier */
+    bool is_response = head >> 47 & 1; /* the QR bit, which is the bit after the identifier */
 
     if (!to_server && packet->source_port != __cpu_to_be16(DNS_PORT))
         return;
     cold();
-    if (!head) /* too short, or no query: the head of a query contains its number of questions, which is not 0 */
+    /* The payload is too short, or is not a query. The first 8 bytes of a query contain the number of questions, which
+     * is at least 1. */
+    if (!head)
         return;
 
     if (to_server && !is_response)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The kernel program of otel-epping. It reads the packets of an interface in both directions, matches each packet with
- * its reply, and adds the round-trip time to the histogram of the subnet from which the reply came. It does not change,
- * delay or drop any packet. User space sees only the maps of this program.
+ * The kernel program of otel-epping. The program reads the packets of an interface in both directions, matches each
+ * packet with its reply, and adds the round-trip time to the histogram of the subnet from which the reply came. The
+ * program does not change, delay or drop any packet. User space sees only the maps of this program.
  *
  * process_packet() shows the path of a packet from top to bottom.
  */
@@ -18,7 +18,7 @@
 #include "packet.h"
 #include "parse.h"
 
-/* The subnets and the flow of a packet, and their counters. */
+/* The subnets and the flow of a packet, and the counters of subnets and flows. */
 #include "context.h"
 #include "traffic.h"
 #include "subnet.h"
@@ -33,7 +33,7 @@
 #include "flow_events.h"
 #include "rtt.h"
 
-/* The methods of measuring RTTs. */
+/* The methods that measure RTTs. */
 #include "tcp_method_choice.h"
 #include "tcp_timestamp.h"
 #include "tcp_sequence.h"
@@ -42,14 +42,14 @@
 #include "dns.h"
 #include "quic_handshake.h"
 
-/* Packets that the program sees twice. */
+/* Copies of packets that the program has already seen. */
 #include "copies.h"
 
 #define INTERFACE_PROBES 4
 
 /*
  * Returns the row of an interface, or the last row if the interface is not in the table. User space fills the table
- * before it attaches the program. The last row is filled first.
+ * before it attaches the program, and fills the last row before all other rows.
  */
 static __always_inline struct interface *find_interface(u32 ifindex)
 {
@@ -64,8 +64,8 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 }
 
 /*
- * Finds the slots of both endpoints. If the packet belongs to a TCP flow, the entry of this flow contains the slots.
- * Otherwise the slots are in the slot cache.
+ * Finds the slots of both endpoints. The slots of a TCP flow are in the flow table entry. For all other packets, the
+ * slots are in the slot cache.
  */
 static __always_inline void find_slots(struct context *ctx)
 {
@@ -81,7 +81,7 @@ static __always_inline void find_slots(struct context *ctx)
     }
 }
 
-/* Calls the function of a method if the method is compiled in and needs packets of this kind. */
+/* Calls the function of a method if METHODS contains the method and the method needs packets of this kind. */
 #define MEASURE(number, function, kind_of_method)         \
     if (METHODS & 1U << number && kind == kind_of_method) \
         function(ctx);
@@ -135,7 +135,8 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         kind -= KIND_HAS_OFFSET;
     }
 
-    u64 kind_row = bounded(kind, KINDS); /* a copy: bounded() hides the value of its result from the compiler */
+    /* The comparisons below use `kind`, because the compiler does not know the value that bounded() returns. */
+    u64 kind_row = bounded(kind, KINDS);
 
     add(ingress ? &counters->received[kind_row] : &counters->transmitted[kind_row], tally);
     if (PACKET_CLOCK && kind == KIND_MALFORMED)
@@ -156,8 +157,8 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
     find_slots(&ctx);
     count_traffic(&ctx, class_of(kind, packet), tally);
 #if COPIES
-    /* From here the verifier follows one path for all packets that are not copies. This saves up to 20 % of the
-     * verifier's work. */
+    /* From here, the verifier follows one path for all packets that are not copies. The single path saves up to 20 % of
+     * the verifier's work. */
     ctx.now_ns = hide_from_verifier(packet, ctx.now_ns);
 #endif
 
@@ -172,7 +173,8 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         measure(&ctx, kind);
     }
 #if EVENTS
-    /* From here the verifier follows one path for all values of `side`. This saves 10 % of the verifier's work. */
+    /* From here, the verifier follows one path for all values of `side`. The single path saves 10 % of the verifier's
+     * work. */
     ctx.source.side = hide_from_verifier(packet, ctx.source.side);
     track_event_flow(&ctx, kind);
 #endif
@@ -186,9 +188,9 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
 }
 
 /*
- * Returns 1 on ingress and 0 on egress. When the agent starts, compiling takes longer than any other step. So the
- * program is compiled once and loaded twice. The loader replaces DIRECTION with 1 or 0
- * (otel_epping/kernel/load/bytecode.py), and the verifier removes the code of the other direction.
+ * Returns 1 on ingress and 0 on egress. At the start of the agent, the compilation takes longer than any other step. So
+ * the agent compiles the program once and loads it twice, once for each direction. The loader replaces DIRECTION with 1
+ * or 0 (otel_epping/kernel/load/bytecode.py), and the verifier removes the code of the other direction.
  */
 static __always_inline u64 is_ingress(void)
 {

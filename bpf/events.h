@@ -3,10 +3,11 @@
  * Defines the events of the commands `watch` and `replay --events`. The code for events is compiled only for these
  * commands. This code sends each RTT, and each flow that opens or closes, to user space through a ring buffer.
  *
- * The rules for events, their times and their directions are those of ePPing (xdp-project/bpf-examples,
- * pping/pping_kern.c: update_forward_flowstate() and the functions next to it). So programs that read ePPing's output
- * can also read our output. A direction of a flow opens when a packet of this direction is followed by a packet of the
- * opposite direction. The opening event has the source and destination of the second packet.
+ * Events, and their times and directions, follow the same rules as in ePPing (xdp-project/bpf-examples,
+ * pping/pping_kern.c: update_forward_flowstate() and the functions next to it). So programs that read the output of
+ * ePPing can also read the output of otel-epping. A direction of a flow opens when a packet in this direction is
+ * followed by a packet in the opposite direction. The opening event has the source and destination of the packet in the
+ * opposite direction.
  */
 #pragma once
 
@@ -19,14 +20,14 @@ enum event_trigger { TRIGGER_SOURCE, TRIGGER_DESTINATION };
 struct event {
     u64 time_ns; /* time of the reply, or of the packet that opened or closed the flow */
     u64 rtt_ns;
-    u64 min_rtt_ns;   /* minimum RTT of this direction so far */
-    u64 sent_packets; /* by the endpoint that waited for the reply */
-    u64 sent_bytes;   /* bytes of payload */
+    u64 min_rtt_ns;   /* smallest RTT of this direction so far */
+    u64 sent_packets; /* number of packets that the receiver of the reply has sent so far */
+    u64 sent_bytes;   /* number of payload bytes that the receiver of the reply has sent so far */
     u64 received_packets;
     u64 received_bytes;
     struct address source;
     struct address destination;
-    u16 source_port; /* in network byte order; for ICMP echo, both ports are the identifier */
+    u16 source_port; /* in network byte order; for ICMP echo, both ports contain the identifier */
     u16 destination_port;
     u8 type;
     u8 reason;
@@ -45,9 +46,9 @@ struct event {
 enum event_flow_state { EVENT_FLOW_EMPTY, EVENT_FLOW_WAITING, EVENT_FLOW_OPEN, EVENT_FLOW_CLOSED };
 
 /*
- * The state of one endpoint, and the counts of the packets that it sent and received. Benign race: two CPUs may process
- * packets of one flow at the same time. At worst an event is missing or reported twice, and the counts of a flow lack
- * some packets.
+ * The state of one endpoint, and the number of packets and bytes that the endpoint sent and received. Benign race: two
+ * CPUs may process packets of one flow at the same time. At worst an event is missing or reported twice, and the counts
+ * of a flow lack some packets.
  */
 struct event_half {
     u64 opened_ns; /* time of the endpoint's first packet */
@@ -62,12 +63,12 @@ struct event_half {
 };
 
 struct event_flow {
-    struct event_half half[2]; /* [0] is the internal endpoint, [1] the external one */
+    struct event_half half[2]; /* [0] is the internal endpoint, [1] is the external endpoint */
 };
 
 struct event_flow_key {
     struct flow_key flow;
-    u64 protocol; /* 64 bits, so that the key has no padding: padding bytes would be undefined */
+    u64 protocol; /* 64 bits, so that the key has no padding, because the values of padding bytes are undefined */
 };
 
 _Static_assert(sizeof(struct event_flow_key) == sizeof(struct flow_key) + sizeof(u64), "a hash key without padding");
@@ -76,7 +77,7 @@ BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 BPF_ARRAY(events_lost, u64, 1); /* number of events that were lost because the ring buffer was full */
 BPF_TABLE("lru_hash", struct event_flow_key, struct event_flow, event_flows, MAX_FLOWS);
 
-/* Structs that are too large for the stack: the event that a CPU fills in, and an empty flow. */
+/* These structs are too large for the stack: an event for each CPU, and an empty flow. */
 BPF_ARRAY(event_buffer, struct event, CPUS);
 BPF_ARRAY(new_event_flow, struct event_flow, 1);
 

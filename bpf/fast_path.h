@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The fast path of the parser handles most packets. A packet of the fast path is not a fragment. It has an Ethernet
- * header, an IPv4 header without options, and then either a UDP header or a TCP header. The TCP header has a timestamp
- * option at the usual place. All fields have a fixed offset, so one or two comparisons with the packet's end are
- * enough, and one load reads each field. The fast path takes half as many instructions as the slow path in parse.h,
- * which parses header by header and handles all other packets.
+ * The fast path of the parser handles most packets. A packet of the fast path is not a fragment. The packet has an
+ * Ethernet header, an IPv4 header without options, and then either a UDP header or a TCP header. In the TCP header, the
+ * timestamp option follows two NOP options. Each field has a fixed offset, so the parser compares only one or two
+ * offsets with the packet's end, and reads each field with one load. The slow path in parse.h parses header by header
+ * and handles all other packets. The fast path takes half as many instructions as the slow path.
  */
 #pragma once
 
@@ -15,13 +15,16 @@
 #include "transport_headers.h"
 
 #define FAST_VERSION_IHL 0x45 /* IP version 4, and a header length of 5 words: no options */
-#define FAST_DOFF 8           /* in words of 4 bytes: the fixed header, and 12 bytes of options */
+#define FAST_DOFF 8           /* header length in words of 4 bytes: the fixed TCP header, and 12 bytes of options */
 
-/* The EtherType of IPv4 and the first byte of the IPv4 header, which follows it. The mask excludes the TOS byte. */
+/*
+ * The EtherType of IPv4, and the first byte of the IPv4 header after the EtherType. FAST_TYPE_MASK excludes the TOS
+ * byte.
+ */
 #define FAST_TYPE_AND_VERSION __cpu_to_be32((u32)ETH_P_IP << 16 | FAST_VERSION_IHL << 8)
 #define FAST_TYPE_MASK __cpu_to_be32(0xffffff00)
 
-/* Number of bytes from the start of the packet to the last byte that is read. */
+/* Number of bytes from the start of the packet to the last byte that the fast path reads. */
 #define FAST_UDP_BYTES (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(u64))
 #define FAST_TCP_BYTES (ETH_HLEN + sizeof(struct iphdr) + FAST_DOFF * 4)
 
@@ -36,7 +39,7 @@ static __always_inline u64 parse_fast_path(struct __sk_buff *skb, struct packet 
     __be32 *type_and_version = data + ETH_HLEN - sizeof(__be16);
 
     /* A packet that begins like an IPv4 header may have no Ethernet header: see lacks_ethernet(). The first byte of a
-     * unicast MAC address is even, and FAST_VERSION_IHL is odd. So no unicast frame fails this check. */
+     * unicast MAC address is even, and FAST_VERSION_IHL is odd. So no unicast frame begins with FAST_VERSION_IHL. */
     if (data + FAST_UDP_BYTES > end || *(u8 *)data == FAST_VERSION_IHL ||
         (*type_and_version & FAST_TYPE_MASK) != FAST_TYPE_AND_VERSION || ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Finds the flow table entry of a TCP segment. The entry has the timestamps that wait for their reply and the slots of
- * both subnets, so one look-up per packet is enough.
+ * Finds the flow table entry of a TCP segment. The entry contains the timestamps that wait for a reply, and the slots
+ * of both subnets. So the program needs only one look-up per packet.
  *
  * Benign race: two CPUs may process packets of one flow at the same time, usually one CPU for each direction. The entry
- * has no lock. At worst an RTT, or a TCP event of a subnet, is lost or counted twice. This is rare.
+ * has no lock. At worst an RTT, or a TCP event of a subnet, is lost or counted twice. Such errors are rare.
  */
 #pragma once
 
@@ -12,8 +12,8 @@
 #include "subnet.h"
 
 /*
- * Returns whether `a` is later than `b`, as the kernel's after() does. Both numbers are sequence numbers, or both are
- * timestamps. These numbers wrap around (RFC 9293 section 3.4, RFC 7323 section 5.2).
+ * Returns whether `a` is later than `b`, as the kernel's after() does. `a` and `b` are two sequence numbers or two
+ * timestamps. Sequence numbers and timestamps wrap around (RFC 9293 section 3.4, RFC 7323 section 5.2).
  */
 static __always_inline bool after(u32 a, u32 b)
 {
@@ -35,8 +35,8 @@ static __always_inline struct flow_key flow_key_of(const struct context *ctx, u6
 }
 
 /*
- * Finds the flow of a segment, or creates it. Returns false if the segment has no flow. A SYN does not create a flow,
- * so that a SYN flood cannot evict established flows. A RST does not create a flow either, because a RST ends its
+ * Finds the flow of a segment, or creates the flow. Returns false if the segment has no flow. A SYN does not create a
+ * flow, so that a SYN flood cannot evict established flows. A RST does not create a flow either, because a RST ends its
  * connection.
  */
 static __always_inline bool find_flow(struct context *ctx)
@@ -69,8 +69,8 @@ static __always_inline bool find_flow(struct context *ctx)
 }
 
 /*
- * Returns the slot of an endpoint, and caches it in the flow. The epoch and the slot are in one word, so that a slow
- * CPU cannot store a slot of an old epoch together with a new epoch.
+ * Returns the slot of an endpoint, and caches the slot in the flow. The epoch and the slot are in one 64-bit word, so
+ * that a slow CPU cannot store a slot of an old epoch together with a new epoch.
  */
 static __always_inline u32 cached_slot(const struct context *ctx, const struct endpoint *endpoint, u64 *cache,
                                        u32 epoch)
@@ -79,7 +79,7 @@ static __always_inline u32 cached_slot(const struct context *ctx, const struct e
 
     if (cached >> 32 != epoch) {
         cold();
-        cached = (u64)epoch << 32 | slot_of(ctx, endpoint, TRAFFIC_METHOD);
+        cached = (u64)epoch << 32 | slot_of(ctx, endpoint, false);
         *cache = cached;
     }
     return cached;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Tracks the flows of all protocols and reports their events, as ePPing does (events.h). */
+/* Tracks the flows of all protocols and reports the events of these flows, as ePPing does (events.h). */
 #pragma once
 
 #include "events.h"
@@ -7,8 +7,10 @@
 
 #if EVENTS
 
-/* Fills in an event of this packet's flow. If `backwards` is true, the event has the opposite direction of the
- * packet. */
+/*
+ * Fills in an event of this packet's flow. If `backwards` is true, the source of the event is the destination of the
+ * packet.
+ */
 static __always_inline struct event *fill_event(const struct context *ctx, u8 type, u64 time_ns, bool backwards)
 {
     const struct packet *packet = ctx->packet;
@@ -46,7 +48,7 @@ static __always_inline void report_rtt(const struct context *ctx, u8 method, u64
 
     if (!event)
         return;
-    if (!half) /* the flow was evicted from the table */
+    if (!half) /* the packet's flow was evicted from the table */
         half = &unknown;
     if (!half->min_rtt_ns || rtt_ns < half->min_rtt_ns)
         half->min_rtt_ns = rtt_ns;
@@ -67,15 +69,15 @@ static __always_inline void report_flow(const struct context *ctx, u8 type, u64 
     if (!event)
         return;
     event->reason = reason;
-    /* The endpoint that opened or closed the flow. For an opening, this endpoint is always the destination, because the
-     * event has the opposite direction of the packet that opened the flow. */
+    /* The trigger is the endpoint that opened or closed the flow. In an opening event, the trigger is always the
+     * destination, because the event has the opposite direction of the packet that opened the flow. */
     event->trigger = type == EVENT_OPENING || backwards ? TRIGGER_DESTINATION : TRIGGER_SOURCE;
     send_event(event);
 }
 
 /*
- * Returns whether ePPing would start an RTT sample with this packet if ePPing had our methods. ePPing ignores a flow
- * without such a packet.
+ * Returns whether ePPing would start an RTT sample with this packet if ePPing had the methods of this program. ePPing
+ * ignores a flow until a packet of the flow may start an RTT sample.
  */
 static __always_inline bool may_start_sample(const struct packet *packet, enum packet_kind kind)
 {
@@ -127,7 +129,10 @@ static __always_inline void open_half(struct event_half *half, const struct pack
                                                   : REASON_SYN;
 }
 
-/* Updates the flow of the packet before the packet's RTTs are recorded: opens a direction, and counts the packet. */
+/*
+ * Updates the flow of the packet before the packet's RTTs are recorded: opens a direction of the flow if necessary, and
+ * counts the packet.
+ */
 static __always_inline void track_event_flow(struct context *ctx, enum packet_kind kind)
 {
     const struct packet *packet = ctx->packet;
@@ -162,7 +167,8 @@ static __always_inline void track_event_flow(struct context *ctx, enum packet_ki
 }
 
 /*
- * Closes flows after the RTTs of the packet are recorded. A FIN closes its direction, and a RST closes both directions.
+ * Closes flows after the RTTs of the packet are recorded. A FIN closes the direction in which it is sent, and a RST
+ * closes both directions.
  */
 static __always_inline void close_event_flow(const struct context *ctx)
 {

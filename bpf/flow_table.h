@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The table of TCP flows: a set-associative array, like a CPU's cache. The hash of a flow selects a set of FLOW_WAYS
- * rows, and one row of this set, which the program checks first. Most flows are in that row. To find such a flow, the
- * program reads only the cache line with the tags of the set and the cache lines of the flow itself, and calls no
- * function. A look-up in a hash map of the kernel makes two calls and reads one more cache line, and each of these
- * cache lines is in a different page (docs/performance.md).
+ * rows. The hash also selects which row of this set the program checks first. Most flows are in the row that is checked
+ * first. To find a flow in this row, the program reads only the cache line with the tags of the set and the cache lines
+ * of the flow itself, and calls no function. A look-up in a hash map of the kernel makes two calls and reads one more
+ * cache line, and all cache lines that the look-up reads are in different pages (docs/performance.md).
  *
- * Only the assignment of a row to another flow takes a lock. Two kinds of flows are evicted first: closed flows, and
- * unanswered flows, in which only one endpoint has sent packets. Among these flows, the flow whose last packet is the
- * oldest is evicted. So a flood of unanswered packets evicts unanswered flows. A flow in which both endpoints have sent
- * packets keeps its row for FLOW_PROTECTED_NS after its last packet. If all flows of a set are protected, the new flow
- * gets no row and is counted (flow_insert_failed). So if there are too many flows, the program measures some of them
- * instead of none.
+ * The program takes a lock only to assign a row to another flow. Two kinds of flows are evicted first: closed flows and
+ * unanswered flows. In an unanswered flow, only one endpoint has sent packets. Among the closed and unanswered flows,
+ * the program evicts the flow whose last packet is the oldest. So a flood of unanswered packets evicts unanswered
+ * flows. A flow in which both endpoints have sent packets keeps its row for FLOW_PROTECTED_NS after its last packet. If
+ * all flows of a set are protected, a new flow gets no row, and flow_insert_failed counts the new flow. So if there are
+ * too many flows, the program measures some flows instead of no flow.
  */
 #pragma once
 
@@ -21,10 +21,10 @@
 
 #define FLOW_PROTECTED_NS 1000000000ULL
 
-/* The bits of a tag that do not come from the hash. */
+/* The bits of a tag that are not bits of the hash. */
 #define TAG_IN_USE 1
 #define TAG_BIDIRECTIONAL 2 /* both endpoints have sent packets */
-#define TAG_HASH_BITS 2     /* the hash begins at this bit */
+#define TAG_HASH_BITS 2     /* number of the first bit that comes from the hash */
 /* The highest bits of a tag are the number of the row that is checked first. */
 #define TAG_WAY_SHIFT 28
 
@@ -39,13 +39,13 @@ static __always_inline u64 pending_count(const struct half_flow *half)
     return (pending & 1) + (pending >> 1 & 1) + (pending >> 2 & 1) + (pending >> 3 & 1);
 }
 
-/* The set and the tag of a flow, whether or not the flow is in the table. */
+/* The set and the tag of a flow. The flow need not be in the table. */
 struct flow_place {
     u32 set;
     u32 tag;
 };
 
-/* Returns the word that follows the addresses in a key: ports, interface and family. */
+/* Returns the 64-bit word after the addresses in a key. The word contains the ports, the interface and the family. */
 static __always_inline u64 ports_word(const struct flow_key *key)
 {
     u64 word;
@@ -90,8 +90,8 @@ static __always_inline bool has_key(const struct flow *flow, const struct flow_k
 
 /*
  * Returns the flow with this key, or NULL. If the flow is not in the row that is checked first, the program compares
- * the tags of all rows of the set. These tags are in one cache line. So the program reads only the row whose tag
- * matches. All tags together have 1/80 of the size of all rows, so they may fit into a CPU's cache.
+ * the tags of all rows of the set. All tags of a set are in one cache line. The program reads only the row whose tag
+ * matches. The tags of all sets take 1/80 of the memory of the rows, so the tags may fit into a CPU's cache.
  */
 static __always_inline struct flow *lookup_flow(const struct flow_key *key, struct flow_place place)
 {
@@ -119,8 +119,8 @@ static __always_inline struct flow *lookup_flow(const struct flow_key *key, stru
 }
 
 /*
- * Returns the row of a set that a new flow gets, or FLOW_WAYS if no flow may be evicted. The first choice is the row of
- * a flow with the same tag, so that no two rows of a set have the same tag. The second choice is a free row.
+ * Returns the row of a set that a new flow gets, or FLOW_WAYS if no flow may be evicted. The first choice is a row that
+ * already has the tag of the new flow, so that all rows of a set have different tags. The second choice is a free row.
  */
 static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_place place, u64 now_ns)
 {
@@ -139,7 +139,7 @@ static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_
             rank = 0;
         else if (!tag)
             rank = 1;
-        else /* the highest bit is set for flows that may be protected: they come last */
+        else /* the highest bit is set for flows that may be protected, so the program chooses these flows last */
             rank = (flow->last_ns ?: now_ns) | (u64)(tag & TAG_BIDIRECTIONAL) << 62;
         if (rank < lowest) {
             lowest = rank;
@@ -153,15 +153,15 @@ static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_
 }
 
 /*
- * Writes a new flow into a row. Another CPU must not find the row while the row is half written, so the ports and the
- * family of its key are 0 in the meantime. The atomic exchanges are full memory barriers.
+ * Writes a new flow into a row. Another CPU must not find the row before the row is complete, so the ports and the
+ * family in the row's key are 0 until then. The atomic exchanges are full memory barriers.
  *
- * Benign race: a CPU that found the old flow in this row some nanoseconds earlier may still write the state of the old
- * flow's sender, or a slot, into the new flow. At worst one RTT of the new flow is lost or wrong, or some of its
- * packets count for the old flow's subnet. This is rare, because the old flow was unanswered, or had no packets for a
- * long time.
+ * Benign race: a CPU that found the old flow in this row a few nanoseconds earlier may still write a slot, or the state
+ * of the old flow's sender, into the new flow. At worst one RTT of the new flow is lost or wrong, or some packets of
+ * the new flow count for the old flow's subnet. The race is rare, because the old flow was unanswered, or had no
+ * packets for a long time.
  *
- * The segments of the old flow that wait for a reply count as abandoned. They count for the interface of the new flow.
+ * The segments of the old flow that wait for a reply count as abandoned RTT samples of the new flow's interface.
  */
 static __always_inline void init_flow(struct flow *flow, const struct flow_key *key,
                                       struct interface_counters *counters)
@@ -186,8 +186,8 @@ static __always_inline struct flow *insert_flow(const struct flow_key *key, stru
     u64 *lock = flow_locks.lookup(&place.set);
     struct flow *flow = 0;
 
-    /* If the lock is taken, another CPU is assigning a row of this set, most likely to the same flow. The next packet
-     * then finds the flow. */
+    /* If the lock is taken, another CPU is assigning a row of this set, most likely to the same flow. The flow's next
+     * packet then finds the flow in the table. */
     if (!lock || __sync_lock_test_and_set(lock, 1)) {
         counters->flow_insert_failed++;
         return 0;
@@ -211,8 +211,9 @@ static __always_inline struct flow *insert_flow(const struct flow_key *key, stru
 /*
  * Marks a flow in the table as protected from eviction, or as no longer protected.
  *
- * Benign race: a few nanoseconds pass between the read of the tag and the store. In this time another CPU may assign
- * the row to a new flow. At worst the new flow is not found in its row, and gets another row.
+ * Benign race: a few nanoseconds pass between the load of the tag and the store of the new tag. Between the load and
+ * the store, another CPU may assign the row to a new flow. At worst the program does not find the new flow in its row,
+ * and assigns another row to the flow.
  */
 static __always_inline void mark_bidirectional(struct flow_place place, bool bidirectional)
 {

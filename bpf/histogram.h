@@ -3,23 +3,24 @@
  * Counts an RTT in the exponential histogram of a slot. The program chooses the same bucket as an OpenTelemetry SDK.
  *
  * At scale s, bucket i holds the values v in seconds with 2^(i/2^s) < v <= 2^((i+1)/2^s) (OpenTelemetry metrics data
- * model, "ExponentialHistogram"). In whole nanoseconds the lower edges are T(i) = floor(1e9 * 2^(i/2^s)), exact
- * integers that user space computes (otel_epping/kernel/buckets.py). The program finds the bucket without a logarithm
- * or a search. The leading s + 2 bits of the RTT select a cell: a range that is so narrow that it contains at most one
- * edge. The cell stores this edge and the bucket below the edge, so one comparison is enough.
+ * model, "ExponentialHistogram"). In nanoseconds, the lower edge of bucket i is T(i) = floor(1e9 * 2^(i/2^s)), an
+ * integer. User space computes all edges (otel_epping/kernel/buckets.py). The program finds the bucket without a
+ * logarithm or a search. The leading s + 2 bits of the RTT select a cell. A cell is a range of RTTs that contains at
+ * most one edge. The cell stores this edge and the bucket below the edge, so one comparison finds the bucket.
  */
 #pragma once
 
+#include "hash.h"
 #include "maps.h"
 
 #define RTT_MIN_NS 1000ULL
 #define RTT_MAX_NS 64000000000ULL
-/* The leading bit of RTT_MIN_NS: 2^9 <= 1000 < 2^10. */
+/* The number of the leading bit of RTT_MIN_NS. It is 9, because 2^9 <= 1000 < 2^10. */
 #define CELL_FIRST_OCTAVE 9
 
 /*
- * An RTT has 36 bits. The other 28 bits of a min_word or max_word are the number of the interval. With one interval per
- * second, these bits are enough for eight years.
+ * An RTT has 36 bits. The other 28 bits of a min_word or max_word are the number of the interval. If an interval takes
+ * one second, 28 bits are enough for eight years.
  */
 #define RTT_BITS 36
 #define RTT_MASK ((1ULL << RTT_BITS) - 1)
@@ -28,25 +29,6 @@
 _Static_assert(RTT_MIN_NS >> CELL_FIRST_OCTAVE == 1, "the cells begin with the octave of the least RTT");
 _Static_assert(RTT_MAX_NS >> (CELL_FIRST_OCTAVE + CELL_OCTAVES - 1) == 1, "and end with that of the greatest");
 _Static_assert(RTT_MAX_NS <= RTT_MASK, "an RTT has 36 bits");
-
-static __always_inline u32 leading_bit(u64 value)
-{
-    u32 bit = 0;
-
-#define HALVE(n)      \
-    if (value >> n) { \
-        value >>= n;  \
-        bit += n;     \
-    }
-    HALVE(32)
-    HALVE(16)
-    HALVE(8)
-    HALVE(4)
-    HALVE(2)
-    HALVE(1)
-#undef HALVE
-    return bit;
-}
 
 static __always_inline u64 bucket_of(u64 rtt_ns)
 {
@@ -61,14 +43,14 @@ static __always_inline u64 bucket_of(u64 rtt_ns)
 /*
  * Sets a word to `value` if `value` is greater than the word.
  *
- * The value is interval << 36 | RTT, or for a minimum interval << 36 | (RTT_MASK - RTT). So the first value of a new
- * interval is greater than all values of the previous interval, and the word never has to be reset. Even and odd
- * intervals have separate words. So user space can first raise the number of the interval and then read the words of
- * the interval that ended.
+ * For a maximum, the value is interval << 36 | RTT. For a minimum, the value is interval << 36 | (RTT_MASK - RTT). So
+ * the first value of a new interval is greater than all values of the previous interval, and the program never has to
+ * reset the word. Even and odd intervals have separate words. So user space can first increment the number of the
+ * interval, and then read the words of the interval that ended.
  *
- * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. This happens only if more than
+ * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. The exchanges fail only if more than
  * ATOMIC_MAX_TRIES CPUs count RTTs of one subnet within nanoseconds. At worst the minimum or maximum of an interval
- * lacks one RTT.
+ * does not include one RTT.
  */
 static __always_inline void atomic_max(u64 *word, u64 value)
 {
@@ -83,13 +65,80 @@ static __always_inline void atomic_max(u64 *word, u64 value)
     }
 }
 
-static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interface_counters *counters)
+/* Returns the low (0) or high (1) 32-bit number of a word. */
+static __always_inline u32 number_of(u64 pair, u64 high)
 {
-    struct histogram *histogram = histograms.lookup(&slot);
-    const struct control *control = current_control();
+    return pair >> 32 * high;
+}
 
-    if (!histogram)
-        return;
+/*
+ * Sets the low or high number of a word, unless another CPU has set it. Returns 0 after success, and otherwise the
+ * other CPU's number. A number is set only once, so the exchange fails at most twice.
+ */
+static __always_inline u32 set_number(u64 *pair, u64 high, u32 number)
+{
+    u64 before = *pair;
+
+    for (int i = 0; i < 3 && !number_of(before, high); i++) {
+        u64 current = __sync_val_compare_and_swap(pair, before, before | (u64)number << 32 * high);
+
+        if (current == before)
+            return 0;
+        before = current;
+    }
+    return number_of(before, high);
+}
+
+/* Histograms and blocks are scarce if less than a quarter of them is free. Then each slot gets only one histogram, and
+ * each histogram gets only FAIR_BLOCKS blocks, so that no subnet can take the last ones from the other subnets. */
+#define FAIR_BLOCKS 4
+
+static __always_inline bool are_scarce(const struct claims *used, u32 limit)
+{
+    return in_use(used) >= limit - limit / 4;
+}
+
+/*
+ * Takes a free block for 16 buckets of a histogram. Returns NO_BLOCK if no block is free, or if blocks are scarce and
+ * the histogram has FAIR_BLOCKS blocks.
+ *
+ * Benign race: two CPUs may increment `blocks_used` at the same time, so the number may be too low. At worst the
+ * histogram gets more than FAIR_BLOCKS blocks.
+ */
+static __always_inline u32 claim_block(struct histogram *histogram, u64 pair, u64 place)
+{
+    u32 number, theirs, row = CLAIMS_BLOCKS;
+    struct claims *used = claims.lookup(&row);
+
+    if (!used || (are_scarce(used, MAX_BLOCKS) && histogram->blocks_used >= FAIR_BLOCKS))
+        return NO_BLOCK;
+    if (free_blocks.pop(&number))
+        number = fresh_row(used, 1, MAX_BLOCKS);
+    if (!number)
+        return NO_BLOCK;
+    theirs = set_number(&histogram->blocks[pair], place & 1, number);
+    if (theirs == NO_BLOCK) {
+        __sync_fetch_and_add(&used->claimed, 1);
+        histogram->blocks_used++;
+        return number;
+    }
+    free_blocks.push(&number, 0); /* another CPU was first */
+    return theirs;
+}
+
+static __always_inline struct block *block_of(struct histogram *histogram, u64 bucket)
+{
+    u64 place = bucket / BLOCK_BUCKETS, pair = bounded(place / 2, PAIRS(HISTOGRAM_BLOCKS));
+    u32 number = number_of(histogram->blocks[pair], place & 1) ?: claim_block(histogram, pair, place);
+
+    return number == NO_BLOCK ? 0 : blocks.lookup(&number);
+}
+
+static __always_inline void histogram_record(u32 number, u64 rtt_ns, struct interface_counters *counters)
+{
+    u32 overflow = OVERFLOW_HISTOGRAM;
+    struct histogram *histogram = histograms.lookup(&number);
+    const struct control *control = current_control();
 
     if (rtt_ns < RTT_MIN_NS) {
         rtt_ns = RTT_MIN_NS;
@@ -99,17 +148,27 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
         counters->rtt_clamped[1]++;
     }
 
-    u64 bucket = bounded(bucket_of(rtt_ns), BUCKETS);
+    u64 bucket = bucket_of(rtt_ns);
+    struct block *block = histogram ? block_of(histogram, bucket) : 0;
+
+    if (!block) { /* all blocks are in use; the overflow histogram has all of its blocks */
+        histogram = histograms.lookup(&overflow);
+        block = histogram ? block_of(histogram, bucket) : 0;
+    }
+    if (!histogram || !block)
+        return;
+
+    u64 place = bucket % BLOCK_BUCKETS;
     u32 interval = control->interval;
     u64 tag = (u64)interval << RTT_BITS, parity = bounded(interval & 1, 2);
 
     /* These loads request both cache lines early, because an atomic addition waits for its cache line, and the
      * instructions after the addition wait, too. */
-    asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
+    asm volatile("" ::"r"(histogram->began), "r"(block->buckets[place]));
     /* A reader that reads `ended` first, and later reads the same number in `began`, has a consistent row
      * (histograms.py). */
     __sync_fetch_and_add(&histogram->began, 1);
-    __sync_fetch_and_add(&histogram->buckets[bucket], 1);
+    __sync_fetch_and_add(&block->buckets[place], 1);
     __sync_fetch_and_add(&histogram->sum_ns, rtt_ns);
     atomic_max(&histogram->min_word[parity], tag | (RTT_MASK - rtt_ns));
     atomic_max(&histogram->max_word[parity], tag | rtt_ns);

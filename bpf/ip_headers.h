@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Parses IPv4 with options, and IPv6 with extension headers. The first fragment of a packet has the transport header,
- * so it is parsed like a whole packet. All other fragments are KIND_FRAGMENT.
+ * Parses IPv4 with options, and IPv6 with extension headers. The first fragment of a packet contains the transport
+ * header, so the parser handles the first fragment like a whole packet. All other fragments have the kind
+ * KIND_FRAGMENT.
  */
 #pragma once
 
@@ -18,13 +19,13 @@
 #define IPV6_FRAGMENT_BYTES 8
 
 /*
- * The maximum number of extension headers, and their maximum total length in bytes. Real packets have fewer and shorter
- * headers. A packet that exceeds one of these limits counts as malformed.
+ * The maximum number of extension headers of a packet, and the maximum total length of these headers in bytes. Real
+ * packets have fewer and shorter extension headers. A packet that exceeds one of the two limits counts as malformed.
  */
 #define EXTENSION_HEADERS 8
 #define MAX_EXTENSIONS 2048
 
-/* The shift that puts a 32-bit number into the last four bytes of a 64-bit word in memory. */
+/* Number of bits by which a 32-bit number is shifted to be in the last four bytes of a 64-bit word in memory. */
 #define LAST_BYTES (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 32 : 0)
 
 static __always_inline struct address map_v4(__be32 address)
@@ -40,8 +41,8 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
         return KIND_MALFORMED;
 
     u64 header = ip->ihl * 4;
-    /* A length of 0 means an aggregate of more than 64 kB, which is too long for the field (BIG TCP). The kernel's
-     * iph_totlen() follows the same rule. */
+    /* A length of 0 means an aggregate of more than 64 kB, because the field cannot hold such a length (BIG TCP). The
+     * kernel's iph_totlen() handles a length of 0 in the same way. */
     u64 total = __be16_to_cpu(ip->tot_len) ?: limit;
 
     if (total < header || total > limit || !take(cursor, header - sizeof(*ip)))
@@ -63,8 +64,8 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
 
 /*
  * Skips the extension headers that follow the IPv6 header, and subtracts their length from `rest`. A packet that is not
- * fragmented may also have a fragment header (RFC 6946). The function reads by offset, for the same reason as
- * skip_link_headers().
+ * fragmented may also have a fragment header (RFC 6946). The function reads with bpf_skb_load_bytes(), for the same
+ * reason as skip_link_headers().
  */
 static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u64 *rest)
 {
@@ -88,8 +89,9 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
         if (bpf_skb_load_bytes(skb, packet->headers, &extension, sizeof(extension)))
             return KIND_MALFORMED;
 
-        /* The length field counts units of 8 bytes, without the first 8 bytes (RFC 8200 4.2). The length field of AH
-         * counts units of 4 bytes, without the first 8 bytes (RFC 4302). */
+        /* The length field contains the header length in units of 8 bytes, without the first 8 bytes (RFC 8200 section
+         * 4.2). In AH, the length field contains the header length in units of 4 bytes, without the first 8 bytes (RFC
+         * 4302). */
         u32 size =
             packet->protocol == IPPROTO_AH ? (extension.common.hdrlen + 2) * 4 : (extension.common.hdrlen + 1) * 8;
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Parses the headers between the Ethernet header and the network header. These headers may follow one another in any
+ * Parses the headers between the Ethernet header and the network header. Link headers may follow one another in any
  * order. docs/links.md lists the headers.
  *
- * To add a header of fixed length that ends with the EtherType of the next header, add a row to EACH_FIXED_HEADER. Each
- * header of another kind is a case in read_link_header().
+ * To add a header of fixed length that ends with the EtherType of the next header, add a row to EACH_FIXED_HEADER. For
+ * any other header, add a case to read_link_header().
  */
 #pragma once
 
@@ -13,12 +13,12 @@
 
 #include "packet.h"
 
-/* The maximum number of headers. A packet with more headers counts as non-IP. */
+/* The maximum number of link headers of a packet. A packet with more link headers counts as non-IP. */
 #define LINK_HEADERS 8
 
 /*
- * Each row has the EtherType of a header, and the number of bytes that follow this EtherType in the header. The last
- * two of these bytes are the EtherType of the next header.
+ * Each row has the EtherType of a header, and the number of header bytes that follow the EtherType. The last two bytes
+ * of the header are the EtherType of the next header.
  */
 #define EACH_FIXED_HEADER(ROW)                                                               \
     ROW(0x22e9, 4)  /* congestion notification tag, IEEE 802.1Qau */                         \
@@ -33,7 +33,7 @@
     ROW(0x892f, 6)  /* HSR, IEC 62439-3 */                                                   \
     ROW(0x893b, 4)  /* fine-grained label of TRILL, RFC 7172 */                              \
     ROW(0x893f, 8)  /* E-tag, IEEE 802.1BR */                                                \
-    ROW(0x9100, 4)  /* used for 802.1ad before 0x88a8 was assigned */                        \
+    ROW(0x9100, 4)  /* old EtherType of 802.1ad, in use before 0x88a8 */                     \
     ROW(0x9200, 4)  /* used for 802.1ad, like 0x9100 */                                      \
     ROW(0x9300, 4)  /* used for 802.1ad, like 0x9100 */                                      \
     ROW(0xdada, 8)  /* Marvell's switch tag, Linux net/dsa/tag_dsa.c */                      \
@@ -52,17 +52,17 @@
 #define PPP_IPV6 0x0057
 #define PPP_MPLS 0x0281
 #define PPP_MPLS_MULTICAST 0x0283
-#define PPP_COMPRESSED 0x01 /* if the first byte is odd, the protocol field has one byte: RFC 1661 6.5 */
+#define PPP_COMPRESSED 0x01 /* if the first byte is odd, the protocol field is one byte long: RFC 1661 6.5 */
 #define MPLS_BOTTOM_OF_STACK 0x01
 #define MPLS_BYTES 4
 #define LLC_SNAP 0xaaaa03000000 /* SNAP with organization 0: an EtherType follows (IEEE 802) */
-#define SNAP_BRIDGED 0x0000f8   /* another organization; an EtherType follows, too (IEEE 802.1H) */
+#define SNAP_BRIDGED 0x0000f8   /* SNAP with organization 0x0000f8: an EtherType follows (IEEE 802.1H) */
 #define SNAP_CISCO 0x00000c
 #define LLC_IP 0x060603
-#define ISL_BYTES 12 /* number of bytes after a header that looks like 802.3 */
+#define ISL_BYTES 12 /* number of ISL bytes after the 802.3 header */
 #define MACSEC_ENCRYPTED 0x0c
-#define MACSEC_HAS_CHANNEL 0x20 /* the tag has a channel identifier of 8 bytes */
-#define ARISTA_SHORTER 0x20     /* the header is 2 bytes shorter */
+#define MACSEC_HAS_CHANNEL 0x20 /* if this bit is set, the tag has a channel identifier of 8 bytes */
+#define ARISTA_SHORTER 0x20     /* if this bit is set, the header is 2 bytes shorter */
 #define TRILL_BYTES 6
 #define NSH_MIN_BYTES 8
 #define BATMAN_VERSION 15
@@ -82,8 +82,8 @@ static __always_inline u64 be16_at(const struct link_header *header, u32 place)
 }
 
 /*
- * Reads a PPPoE header (RFC 2516). The length field counts those bytes of the packet that follow this field. All
- * further bytes are padding.
+ * Reads a PPPoE header (RFC 2516). The length field contains the number of bytes from the protocol field to the end of
+ * the payload. Later bytes are padding.
  */
 static __always_inline void read_pppoe(const struct link_header *header, volatile struct link_step *step)
 {
@@ -103,8 +103,8 @@ static __always_inline void read_pppoe(const struct link_header *header, volatil
 }
 
 /*
- * Reads an LLC header (IEEE 802.2). A length in 802.3 counts the bytes after the length field. The kernel uses
- * ETH_P_802_2 for LLC without a length.
+ * Reads an LLC header (IEEE 802.2). The length field of 802.3 contains the number of bytes after the field. For LLC
+ * without a length, the kernel sets the EtherType to ETH_P_802_2.
  */
 static __always_inline void read_llc(const struct link_header *header, u16 length, volatile struct link_step *step)
 {
@@ -121,7 +121,9 @@ static __always_inline void read_llc(const struct link_header *header, u16 lengt
     }
 }
 
-/* Reads an NSH header (RFC 8300), which consists of base header, service path header and context headers. */
+/*
+ * Reads an NSH header (RFC 8300). An NSH header consists of a base header, a service path header and context headers.
+ */
 static __always_inline void read_nsh(const struct link_header *header, volatile struct link_step *step)
 {
     step->header_bytes = (be16_at(header, 0) & 0x3f) * 4;
@@ -151,8 +153,8 @@ static __always_inline void read_nsh(const struct link_header *header, volatile 
 }
 
 /*
- * Returns the length of a batman-adv header (Linux uapi/linux/batadv_packet.h) and of the Ethernet header inside, for
- * unicast and broadcast packets. Returns 0 for all other packets.
+ * Returns the total length of a batman-adv header (Linux uapi/linux/batadv_packet.h) and the Ethernet header after it.
+ * Returns 0 if the packet is not a unicast or broadcast packet.
  */
 static __always_inline u64 batman_bytes(const struct link_header *header)
 {
@@ -171,8 +173,8 @@ static __always_inline u64 batman_bytes(const struct link_header *header)
 }
 
 /*
- * Returns whether the bytes at `offset` look like an Ethernet header, that is, have an EtherType that is common in
- * frames with IP.
+ * Returns whether the bytes at `offset` look like an Ethernet header, that is, contain an EtherType that is common in
+ * frames with IP packets.
  */
 static __always_inline bool begins_frame(struct __sk_buff *skb, u64 offset)
 {
@@ -185,9 +187,10 @@ static __always_inline bool begins_frame(struct __sk_buff *skb, u64 offset)
 }
 
 /*
- * Reads an MPLS label (RFC 3032). The last label does not name the protocol of the data after it. If the first nibble
- * of the data is 4 or 6, the data are an IP packet of this version (RFC 4928). Otherwise the data may be an Ethernet
- * frame, with or without a control word before the frame (RFC 4448). The first nibble of a control word is 0.
+ * Reads an MPLS label (RFC 3032). The last label does not contain the protocol of the data after the label. If the
+ * first nibble of the data is 4 or 6, the data are an IP packet of this version (RFC 4928). Otherwise the data may be
+ * an Ethernet frame, with or without a control word before the frame (RFC 4448). The first nibble of a control word is
+ * 0.
  */
 static __always_inline void read_label(struct __sk_buff *skb, const struct link_header *header,
                                        volatile struct link_step *step)
@@ -210,8 +213,8 @@ static __always_inline void read_label(struct __sk_buff *skb, const struct link_
 }
 
 /*
- * Fills in `step` for a header. `protocol` is the EtherType of this header, and `header` has its first bytes. Returns
- * false if the EtherType is unknown.
+ * Fills in `step` for a header. `protocol` is the EtherType of this header, and `header` contains the first bytes of
+ * this header. Returns false if the EtherType is unknown.
  */
 static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol, const struct link_header *header,
                                              volatile struct link_step *step)
@@ -237,13 +240,13 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
     case ETH_P_MPLS_MC:
         read_label(skb, header, step);
         return true;
-    case ETH_P_TRILL: /* RFC 6325 3: 5 bits are the length of the options, in words of 4 bytes */
+    case ETH_P_TRILL: /* RFC 6325 section 3: 5 bits contain the length of the options, in words of 4 bytes */
         step->header_bytes = TRILL_BYTES + (be16_at(header, 0) >> 6 & 0x1f) * 4 + ETH_HLEN;
         return true;
     case ETH_P_NSH_BASE:
         read_nsh(header, step);
         return true;
-    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: the data are clear text if neither bit E nor bit C is set */
+    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: the data are encrypted if bit E or bit C is set */
         if (!(header->bytes[0] & MACSEC_ENCRYPTED))
             step->header_bytes = 8 + (header->bytes[0] & MACSEC_HAS_CHANNEL) / 4;
         return true;
@@ -253,7 +256,7 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
     case ETH_P_BATMAN_ADVANCED:
         step->header_bytes = batman_bytes(header);
         return true;
-    case ETH_P_ARISTA: /* a timestamp of 64 bits, or of 48 bits */
+    case ETH_P_ARISTA: /* a timestamp that has 64 or 48 bits */
         if (header->words[0] == __cpu_to_be16(1))
             step->header_bytes = 14 - (header->bytes[3] & ARISTA_SHORTER) / 16;
         return true;
@@ -264,13 +267,13 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
 
 /*
  * Skips all headers between the Ethernet header and the network header. `bytes` is the length of the Ethernet header,
- * and `first` its EtherType. Sets `bytes` to the offset of the network header, `version` to its IP version, and `end`
- * to the greatest offset at which the packet may end. Returns KIND_OTHER for an IP packet, KIND_MALFORMED if a header
- * is incomplete, and KIND_NON_IP otherwise.
+ * and `first` is the EtherType in the Ethernet header. Sets `bytes` to the offset of the network header, `version` to
+ * the IP version, and `end` to the greatest offset at which the packet may end. Returns KIND_OTHER for an IP packet,
+ * KIND_MALFORMED if a header is incomplete, and KIND_NON_IP otherwise.
  *
- * The function reads by offset, and keeps the offset in the packet's row of the map, where the verifier does not know
- * its value. With a known offset, or with a pointer, the verifier would follow the rest of the program once for each
- * possible sequence of headers.
+ * The function keeps the offset of the next header in a map, because the verifier does not know values in a map. If the
+ * verifier knew the offset, or if the function used a pointer, the verifier would follow the rest of the program once
+ * for each possible sequence of headers.
  */
 static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb, struct packet *packet, u16 first,
                                                           u64 *bytes, u64 *end, u64 *version)
@@ -293,8 +296,8 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_OTHER;
         }
 
-        /* A header and the IP packet after it have at least 8 bytes together. If the helper fails, it fills `header`
-         * with zeros. */
+        /* A header and the IP packet after the header are together at least 8 bytes long. If the helper fails, it fills
+         * `header` with zeros. */
         bool is_cut = bpf_skb_load_bytes(skb, step->offset, &header, sizeof(header));
 
         if (!read_link_header(skb, protocol, &header, step))
@@ -303,7 +306,7 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_MALFORMED;
         if (!step->header_bytes)
             return KIND_NON_IP;
-        /* In an aggregate (GRO, GSO) the length field has the length of only one packet of the aggregate. */
+        /* In an aggregate (GRO, GSO), the length field contains the length of a single packet of the aggregate. */
         if (step->total_bytes && step->offset + step->total_bytes < step->end && !skb->gso_segs)
             step->end = step->offset + step->total_bytes;
         step->offset += step->header_bytes;

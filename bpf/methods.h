@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The methods of measuring RTTs. A row has the enumerator, the function, and the kind of packets that the method needs
- * (enum packet_kind in maps.h). The order is the same as in METHODS of otel_epping/kernel/methods.py. Each function is
- * in the header with the same name.
+ * The methods that measure RTTs. A row has the enumerator of the method, the function that implements the method, and
+ * the kind of packets that the method needs (enum packet_kind in maps.h). The rows have the same order as METHODS in
+ * otel_epping/kernel/methods.py. Each function is in the header file that has the name of the function.
  */
 #pragma once
 
@@ -22,6 +22,3 @@ enum method { EACH_METHOD(ENUMERATOR) METHOD_COUNT };
 #ifndef METHODS
 #define METHODS ((1U << METHOD_COUNT) - 1)
 #endif
-
-/* Traffic is counted in the slots of this method. */
-#define TRAFFIC_METHOD METHOD_TCP_TIMESTAMP

@@ -8,32 +8,41 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
-/* This flag is not on the wire. It means that the packet is a first fragment, so the end of the segment is unknown. */
+/*
+ * The parser sets this flag, which is not in the TCP header, if the packet is a first fragment. The end of the segment
+ * is then unknown.
+ */
 #define TCP_IS_CUT 0x100
 
-/* A flag in the return value of parse_packet(): the packet begins packet.start_offset bytes after the skb's start. */
+/*
+ * A flag in the return value of parse_packet(). If the flag is set, the packet begins packet.start_offset bytes after
+ * the start of the skb.
+ */
 #define KIND_HAS_OFFSET 8
 
 _Static_assert(KINDS < KIND_HAS_OFFSET, "the flag is not part of a kind");
 
-/* The maximum is 2, because the ACK of a handshake may also echo a timestamp. */
+/* A packet completes at most 2 RTT samples, because the ACK of a handshake may also echo a timestamp. */
 #define MAX_RTTS_PER_PACKET 2
 
 enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
 
-/* One header between the Ethernet header and the network header (link_headers.h). Offsets are from the skb's start. */
+/*
+ * One header between the Ethernet header and the network header (link_headers.h). Offsets are counted from the start of
+ * the skb.
+ */
 struct link_step {
-    u64 ethertype;      /* of this header */
-    u64 offset;         /* where this header begins */
-    u64 end;            /* where the packet ends */
-    u64 next_ethertype; /* of the next header; 0: it is in the last two bytes of this header */
+    u64 ethertype;      /* EtherType of this header */
+    u64 offset;         /* offset of the start of this header */
+    u64 end;            /* offset of the end of the packet */
+    u64 next_ethertype; /* EtherType of the next header; 0: the last two bytes of this header contain it */
     u64 header_bytes;   /* length of this header; 0: no IP packet follows */
-    u64 total_bytes;    /* from the start of this header to the end of the packet; 0: no length in this header */
+    u64 total_bytes;    /* number of bytes from the start of this header to the packet's end; 0: unknown */
 };
 
 /*
- * This struct is in a map with a row for each CPU. If the struct were on the stack, the verifier would keep track of
- * its values, and would follow the rest of the program once for each path through the parser. The fields that most
+ * This struct is in a map with a row for each CPU. If the struct were on the stack, the verifier would know the values
+ * of the fields, and would follow the rest of the program once for each path through the parser. The fields that most
  * packets use are in the first two cache lines.
  */
 struct packet {
@@ -41,8 +50,8 @@ struct packet {
     struct address destination;
     u16 source_port;
     u16 destination_port;
-    u32 headers; /* bytes before the payload, link header included */
-    u32 payload; /* bytes after the transport header */
+    u32 headers; /* number of bytes before the payload, including the link header */
+    u32 payload; /* number of bytes after the transport header */
     u32 seq;     /* TCP */
     u32 ack_seq; /* TCP */
     u16 window;  /* TCP, before window scaling */
@@ -52,19 +61,19 @@ struct packet {
 #endif
     u32 tsval; /* TCP */
     u32 tsecr;
-    u16 echo_sequence; /* ICMP echo; its identifier is in both ports */
-    u64 udp_head;      /* the first 8 bytes of UDP payload, in network byte order; 0 if there are fewer */
+    u16 echo_sequence; /* ICMP echo; both port fields contain the identifier */
+    u64 udp_head;      /* first 8 bytes of UDP payload, in network byte order; 0: fewer than 8 bytes */
     bool has_timestamp;
     u16 tcp_flags;      /* flags of the TCP header, and TCP_IS_CUT */
-    u16 more_fragments; /* not 0: this is the first fragment of a packet. Only the slow path writes this field. */
+    u16 more_fragments; /* not 0: the packet is a first fragment; only the slow path writes this field */
     u8 echo;            /* enum echo */
     u8 family;
     u8 protocol;
     u8 ecn;
     u8 rtt_count;     /* number of entries of `rtts` in use */
-    u64 start_offset; /* with KIND_HAS_OFFSET, bytes of the skb before the packet */
+    u64 start_offset; /* with KIND_HAS_OFFSET, number of bytes in the skb before the packet */
     u64 scratch;      /* see hide_from_verifier() */
-    /* For each packet that this packet answers: the send time of that packet, and the method that measures the RTT. */
+    /* One entry for each RTT sample that this packet completes: send time of the answered packet, and method. */
     struct {
         u64 sent_ns;
         u64 method;
@@ -77,10 +86,10 @@ _Static_assert(__builtin_offsetof(struct packet, rtts[1]) <= 2 * CACHE_LINE, "mo
 DIRECT_TABLE(DIRECT_PACKETS, struct packet, packets, CPUS)
 
 /*
- * Returns `number` unchanged. The verifier does not know the value of the result, because the result is read from a
- * map. If several paths lead to this call, the verifier would otherwise follow the code after the call once for each
- * path. A call takes a store and a load, so this function is meant for code that few packets reach. barrier_var() is
- * not enough, because the verifier still knows the value of the register.
+ * Returns `number` unchanged. The verifier does not know the value of the result, because the function reads the result
+ * from a map. If several paths lead to the same call, the verifier follows the code after the call once, and not once
+ * for each path. A call takes a store and a load, so only code for rare packets should call this function.
+ * barrier_var() does not have this effect, because the verifier still knows the value of the register.
  */
 static __always_inline u64 hide_from_verifier(struct packet *packet, u64 number)
 {
@@ -90,7 +99,7 @@ static __always_inline u64 hide_from_verifier(struct packet *packet, u64 number)
     return *scratch;
 }
 
-/* Reads a packet's linear part from front to back. */
+/* A position in the linear part of a packet, which the parser reads from front to back. */
 struct cursor {
     void *at;
     void *end;
@@ -98,7 +107,7 @@ struct cursor {
 
 /*
  * Returns the header of `size` bytes at the cursor, and moves the cursor to the end of this header. Returns NULL if the
- * packet ends earlier.
+ * packet ends before the end of this header.
  */
 static __always_inline void *take(struct cursor *cursor, u64 size)
 {
@@ -111,9 +120,9 @@ static __always_inline void *take(struct cursor *cursor, u64 size)
 }
 
 /*
- * Returns the number of bytes on the wire, with the link header. wire_len includes the headers of all segments of an
- * outgoing skb (qdisc_pkt_len_init()), and the bytes that a capture cut off. For an incoming packet wire_len does not
- * include the link header, so len is greater.
+ * Returns the number of bytes on the wire, including the link header. wire_len includes the headers of all segments of
+ * an outgoing skb (qdisc_pkt_len_init()), and the bytes that a capture cut off. For an incoming packet, wire_len does
+ * not include the link header, so skb->len is greater than wire_len.
  */
 static __always_inline u64 wire_length(struct __sk_buff *skb)
 {
@@ -121,9 +130,9 @@ static __always_inline u64 wire_length(struct __sk_buff *skb)
 }
 
 /*
- * Returns whether a segment is complete and has the flag ACK, but not SYN, FIN or RST. Nearly all segments are of this
- * kind. The code for segments is compiled twice. In the copy for segments of this kind, the compiler omits a fifth of
- * the code.
+ * Returns whether a segment is complete and has the flag ACK, but not SYN, FIN or RST. Nearly all segments are complete
+ * and have only the flag ACK. The code for segments is compiled twice: once for segments that have only the flag ACK,
+ * and once for all other segments. The code for segments that have only the flag ACK is 20 % shorter.
  */
 static __always_inline bool has_only_ack(const struct packet *packet)
 {
@@ -131,9 +140,9 @@ static __always_inline bool has_only_ack(const struct packet *packet)
 }
 
 /*
- * Returns the index of the packet's source in an entry that both directions share: 0 for the internal endpoint, 1 for
- * the external one. In a capture the sides are unknown. Then the endpoint with the greater address and port counts as
- * external, in both directions.
+ * Returns the index of the packet's source in an entry that both directions of a flow share. The index is 0 for the
+ * internal endpoint and 1 for the external endpoint. If the sides are unknown, as in a capture, the endpoint with the
+ * greater address and port counts as external in both directions.
  */
 static __always_inline u64 source_index(const struct packet *packet, u32 source_side)
 {

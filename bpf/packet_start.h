@@ -5,11 +5,11 @@
  *
  * The kernel or the network card removes the outer VLAN tag from the packet, so the program does not see this tag.
  *
- * The type of a device does not say whether a packet has an Ethernet header. A packet that a VTI or xfrm interface
- * receives has the Ethernet header of the underlying interface. A packet of a multipoint GRE device begins with the
- * outer IP header. A packet that is redirected from a PPP device to an IFB device has no Ethernet header. So, if a
- * packet of an interface has no Ethernet header, the program begins to read at the kernel's network header, and takes
- * the protocol from skb->protocol.
+ * The program cannot infer from the type of a device whether a packet has an Ethernet header. A packet that a VTI or
+ * xfrm interface receives has the Ethernet header of the underlying interface. A packet of a multipoint GRE device
+ * begins with the outer IP header. A packet that is redirected from a PPP device to an IFB device has no Ethernet
+ * header. If a packet of an interface has no Ethernet header, the program starts to read at the kernel's network
+ * header, and takes the protocol from skb->protocol.
  */
 #pragma once
 
@@ -18,20 +18,21 @@
 
 #include "packet.h"
 
-#define PACKET_LOOPBACK 5 /* from linux/if_packet.h, which stubs/ replaces with an empty file */
+#define PACKET_LOOPBACK 5 /* copied from linux/if_packet.h, because stubs/ has an empty file instead */
 
 /*
  * Returns whether the kernel's network header begins in the first `bytes` bytes of the packet. struct __sk_buff does
- * not have the offset of the network header. But a BPF helper reads bytes relative to the network header, up to the end
- * of the linear part. The helper can read the byte at (length of the linear part - bytes) if and only if the network
- * header begins before `bytes`. The network header begins in the linear part, or at its end.
+ * not have the offset of the network header. But a BPF helper can read bytes relative to the network header, up to the
+ * end of the linear part. The network header begins in the linear part, or at the end of the linear part. So the helper
+ * can read the byte at the relative offset (length of the linear part - bytes) if and only if the network header begins
+ * before `bytes`.
  */
 static __always_inline bool network_begins_before(struct __sk_buff *skb, u64 bytes)
 {
     u64 linear = skb->data_end - skb->data;
     u8 byte;
 
-    barrier_var(linear); /* otherwise the compiler negates a pointer */
+    barrier_var(linear); /* without the barrier, the compiler negates a pointer */
 
     return linear < bytes || !bpf_skb_load_bytes_relative(skb, linear - bytes, &byte, 1, BPF_HDR_START_NET);
 }
@@ -47,8 +48,8 @@ static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *
 }
 
 /*
- * Returns whether the packet has no Ethernet header. The program looks for the kernel's network header only in case of
- * doubt: if the EtherType differs from skb->protocol, or if the packet begins like an IP header of version 4 or 6.
+ * Returns whether the packet has no Ethernet header. The program searches for the kernel's network header in two cases:
+ * if the EtherType differs from skb->protocol, or if the packet begins like an IP header of version 4 or 6.
  */
 static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct ethhdr *ethernet)
 {
@@ -58,9 +59,9 @@ static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct e
 }
 
 /*
- * Returns whether the packet is a copy that the kernel made of a transmitted broadcast or multicast packet, for sockets
- * of this host (dev_loopback_xmit()). Such a copy has no Ethernet header and was not on the wire. The statistics of the
- * device do not include such copies.
+ * Returns whether the packet is a copy of a broadcast or multicast packet that this host sent. The kernel makes such a
+ * copy for the sockets of this host (dev_loopback_xmit()). The copy has no Ethernet header and was not on the wire. The
+ * statistics of the device do not include copies of this kind.
  */
 static __always_inline bool is_own_copy(const struct __sk_buff *skb)
 {

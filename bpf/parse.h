@@ -10,14 +10,16 @@
 #include "tunnel.h"
 #include "fast_path.h"
 
-/* If the linear part of an skb ends inside the headers, this number of bytes is pulled into the linear part. */
+/* Number of bytes that the program pulls into the linear part of an skb if the linear part ends inside the headers. */
 #define HEADER_BYTES 256
 
-/* This number is greater than the total length of all headers that the program can skip. */
+/* A bound for the verifier. The headers that the program skips are always shorter than this number of bytes. */
 #define MAX_HEADER_BYTES 4096
 
-/* Moves the cursor to the offset `bytes`. Returns false if the linear part of the packet is shorter. The check of
- * MAX_HEADER_BYTES is for the verifier, which needs a bound. */
+/*
+ * Moves the cursor to the offset `bytes`. Returns false if the linear part of the packet is shorter than `bytes`. The
+ * comparison with MAX_HEADER_BYTES is only for the verifier, which needs a bound.
+ */
 static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u64 bytes)
 {
     if (bytes > MAX_HEADER_BYTES)
@@ -31,14 +33,15 @@ static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u
 }
 
 /*
- * Returns the EtherType of a packet without a link header: from skb->protocol, or else from the version of its IP
- * header.
+ * Returns the EtherType of a packet without a link header. Takes the EtherType from skb->protocol or, if skb->protocol
+ * is not usable, from the version field of the IP header.
  */
 static __always_inline u16 protocol_of(struct __sk_buff *skb, const struct iphdr *first)
 {
     u16 protocol = __be16_to_cpu(skb->protocol);
 
-    /* BPF_PROG_TEST_RUN sets skb->protocol from bytes of the packet, and a packet socket may leave it unset. */
+    /* BPF_PROG_TEST_RUN takes skb->protocol from the bytes of the packet, and a packet socket may leave skb->protocol
+     * unset. */
     if (!PACKET_CLOCK && protocol && protocol != ETH_P_ALL)
         return protocol;
     return first->version == 4 ? ETH_P_IP : first->version == 6 ? ETH_P_IPV6 : 0;
@@ -81,7 +84,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     if (TUNNELS)
         enter_tunnel(skb, &link_header, &version);
 
-    /* From here the verifier follows one path for all combinations of headers before the network header. */
+    /* From here, the verifier follows one path for all combinations of headers before the network header. */
     u64 link = hide_from_verifier(packet, link_header);
 
     version = hide_from_verifier(packet, version);
@@ -97,15 +100,16 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     if (kind == KIND_MALFORMED) {
         u64 malformed = kind;
 
-        barrier_var(malformed); /* if the compiler knew the kind, most packets would take more instructions */
+        barrier_var(malformed); /* without the barrier, most packets take more instructions */
         return malformed;
     }
-    /* If the length in the link header is smaller than the length in the IP header, the link header is right: no byte
-     * after `end` is payload. */
+    /* `end` is from the length field of a link header. If `end` is before the end of the IP packet, the bytes after
+     * `end` are not payload. */
     if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;
 
-    /* From here the verifier follows one path for both IPv4 and IPv6, so it checks each transport header once. */
+    /* From here, the verifier follows one path for both IPv4 and IPv6, so it checks the code for each transport header
+     * once. */
     rest = hide_from_verifier(packet, rest);
     if (!seek(skb, &cursor, hide_from_verifier(packet, packet->headers)))
         return KIND_MALFORMED;
@@ -127,8 +131,8 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
 }
 
 /*
- * If the transport header of a first fragment is incomplete, or is not TCP, UDP or ICMP, the fragment is KIND_FRAGMENT
- * like all other fragments.
+ * Returns the kind of a first fragment. If the transport header is incomplete, or is not TCP, UDP or ICMP, the kind is
+ * KIND_FRAGMENT, as for all other fragments.
  */
 static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind kind, struct packet *packet)
 {
@@ -138,9 +142,9 @@ static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind 
 }
 
 /*
- * Usually the linear part of an skb has all headers, and often nothing else. Pointers reach only the linear part. If a
- * header is not in the linear part, the first HEADER_BYTES bytes of the packet are pulled into the linear part, at most
- * once. This moves the bytes but does not change their values.
+ * The linear part of an skb usually contains all headers, and often contains only the headers. Pointers reach only the
+ * linear part. If a header is not in the linear part, the program once pulls the first HEADER_BYTES bytes of the packet
+ * into the linear part. The pull moves bytes, but does not change the packet's contents.
  */
 static __always_inline u64 parse_slow_path(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
@@ -161,9 +165,9 @@ static __always_inline u64 parse_slow_path(struct __sk_buff *skb, u64 link_heade
 }
 
 /*
- * Fills in `packet`, but only the fields that packets of its kind have. Without a complete IP header the addresses stay
- * 0. Returns an enum packet_kind, with KIND_HAS_OFFSET where needed, or KINDS if the packet must not be counted. The
- * result has 64 bits, because each comparison of a 32-bit number takes two more instructions.
+ * Fills in those fields of `packet` that packets of this kind have. If the IP header is incomplete, the addresses are
+ * 0. Returns an enum packet_kind, plus KIND_HAS_OFFSET if start_offset is not 0. Returns KINDS if the packet must not
+ * be counted. The return type has 64 bits, because each comparison of a 32-bit number takes two more instructions.
  */
 static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {

@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Method quic_handshake measures the time from a client's first Initial packet to the server's first packet with a long
- * header. The method supports QUIC versions 1 and 2 (RFC 9000 section 17.2, RFC 9369 section 3.2). The rest of the
- * connection shows no RTT to an observer: packet numbers are encrypted, and hardly any endpoint sets the spin bit.
+ * header. The method supports QUIC versions 1 and 2 (RFC 9000 section 17.2, RFC 9369 section 3.2). An observer cannot
+ * measure RTTs in the rest of the connection, because packet numbers are encrypted, and hardly any endpoint sets the
+ * spin bit.
  */
 #pragma once
 
 #include "transaction.h"
 
-#define QUIC_LONG_HEADER 0xc0 /* the header form bit and the fixed bit */
+#define QUIC_LONG_HEADER 0xc0 /* both bits are 1 in a long header: the header form bit and the fixed bit */
 #define QUIC_TYPE 0x30
 #define QUIC_V1 0x00000001
 #define QUIC_V1_INITIAL 0x00
 #define QUIC_V2 0x6b3343cf
 #define QUIC_V2_INITIAL 0x10
 /*
- * A ClientHello may take two packets, which are sent within this time. A client repeats a lost packet only after 1 s
- * (RFC 9002 section 6.2.2).
+ * A ClientHello may take two packets. A client sends both packets within QUIC_FLIGHT_NS. A client repeats a lost packet
+ * only after 1 s (RFC 9002 section 6.2.2).
  */
 #define QUIC_FLIGHT_NS 200000000
 

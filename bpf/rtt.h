@@ -1,11 +1,88 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Records the RTTs that a packet completes: in the histogram of its source's subnet, and as events. */
+/*
+ * Records the RTTs that a packet completes in the histogram of the subnet of the packet's source, and reports the RTTs
+ * as events.
+ */
 #pragma once
 
 #include "flow_events.h"
 #include "histogram.h"
 
-static __always_inline void record_rtt(const struct context *ctx, enum method method, u64 sent_ns)
+/*
+ * Returns the slot of the packet's source, for which an RTT has been measured. If the subnet is a newcomer, it becomes
+ * an answered subnet.
+ */
+static __always_inline u32 answered_slot(const struct context *ctx)
+{
+    u32 index = ctx->source.slot, newcomers_row = CLAIMS_NEWCOMERS;
+
+    if (index < SHARED_SLOTS) {
+        index = slot_of(ctx, &ctx->source, true);
+        if (ctx->has_flow)
+            ctx->flow->cached_slots[ctx->source_index] = (u64)current_control()->epoch << 32 | index;
+    }
+
+    struct slot *slot = slots.lookup(&index);
+    struct claims *newcomers = claims.lookup(&newcomers_row);
+
+    if (slot && newcomers && !(slot->state & SLOT_ANSWERED) &&
+        (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
+        __sync_fetch_and_add(&newcomers->claimed, -1);
+    return index;
+}
+
+static __always_inline bool has_histogram(const struct slot *slot)
+{
+    u64 any = 0;
+
+    for (int i = 0; i < PAIRS(METHOD_COUNT); i++)
+        any |= slot->histograms[i];
+    return any;
+}
+
+/*
+ * Takes a free histogram for a slot and a method. Returns the overflow histogram if no histogram is free, or if
+ * histograms are scarce and the slot already has a histogram.
+ */
+static __always_inline u32 claim_histogram(struct slot *slot, u32 index, u64 pair, u64 method)
+{
+    u32 number, theirs, row = CLAIMS_HISTOGRAMS;
+    struct histogram *histogram;
+    struct claims *used = claims.lookup(&row);
+
+    if (!used || (are_scarce(used, MAX_HISTOGRAMS) && has_histogram(slot)))
+        return OVERFLOW_HISTOGRAM;
+    if (free_histograms.pop(&number))
+        number = fresh_row(used, 1, MAX_HISTOGRAMS);
+    histogram = histograms.lookup(&number);
+    if (!histogram || !number)
+        return OVERFLOW_HISTOGRAM;
+    histogram->slot = index;
+    histogram->method = method;
+    /* This exchange is a full barrier: a reader that sees the number also sees the slot and the method. */
+    theirs = set_number(&slot->histograms[pair], method & 1, number);
+    if (!theirs) {
+        __sync_fetch_and_add(&used->claimed, 1);
+        return number;
+    }
+    free_histograms.push(&number, 0); /* another CPU was first */
+    return theirs;
+}
+
+/* Returns the number of the histogram for a slot and a method. */
+static __always_inline u32 histogram_of(u32 index, enum method method)
+{
+    struct slot *slot = slots.lookup(&index);
+
+    if (!slot || index < SHARED_SLOTS)
+        return OVERFLOW_HISTOGRAM;
+
+    u64 pair = bounded(method / 2, PAIRS(METHOD_COUNT));
+
+    return number_of(slot->histograms[pair], method & 1) ?: claim_histogram(slot, index, pair, method);
+}
+
+static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum method method, u64 sent_ns)
 {
     u64 rtt_ns = precise_now(ctx->skb) - sent_ns;
 
@@ -14,21 +91,21 @@ static __always_inline void record_rtt(const struct context *ctx, enum method me
         return;
     }
 
-    u32 slot = method == TRAFFIC_METHOD ? ctx->source.slot : slot_of(ctx, &ctx->source, method);
-
     ctx->counters->rtt_measured++;
-    histogram_record(slot, rtt_ns, ctx->counters);
+    histogram_record(histogram_of(slot, method), rtt_ns, ctx->counters);
 #if EVENTS
     report_rtt(ctx, method, rtt_ns);
 #endif
 }
 
-/* The loop is not unrolled, so that the verifier follows record_rtt() once. */
+/* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 static __always_inline void record_rtts(const struct context *ctx)
 {
+    u32 slot = hide_from_verifier(ctx->packet, answered_slot(ctx));
+
 #pragma clang loop unroll(disable)
     for (int i = 0; i < MAX_RTTS_PER_PACKET; i++) {
         if (i < ctx->packet->rtt_count)
-            record_rtt(ctx, ctx->packet->rtts[i].method, ctx->packet->rtts[i].sent_ns);
+            record_rtt(ctx, slot, ctx->packet->rtts[i].method, ctx->packet->rtts[i].sent_ns);
     }
 }

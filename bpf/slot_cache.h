@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A cache of the slots of both endpoints of a packet. The flow table entry of a TCP flow contains these slots. So this
- * cache is only for packets without a flow, mainly UDP. A look-up in this cache reads one cache line. Two look-ups in
- * the hash map of subnets would read five cache lines and make two calls. Each CPU has its own cache, so no entry is
- * read while it is half written. A pair of subnets has two places, next to each other. A new pair evicts the older one
- * of the two pairs in these places.
+ * A cache of the slots of both endpoints of a packet. The slot cache is only for packets without a flow, mainly UDP
+ * packets, because a flow table entry contains the slots of a TCP flow. A look-up in the slot cache reads one cache
+ * line. Two look-ups in the hash map of subnets would read five cache lines and make two calls. Each CPU has its own
+ * slot cache, so a CPU never reads an entry that is only partly written. A pair of subnets can be in one of two
+ * adjacent rows. A new pair of subnets evicts the older pair from these two rows.
  */
 #pragma once
 
@@ -41,8 +41,8 @@ static __always_inline bool is_entry_of(const struct slot_cache_entry *entry, u6
 }
 
 /*
- * Finds the slots of both endpoints. If an endpoint has no slot of its own, the pair is not cached, and both slots are
- * looked up again for the next packet of this pair.
+ * Finds the slots of both endpoints. If an endpoint is counted in the overflow slot, the pair of slots is not cached,
+ * and the program looks up both slots again for the next packet between the same subnets.
  */
 static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
 {
@@ -52,7 +52,7 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
 
-    /* Without these barriers the compiler would choose between both addresses again for each word of a prefix. */
+    /* Without these barriers, the compiler would choose between the two addresses for each word of a prefix. */
     barrier_var(inside);
     barrier_var(outside);
 
@@ -74,9 +74,9 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
         return;
     }
     cold();
-    ctx->source.slot = slot_of(ctx, &ctx->source, TRAFFIC_METHOD);
-    ctx->destination.slot = slot_of(ctx, &ctx->destination, TRAFFIC_METHOD);
-    if (ctx->source.slot == OVERFLOW_SLOT || ctx->destination.slot == OVERFLOW_SLOT)
+    ctx->source.slot = slot_of(ctx, &ctx->source, false);
+    ctx->destination.slot = slot_of(ctx, &ctx->destination, false);
+    if (ctx->source.slot < SHARED_SLOTS || ctx->destination.slot < SHARED_SLOTS)
         return;
     *second = *first;
     first->tag = tag;

@@ -1,15 +1,36 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Finds the slot of an address's subnet. User space fills the queue of free slots. Only user space reclaims slots. To
- * reclaim a slot, user space deletes the subnet's key, raises the epoch, waits for an interval, and puts the slot into
- * the queue again.
+ * Finds the slot of an address's subnet, and claims a slot for a new subnet.
+ *
+ * Anybody can send packets with forged source addresses. So a subnet gets a lasting slot only when an RTT has been
+ * measured for it, because the sender of forged packets does not see the packets that it would have to answer. Until
+ * then the subnet is a newcomer. Three rules limit the slots. They use the number of free slots, so they adapt to the
+ * number of subnets. This is the dynamic threshold of shared-memory switches (Choudhury and Hahne, 1998).
+ *
+ * - Newcomers may have a third of the number of free slots. If there are only newcomers, they have a quarter of all
+ *   slots. User space takes back a slot that has been a newcomer's for some seconds.
+ * - The subnets of one covering prefix may have four times the number of free slots, which is four fifths of all slots
+ *   if there is no other subnet. An attacker with a large network could otherwise answer from all of its subnets.
+ * - A newcomer without a slot is counted in UNANSWERED_SLOT. The first RTT of such a subnet claims a slot.
+ *
+ * User space fills the queue of free slots. Only user space reclaims slots. To reclaim a slot, user space deletes the
+ * subnet's key, raises the epoch, waits until no CPU can use the slot, and puts the slot into the queue again.
  */
 #pragma once
 
 #include "clock.h"
 #include "context.h"
+#include "hash.h"
 
-/* A mask of the first `bits` of 64 bits, in network byte order. */
+/* A newcomer gets a slot if all newcomers together have less than 1 / FREE_PER_NEWCOMER of the number of free slots. */
+#define FREE_PER_NEWCOMER 3
+/* A covering prefix gets another slot if it has less than this multiple of the number of free slots. */
+#define COVERING_PER_FREE 4
+/* The lengths of covering prefixes. Providers typically get an IPv6 /32 (RIPE-738). */
+#define COVERING_V4 8
+#define COVERING_V6 32
+
+/* A 64-bit mask, in network byte order, whose first `bits` bits are 1. */
 #define MASK64(bits) ((bits) <= 0 ? 0 : (bits) >= 64 ? ~0ULL : __cpu_to_be64(~0ULL << (64 - ((bits) & 63))))
 
 static __always_inline struct address mask_of(u8 family)
@@ -24,15 +45,80 @@ static __always_inline struct address masked(const struct address *address, stru
     return (struct address){.half = {address->half[0] & mask.half[0], address->half[1] & mask.half[1]}};
 }
 
-/* Takes a free slot for a new subnet. Returns the overflow slot if no slot is free. */
-static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_key *key)
+static __always_inline u32 covering_row(const struct subnet_key *key)
 {
-    u32 index;
-    struct slot *slot;
+    u64 first = key->prefix.half[0], second = key->prefix.half[1];
 
-    if (free_slots.pop(&index)) {
+    if (key->family == FAMILY_V4)
+        second &= MASK64(COVERING_V4 + 32);
+    else {
+        first &= MASK64(COVERING_V6);
+        second = 0;
+    }
+    return CLAIMS_COVERING + (mix(mix(mix(HASH_KEY, first), second), 0) >> (64 - COVERING_BITS));
+}
+
+/*
+ * Returns register << 8 | rank of a subnet in the sketch. The rank is the number of leading zeros in the rest of the
+ * hash, plus 1.
+ */
+static __always_inline u32 sketch_of(const struct subnet_key *key)
+{
+    u64 hash = mix(mix(mix(HASH_KEY, key->prefix.half[0]), key->prefix.half[1]), 0);
+    u64 rest = hash << SKETCH_BITS >> SKETCH_BITS | 1;
+
+    return hash >> (64 - SKETCH_BITS) << 8 | (64 - SKETCH_BITS - leading_bit(rest));
+}
+
+/*
+ * Counts a newcomer without a slot in the sketch. Benign race: if two CPUs change one register at the same time, one
+ * change may be lost. At worst the estimate is then lower by its standard error.
+ */
+static __always_inline void count_unanswered(u32 sketch)
+{
+    u32 interval = current_control()->interval, row = sketch >> 8;
+    struct sketch_register *found = unanswered_sketch.lookup(&row);
+    u64 word = (u64)interval << 8 | (sketch & 0xff), parity = bounded(interval & 1, 2);
+
+    if (found && found->word[parity] < word)
+        found->word[parity] = word;
+}
+
+/* Returns whether the rules allow another slot for this key. `answered`: an RTT has been measured for the subnet. */
+static __always_inline bool may_claim(const struct claims *all, const struct claims *newcomers,
+                                      const struct claims *covering, bool answered)
+{
+    u32 free = MAX_SLOTS - in_use(all);
+
+    return (answered || in_use(newcomers) * FREE_PER_NEWCOMER < free) &&
+           in_use(covering) < (u64)free * COVERING_PER_FREE;
+}
+
+/*
+ * Takes a free slot for a new subnet. Returns a shared slot if there is none.
+ *
+ * Benign race: several CPUs may pass may_claim() at the same time. At worst each CPU claims one slot too many.
+ */
+static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_key *key, bool answered)
+{
+    u32 all_row = CLAIMS_SLOTS, newcomers_row = CLAIMS_NEWCOMERS, row = covering_row(key), index = 0;
+    u32 sketch = answered ? 0 : sketch_of(key);
+    struct claims *all = claims.lookup(&all_row), *newcomers = claims.lookup(&newcomers_row);
+    struct claims *covering = claims.lookup(&row);
+    struct slot *slot;
+    u64 state;
+
+    if (!all || !newcomers || !covering)
+        return OVERFLOW_SLOT;
+    if (may_claim(all, newcomers, covering, answered) && free_slots.pop(&index))
+        index = fresh_row(all, SHARED_SLOTS, MAX_SLOTS);
+    if (!index && answered) {
         ctx->counters->subnet_insert_failed++;
         return OVERFLOW_SLOT;
+    }
+    if (!index) {
+        count_unanswered(sketch);
+        return UNANSWERED_SLOT;
     }
     slot = slots.lookup(&index);
     if (!slot)
@@ -40,7 +126,8 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
     slot->key = *key;
     slot->created_ns = precise_now(ctx->skb);
     if (subnets.insert(key, &index)) {
-        /* Another CPU inserted the same key first. (A full table is impossible, because the slots run out earlier.) */
+        /* The insertion failed because another CPU inserted the same key first. The table cannot be full, because there
+         * are not more slots than table entries. */
         u32 *theirs = subnets.lookup(key);
 
         free_slots.push(&index, 0);
@@ -49,22 +136,29 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
         ctx->counters->subnet_insert_failed++;
         return OVERFLOW_SLOT;
     }
-    /* This exchange is a full barrier: a reader that sees `live` also sees the key. */
-    __sync_lock_test_and_set(&slot->live, 1);
+    __sync_fetch_and_add(&all->claimed, 1);
+    __sync_fetch_and_add(&covering->claimed, 1);
+    /*
+     * This operation is a full memory barrier, so a reader that sees the state also sees the key. Another CPU may have
+     * found the key already, and may have measured an RTT.
+     */
+    state =
+        __sync_fetch_and_or(&slot->state, (u64)sketch << 32 | row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
+    if (!answered && !(state & SLOT_ANSWERED))
+        __sync_fetch_and_add(&newcomers->claimed, 1);
     return index;
 }
 
-/* Returns the slot of the endpoint's subnet for a method. */
-static __always_inline u32 slot_of(const struct context *ctx, const struct endpoint *endpoint, enum method method)
+/* Returns the slot of the endpoint's subnet. `answered`: an RTT has been measured for the subnet. */
+static __always_inline u32 slot_of(const struct context *ctx, const struct endpoint *endpoint, bool answered)
 {
     struct subnet_key key = {
         .prefix = masked(endpoint->address, mask_of(ctx->packet->family)),
         .interface = ctx->interface,
         .family = ctx->packet->family,
         .side = endpoint->side,
-        .method = method,
     };
     u32 *slot = subnets.lookup(&key);
 
-    return slot ? *slot : claim_slot(ctx, &key);
+    return slot ? *slot : claim_slot(ctx, &key, answered);
 }

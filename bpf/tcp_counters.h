@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Counts TCP events for the subnets of both endpoints of a flow: retransmitted and out-of-order segments, zero windows,
- * flows that open and close. Some flows end without FIN or RST. User space counts the end of such a flow when a scan of
- * the flow table finds that the flow is no longer active (otel_epping/kernel/read/flow_table.py).
+ * Counts TCP events for the subnets of both endpoints of a flow: retransmitted segments, out-of-order segments,
+ * segments with a zero window, opened flows and closed flows. Some flows end without FIN or RST. User space counts the
+ * end of such a flow when a scan of the flow table finds that the flow is no longer active
+ * (otel_epping/kernel/read/flow_table.py).
  */
 #pragma once
 
 #include "tcp_method_choice.h"
 
-/* Adds 1 to a counter of the source's subnet, and 1 to a counter of the destination's subnet. */
+/* Increments a counter of the source's subnet, and a counter of the destination's subnet. */
 #define COUNT_BOTH(field, of_source, of_destination)         \
     do {                                                     \
         __sync_fetch_and_add(&from->field[of_source], 1);    \
@@ -16,8 +17,8 @@
     } while (0)
 
 /*
- * The difference is signed, because another CPU may have read a later tick of the clock, and because the packets of a
- * capture are not always in order.
+ * The difference is signed, because last_ns may be later than now_ns: another CPU may have read a later tick of the
+ * clock, or the packets of a capture may not be in order.
  */
 static __always_inline bool is_idle(const struct flow *flow, u64 now_ns)
 {
@@ -34,15 +35,15 @@ static __always_inline void count_tcp_events(struct context *ctx)
 
     if (flow->last_ns != ctx->now_ns) {
         flow->last_ns = ctx->now_ns;
-        check_tsval_clock(ctx); /* once per tick is enough */
+        check_tsval_clock(ctx); /* one check per tick is enough */
     }
-    /* Most segments are the next segment in sequence and cause no event. */
+    /* Most segments are the next segment in sequence, and are not counted as an event. */
     if (!opens && ctx->segment < SEGMENT_RETRANSMITTED && packet->window && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
         return;
 
     cold();
 
-    /* Copies, because a pointer into the context must not be passed to a helper (context.h). */
+    /* The slots are copied, because a pointer into the context must not be passed to a helper (context.h). */
     u32 source_slot = ctx->source.slot, destination_slot = ctx->destination.slot;
     struct flow_counters *from = flow_counters.lookup(&source_slot);
     struct flow_counters *to = flow_counters.lookup(&destination_slot);

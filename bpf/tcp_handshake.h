@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Method tcp_handshake measures two RTTs (RFC 9293 section 3.5). The time from a SYN to its SYN-ACK counts for the
- * server's subnet. The time from the SYN-ACK to its ACK counts for the client's subnet. A SYN waits in the table of
- * transactions and creates no flow. So a flood of SYNs evicts only requests from this table, and no flows. If a SYN or
- * SYN-ACK is retransmitted, its RTT is not measured (Karn's rule).
+ * server's subnet. The time from the SYN-ACK to its ACK counts for the client's subnet. A SYN waits in the map of
+ * transactions and does not create a flow. So a SYN flood evicts only requests from the map of transactions, and does
+ * not evict flows. If a SYN or SYN-ACK is retransmitted, the RTT of the retransmitted packet is not measured (Karn's
+ * rule).
  */
 #pragma once
 
@@ -25,11 +26,11 @@ static __always_inline void time_syn_ack(const struct context *ctx)
         server->syn_ack_ns = 0;
         return;
     }
-    ctx->counters->rtt_abandoned += server->syn_ack_ns != 0; /* another connection begins */
+    ctx->counters->rtt_abandoned += server->syn_ack_ns != 0; /* another connection begins before the ACK arrives */
     server->syn_ack_end = end;
     server->syn_ack_ns = precise_now(ctx->skb);
     /* If this packet answers a SYN, the last RTT in the array is the RTT from the SYN to this packet. An RTT of another
-     * method may precede it. */
+     * method may be before this RTT in the array. */
     ctx->flow->syn_ns = 0;
     if (last < MAX_RTTS_PER_PACKET && packet->rtts[last].method == METHOD_TCP_HANDSHAKE)
         ctx->flow->syn_ns = packet->rtts[last].sent_ns;
@@ -47,7 +48,7 @@ static __always_inline void match_handshake_ack(struct context *ctx)
     cold();
     server->syn_ack_ns = 0;
     if (ctx->packet->ack_seq != server->syn_ack_end) {
-        ctx->counters->rtt_superseded++; /* the ACK of the SYN-ACK was lost before it arrived here */
+        ctx->counters->rtt_superseded++; /* the program has not seen the ACK of the SYN-ACK */
         return;
     }
     add_rtt(ctx, METHOD_TCP_HANDSHAKE, sent_ns);
@@ -63,7 +64,8 @@ static __always_inline void tcp_handshake(struct context *ctx)
     switch (flags_of(ctx) & (TCP_SYN | TCP_ACK | TCP_RST)) {
     case TCP_SYN:
         begin_transaction(ctx, METHOD_TCP_HANDSHAKE, packet->seq + 1, COPY_NS, true);
-        /* A server with TCP Fast Open acknowledges the payload of a SYN, or rejects it (RFC 7413 section 4.2.2). */
+        /* With TCP Fast Open, the SYN-ACK either acknowledges the payload of the SYN, or acknowledges only the SYN (RFC
+         * 7413 section 4.2.2). */
         if (packet->payload) {
             cold();
             add_transaction_alias(ctx, METHOD_TCP_HANDSHAKE, packet->seq + 1 + packet->payload, packet->seq + 1);

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Chooses the method that measures the RTTs of an endpoint's segments: timestamps as long as they work, and otherwise
- * sequence numbers. The choice is made separately for each direction of a flow, and depends on the most recent
+ * Chooses the method that measures the RTTs of an endpoint's segments: timestamps if the endpoint's timestamps work,
+ * and otherwise sequence numbers. The program chooses separately for each direction of a flow, based on the most recent
  * segments. Sequence numbers are used for an endpoint in these cases:
- * - A segment has no timestamp. RFC 7323 section 3.2 requires the option in each segment. But a middlebox may remove
- *   the option in one direction only, or may start to remove it in the middle of a connection.
+ * - A segment has no timestamp. RFC 7323 section 3.2 requires the timestamp option in each segment. But a middlebox may
+ *   remove the option in only one direction, or only in later segments of a connection.
  * - The TSval does not change from one segment to the next.
- * - The segment with a TSval is acknowledged, but the TSval is not echoed.
+ * - A segment is acknowledged, but the TSval of the segment is not echoed.
  *
- * Timestamps are used for the endpoint again when a segment has a new TSval. If the reason for sequence numbers was a
- * missing echo, an echo must also be seen first.
+ * Timestamps are used for the endpoint again when a segment has a new TSval. If sequence numbers are used because an
+ * echo was missing, the program must also see an echo before it uses timestamps again.
  *
  * While timestamps are used for an endpoint, half_flow.tsval_changed_ns is not 0. Both methods measure correct RTTs, so
- * a choice that is made too early does not cause a wrong RTT.
+ * no RTT is wrong if the program switches to the other method too early.
  */
 #pragma once
 
@@ -24,17 +24,18 @@
 /* Bits of half_flow.timing_flags. */
 #define TIMING_SKIP_NEXT 1    /* see start_segment_sample() in tcp_sequence.h */
 #define TIMING_BY_SEQUENCE 2  /* timestamps no longer work */
-#define TIMING_ECHO_MISSING 4 /* an acknowledgement of the oldest pending TSval did not echo it */
-#define TIMING_AWAITS_ECHO 8  /* an echo of half_flow.echo_due, or of a later TSval, shows that echoes work again */
+#define TIMING_ECHO_MISSING 4 /* an acknowledgement did not echo the oldest pending TSval */
+#define TIMING_AWAITS_ECHO 8  /* echoes work again if half_flow.echo_due or a later TSval is echoed */
 
 /*
- * A TSval counts as unchanged only after this time without a new RTT sample. RFC 7323 section 5.4 allows timestamp
- * clocks with one tick per second. The clocks of real hosts tick at least 10 times per second. But a host may send many
- * segments with the same TSval within one tick, and on a slow link these segments need up to this time to pass.
+ * A TSval counts as unchanged only if no RTT sample was started for TSVAL_STALLED_NS. RFC 7323 section 5.4 allows
+ * timestamp clocks with one tick per second. The clocks of real hosts tick at least 10 times per second. But a host may
+ * send many segments with the same TSval within one tick, and a slow link may need up to TSVAL_STALLED_NS to transmit
+ * all these segments.
  */
 #define TSVAL_STALLED_NS 250000000LL
 
-/* Drops the RTT samples that wait for a reply, because no reply can match them any more. */
+/* Drops the RTT samples that wait for a reply, because no reply can match these samples any more. */
 static __always_inline void abandon_pending(struct half_flow *half, struct interface_counters *counters)
 {
     counters->rtt_abandoned += pending_count(half);
@@ -52,9 +53,10 @@ static __always_inline void switch_to_sequence(struct half_flow *half, enum time
 }
 
 /*
- * Switches to sequence numbers if the TSval does not change. There are three conditions: a segment that continues the
- * data has no new TSval, no segment waits for a reply, and no RTT sample was started for TSVAL_STALLED_NS. Then the
- * sender's timestamp clock has stopped or runs backwards, or each new TSval is first sent in a pure ACK.
+ * Switches to sequence numbers if the TSval does not change. The TSval counts as unchanged if three conditions are met:
+ * a segment with the next data has no new TSval, no segment waits for a reply, and no RTT sample was started for
+ * TSVAL_STALLED_NS. In this case, the sender's timestamp clock has stopped or runs backwards, or the sender sends each
+ * new TSval first in a pure ACK.
  */
 static __always_inline void check_tsval_clock(const struct context *ctx)
 {
@@ -90,7 +92,7 @@ static __always_inline void drop_retransmitted_tsval(const struct context *ctx)
     }
 }
 
-/* Called for a SYN. A SYN begins a connection, so the method for the sender of the SYN is not chosen yet. */
+/* Called for a SYN. Resets the choice of the method for the sender of the SYN, because a SYN begins a connection. */
 static __always_inline void reset_timing(const struct context *ctx)
 {
     struct half_flow *sender = ctx->sender;
@@ -103,11 +105,10 @@ static __always_inline void reset_timing(const struct context *ctx)
 
 /*
  * Called for an acknowledgement that does not echo a pending TSval. Switches to sequence numbers if echoes do not work.
- * This is the case if the acknowledgement has no echo at all, or if it is the second acknowledgement without an echo of
- * a pending TSval. The first such acknowledgement may acknowledge several segments and echo the TSval of the earliest
- * segment (RFC 7323 section 4.3). If echoes work, the next acknowledgement then echoes a later TSval. An
- * acknowledgement may also echo a TSval later than last_tsval, because the segment with this TSval was not seen. Such
- * an acknowledgement does not show that echoes do not work.
+ * Echoes do not work if the acknowledgement has no echo, or if two acknowledgements did not echo a pending TSval. One
+ * acknowledgement is not enough, because it may acknowledge several segments and echo the TSval of the earliest segment
+ * (RFC 7323 section 4.3). If echoes work, the next acknowledgement echoes a later TSval. An acknowledgement that echoes
+ * a TSval later than last_tsval is ignored, because the program has not seen the segment with this TSval.
  */
 static __always_inline void note_missing_echo(const struct context *ctx)
 {
@@ -122,13 +123,14 @@ static __always_inline void note_missing_echo(const struct context *ctx)
         switch_to_sequence(receiver, FAULT_UNECHOED, ctx->counters);
     } else {
         receiver->timing_flags |= TIMING_ECHO_MISSING;
-        receiver->echo_due = receiver->next_seq + 1; /* an acknowledgement of data that is not sent yet */
+        /* The second acknowledgement must cover data that is sent after the first acknowledgement. */
+        receiver->echo_due = receiver->next_seq + 1;
     }
 }
 
 /*
  * Switches an endpoint back to timestamps if this segment has a new TSval that will be echoed. Returns whether the
- * segment starts an RTT sample. If echoes were missing, an echo must be seen first: see restart_after_echo().
+ * segment starts an RTT sample. If echoes were missing, the program first waits for an echo: see restart_after_echo().
  */
 static __always_inline bool restart_timestamps(const struct context *ctx, bool is_echoed)
 {
@@ -145,7 +147,8 @@ static __always_inline bool restart_timestamps(const struct context *ctx, bool i
         sender->timing_flags |= TIMING_AWAITS_ECHO;
         return false;
     }
-    /* The RTT of this segment is measured, instead of the RTT of the segment that waits for its acknowledgement. */
+    /* The program measures the RTT of this segment. If an earlier segment waits for an acknowledgement, the program
+     * drops the RTT sample of the earlier segment. */
     if (sender->pending) {
         abandon_pending(sender, ctx->counters);
         sender->sample_started_ns = 0;
@@ -155,7 +158,7 @@ static __always_inline bool restart_timestamps(const struct context *ctx, bool i
     return true;
 }
 
-/* If the TSvals of an endpoint were not echoed, and this segment echoes one of them, switches back to timestamps. */
+/* Switches an endpoint back to timestamps if this segment echoes a TSval of the endpoint after echoes were missing. */
 static __always_inline void restart_after_echo(const struct context *ctx)
 {
     const struct packet *packet = ctx->packet;

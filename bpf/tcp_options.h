@@ -17,12 +17,12 @@
 #define OPTIONS_BEFORE_TIMESTAMP (MAX_OPTIONS - TCPOLEN_TIMESTAMP)
 
 /*
- * Finds the timestamp option (RFC 7323 section 3.2). A malformed list of options ends the search, as in the kernel's
- * tcp_parse_options(). The segment then counts as a segment without a timestamp.
+ * Finds the timestamp option (RFC 7323 section 3.2). If the list of options is malformed, the search ends, as in the
+ * kernel's tcp_parse_options(), and the segment counts as a segment without a timestamp.
  *
- * The loop reads byte by byte, and skips the bytes of other options one by one. It does not jump from option to option.
- * So the verifier knows the offset at each step, and processes hundreds of instructions instead of a million. Usually
- * the timestamp option follows two NOPs and begins at the third byte.
+ * The loop does not jump from option to option. Instead, the loop reads each byte, and also skips other options byte by
+ * byte. So the verifier knows the offset in each iteration, and processes hundreds of instructions instead of a
+ * million. Usually the timestamp option follows two NOPs and begins at the third byte.
  */
 static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, struct packet *packet)
 {
@@ -55,6 +55,6 @@ static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, 
             packet->has_timestamp = true;
             return;
         }
-        skip = options[i + 1] - 1; /* a length of 0 is malformed, too: skip becomes 255, which ends the search */
+        skip = options[i + 1] - 1; /* an option length of 0 is malformed: skip becomes 255, which ends the search */
     }
 }

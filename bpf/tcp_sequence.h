@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_sequence measures the time from a segment to the acknowledgement of exactly its last byte. The method is
- * used for endpoints whose timestamps do not work (tcp_method_choice.h). In each direction, at most one segment at a
- * time waits for its acknowledgement. A segment after a gap does not start an RTT sample, because its acknowledgement
- * waits until the gap is filled. A retransmitted or out-of-order segment drops the sample (Karn's rule, RFC 6298
- * section 3). Such a segment comes before the acknowledgement that ends a series of duplicate or selective
- * acknowledgements. So this acknowledgement does not complete a sample.
+ * Method tcp_sequence measures the time from a segment to the acknowledgement whose number is exactly the end of the
+ * segment. The method is used for endpoints whose timestamps do not work (tcp_method_choice.h). In each direction of a
+ * flow, at most one segment at a time waits for its acknowledgement. A segment after a gap does not start an RTT
+ * sample, because the receiver acknowledges the segment only after the gap is filled. If a retransmitted or
+ * out-of-order segment arrives, the program drops the sample (Karn's rule, RFC 6298 section 3). So the acknowledgement
+ * that ends a series of duplicate or selective acknowledgements does not complete a sample, because a retransmitted or
+ * out-of-order segment arrives before this acknowledgement.
  */
 #pragma once
 
 #include "tcp_method_choice.h"
 
 /*
- * Starts an RTT sample. If the acknowledgement that ended the last sample also acknowledged later segments, one segment
- * is skipped first. Otherwise it could happen that no RTT is ever measured. For example, the receiver acknowledges
- * every second segment, and the sender sends two segments after each acknowledgement. Then each sample would start with
- * the first one of two segments, and would end without an RTT when both segments are acknowledged together.
+ * Starts an RTT sample. If the acknowledgement that ended the last sample also acknowledged later segments, the
+ * function first skips one segment. If the function did not skip a segment, the RTT of some flows would never be
+ * measured. For example, the receiver may acknowledge every second segment, and the sender may send two segments after
+ * each acknowledgement. In this example, each sample would start with the first of two segments, and would end without
+ * an RTT when the receiver acknowledges both segments together.
  */
 static __always_inline void start_segment_sample(const struct context *ctx)
 {
@@ -37,8 +39,8 @@ static __always_inline void start_segment_sample(const struct context *ctx)
 }
 
 /*
- * Returns whether a segment of the sender waits for its acknowledgement. If this segment has waited longer than
- * MAX_AGE_NS, its RTT sample expires.
+ * Returns whether a segment of the sender waits for its acknowledgement. If the segment has waited longer than
+ * MAX_AGE_NS, the RTT sample of the segment expires.
  */
 static __always_inline bool has_pending_segment(const struct context *ctx)
 {

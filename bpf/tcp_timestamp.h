@@ -1,26 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_timestamp measures the time from a segment to the first segment in the other direction that echoes its
- * TSval as TSecr (RFC 7323 section 3). This is the method of Kathie Nichols' pping and of ePPing. The rules below avoid
- * errors that the authors or the users of these tools have found.
+ * Method tcp_timestamp measures the time from a segment with a new TSval to the first segment in the other direction
+ * whose TSecr is this TSval (RFC 7323 section 3). Kathie Nichols' pping and ePPing use the same method. The rules below
+ * avoid errors that the authors or the users of pping and ePPing have found.
  */
 #pragma once
 
 #include "tcp_method_choice.h"
 
 /*
- * Updates the sender's TSval. Returns whether this segment starts an RTT sample. A segment starts a sample if it is the
- * first segment with its TSval, and if the receiver must acknowledge it.
+ * Updates the sender's TSval. Returns whether this segment starts an RTT sample. A segment starts a sample if no
+ * earlier segment had the same TSval, and if the receiver must acknowledge the segment.
  * - A SYN resets the sender's TSval, because a port may be reused. The method tcp_handshake measures the RTT of the
  *   SYN. If the TSval of the SYN is earlier than the last TSval, either the port is reused or later segments have
- *   overtaken the SYN. Then the sender's TSval is unknown.
- * - If the beginning of a flow was not seen, earlier segments may have the same TSval as the first segment that was
- *   seen. So only the next TSval starts a sample.
- * - Only a TSval later than the last one is new. If a TSval is equal to the last one, an earlier segment had it. If a
- *   TSval is earlier than the last one, the segment may be retransmitted or reordered.
- * - If an earlier TSval arrives more than MAX_AGE_NS after the last new TSval, all samples have expired. Then the TSval
- *   belongs to a new connection whose SYN was not seen.
- * - A pure ACK does not start a sample, because the other endpoint replies only when its application sends data again.
+ *   overtaken the SYN. In both cases, the sender's TSval is unknown.
+ * - If the program has not seen the beginning of a flow, unseen segments may have the same TSval as the first segment
+ *   that the program sees. So a sample starts only with the next TSval.
+ * - Only a TSval that is later than the last TSval is new. If a TSval is equal to the last TSval, an earlier segment
+ *   had the same TSval. If a TSval is earlier than the last TSval, the segment may be retransmitted or reordered.
+ * - If an earlier TSval arrives more than MAX_AGE_NS after the last new TSval, all samples have expired. The TSval then
+ *   belongs to a new connection whose SYN the program has not seen.
+ * - A pure ACK does not start a sample, because the other endpoint sends its next segment only when its application
+ *   sends data again.
  */
 static __always_inline bool starts_sample(const struct context *ctx)
 {
@@ -56,9 +57,9 @@ static __always_inline bool starts_sample(const struct context *ctx)
 }
 
 /*
- * Starts an RTT sample: stores the TSval and its send time until the echo arrives. At most one sample starts in
- * SAMPLE_INTERVAL_NS. A new sample never replaces a sample that still waits for its echo. Otherwise no RTT would be
- * measured on a path whose RTT is longer than MAX_OUTSTANDING intervals.
+ * Starts an RTT sample: stores the TSval and the send time of the segment until the echo arrives. At most one sample
+ * starts in SAMPLE_INTERVAL_NS. A new sample never replaces a sample that still waits for an echo. If new samples
+ * replaced waiting samples, the program would never measure an RTT longer than MAX_OUTSTANDING * SAMPLE_INTERVAL_NS.
  */
 static __always_inline void start_sample(const struct context *ctx)
 {
@@ -90,7 +91,8 @@ static __always_inline void start_sample(const struct context *ctx)
 
 /*
  * Returns the time at which the echoed TSval was sent, or 0 if no RTT sample matches. Ends the sample of this TSval, so
- * that it matches only once. Also ends all earlier samples, because an endpoint never echoes an earlier TSval again.
+ * that the sample matches only once. Also ends all samples with earlier TSvals, because an endpoint never echoes an
+ * earlier TSval again.
  */
 static __always_inline u64 match_echo(const struct context *ctx)
 {
@@ -100,18 +102,18 @@ static __always_inline u64 match_echo(const struct context *ctx)
     u64 sent_ns = 0;
     u8 pending = receiver->pending;
 
-    /* Usually no sample waits, because SAMPLE_INTERVAL_NS limits the number of samples. */
+    /* Usually no sample waits for an echo, because SAMPLE_INTERVAL_NS limits the number of samples. */
     if (!pending)
         return 0;
     cold();
     if (!receiver->tsval_changed_ns)
         return 0;
-    /* A TSecr that is later than all TSvals sent is not an echo. */
+    /* A TSecr is not an echo if it is later than all TSvals that the receiver has sent. */
     if (!after(packet->tsecr, receiver->last_tsval)) {
         for (int i = 0; i < MAX_OUTSTANDING; i++) {
             if (!(pending & 1 << i) || after(outstanding->expected[i], packet->tsecr))
                 continue;
-            /* The times of a capture may run backwards, so the same TSval may have started two samples. */
+            /* The times of a capture may run backwards, so one TSval may have started two samples. */
             if (outstanding->expected[i] == packet->tsecr && !sent_ns)
                 sent_ns = outstanding->sent_ns[i];
             else
@@ -130,8 +132,8 @@ static __always_inline u64 match_echo(const struct context *ctx)
 }
 
 /*
- * TSecr is valid only with ACK (RFC 7323 section 3.2). A RST does not start or complete an RTT sample, because anybody
- * may have sent it.
+ * TSecr is valid only if the segment has the flag ACK (RFC 7323 section 3.2). A RST does not start or complete an RTT
+ * sample, because an attacker may have sent the RST.
  */
 static __always_inline void tcp_timestamp(struct context *ctx)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Counts packets and bytes, per interface and per subnet. An skb that GRO has merged, or that GSO will split, counts as
- * all packets that it has on the wire, each with its headers. Qdisc statistics count in the same way (the kernel's
- * bstats_update()).
+ * Counts packets and bytes, per interface and per subnet. GRO merges several packets into one skb, and GSO splits one
+ * skb into several packets. The program counts the packets on the wire, not the skbs, and counts the bytes of all
+ * headers on the wire. The kernel counts packets in qdisc statistics in the same way (bstats_update()).
  */
 #pragma once
 
@@ -45,7 +45,7 @@ static __always_inline struct interface_counters *counters_of(u64 interface, u64
     return interface_counters_row(interface * CPUS + cpu);
 }
 
-/* Counts the packet for the subnets of its source and of its destination. */
+/* Counts the packet for the subnet of the source and for the subnet of the destination. */
 static __always_inline void count_traffic(const struct context *ctx, enum traffic_class class, struct tally tally)
 {
     u8 ecn = ctx->packet->ecn;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A transaction is one request and one reply with the same identifier. Requests wait in an LRU hash map of their own,
- * so that a flood of requests does not evict established TCP flows.
+ * A transaction is one request and one reply with the same identifier. Requests wait for replies in an LRU hash map
+ * that is separate from the flow table, so that a flood of requests does not evict established TCP flows.
  *
- * If a request is sent again before its reply, its RTT is not measured, because the reply may answer either of the two
- * requests (Karn's rule, RFC 6298 section 3). But if both are sent within `grace_ns`, they are one request in two
- * packets. A completed transaction is remembered for MAX_AGE_NS: a request with the same identifier within this time is
- * a repetition. If identifiers are unique, that is, never reused, such a request is a repetition at any time.
+ * If a request is sent again before the reply arrives, no RTT is measured, because the reply may answer either of the
+ * two requests (Karn's rule, RFC 6298 section 3). But two requests within `grace_ns` count as one request. A request
+ * with the identifier of a completed transaction is a repetition if it is sent at most MAX_AGE_NS after the first
+ * request. If identifiers are unique (never reused), such a request is a repetition at any time.
  *
- * Benign race: two CPUs may see the same request, or two replies to it, at the same time. At worst a repetition is not
- * recognized, or an RTT is counted twice.
+ * Benign race: two CPUs may process the same request, or two replies to one request, at the same time. At worst the
+ * program does not recognize a repetition, or counts an RTT twice.
  */
 #pragma once
 
@@ -17,20 +17,22 @@
 #include "context.h"
 
 /*
- * If the same request arrives again within this time, it is not a retransmission. It is a copy of the packet, or the
- * network delivered the packet twice. The shortest retransmission timeout is 200 ms in Linux, and 1 s in RFC 6298.
+ * If the same request arrives again within COPY_NS, the second packet is not a retransmission. Either the second packet
+ * is a copy of the first packet, or the network delivered the packet twice. The shortest retransmission timeout is
+ * 200 ms in Linux, and 1 s in RFC 6298.
  */
 #define COPY_NS 20000000
 
 /*
- * Returns whether an endpoint of the packet is external. If `is_source` is true, this endpoint is the source, otherwise
- * the destination. If a packet arrives and then leaves through the same interface, the result is different on arrival
- * and on departure. In a capture the sides are unknown, and both directions must have the same key, so the result is 0.
+ * Returns whether an endpoint of the packet is external. The endpoint is the source if `is_source` is true, and
+ * otherwise the destination. If a packet arrives and then leaves through the same interface, the result is different on
+ * arrival and on departure. In a capture, the sides are unknown. The result is then 0, because both directions must
+ * have the same key.
  */
 static __always_inline u8 is_external(bool is_source, u32 source_side)
 {
-    /* This is the same as is_source == (source_side == SIDE_EXTERNAL), or 0 for SIDE_UNKNOWN. A branch here would
-     * double the verifier's work. */
+    /* This expression has the value of is_source == (source_side == SIDE_EXTERNAL), or 0 for SIDE_UNKNOWN. A branch
+     * instead of the expression would double the verifier's work. */
     return (is_source ^ source_side) & 1 & ~(source_side >> 1);
 }
 
@@ -62,7 +64,7 @@ static __always_inline void begin_transaction(const struct context *ctx, enum me
     struct transaction fresh = {.sent_ns = precise_now(ctx->skb), .state = TRANSACTION_OPEN};
     struct transaction *transaction = transactions.lookup(&key);
 
-    if (PACKET_CLOCK && !fresh.sent_ns) /* a packet of a capture without a time */
+    if (PACKET_CLOCK && !fresh.sent_ns) /* some packets of a capture have no time */
         return;
     if (transaction && (is_unique || fresh.sent_ns - transaction->sent_ns <= MAX_AGE_NS)) {
         if (transaction->state == TRANSACTION_OPEN && fresh.sent_ns - transaction->sent_ns > grace_ns) {
@@ -77,7 +79,7 @@ static __always_inline void begin_transaction(const struct context *ctx, enum me
     ctx->counters->rtt_begun++;
 }
 
-/* Adds another identifier to a request: a reply with `identifier` also answers the request `alias_of`. */
+/* Adds another identifier to the request `alias_of`. A reply with the new `identifier` also answers this request. */
 static __always_inline void add_transaction_alias(const struct context *ctx, enum method method, u32 identifier,
                                                   u32 alias_of)
 {
@@ -88,8 +90,8 @@ static __always_inline void add_transaction_alias(const struct context *ctx, enu
 }
 
 /*
- * Called for a packet that may be a reply. Returns true if its request is in the table, even if no RTT of this request
- * is measured.
+ * Called for a packet that may be a reply. Returns true if the request of this packet is in the map, even if the
+ * program does not measure an RTT.
  */
 static __always_inline bool complete_transaction(struct context *ctx, enum method method, u32 identifier)
 {

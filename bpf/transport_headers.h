@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Parses those fields of TCP, UDP and ICMP headers that the methods need. */
+/* Parses the fields of TCP, UDP and ICMP headers that the methods for measuring RTTs need. */
 #pragma once
 
 #include <linux/tcp.h>
@@ -41,10 +41,10 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 res
 }
 
 /*
- * An incomplete datagram cannot be measured. But its addresses are known, so it still counts as UDP. If the payload is
- * not in the linear part of the skb, it is read by offset: drivers may put only the headers into the linear part, and
- * the payload into pages (eth_get_headlen()). `rest` is the length of the rest of the IP packet. Bytes after the IP
- * packet are padding and are not read.
+ * An incomplete datagram has no RTT. But the addresses of the datagram are known, so the datagram still counts as UDP.
+ * If the payload is not in the linear part of the skb, the function reads the payload with bpf_skb_load_bytes().
+ * Drivers may put only the headers into the linear part, and put the payload into pages (eth_get_headlen()). `rest` is
+ * the number of bytes in the IP packet from the UDP header on. Bytes after the IP packet are padding and are not read.
  */
 static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor *cursor, u64 rest,
                                       struct packet *packet)
@@ -64,7 +64,7 @@ static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor
 #endif
         return;
     }
-    /* udp_head first serves as a buffer for the header. */
+    /* The UDP header is first read into udp_head, which serves as a buffer. */
     if (rest < sizeof(*udp) || bpf_skb_load_bytes(skb, at, &packet->udp_head, sizeof(*udp))) {
         packet->udp_head = 0;
         return;
@@ -81,7 +81,7 @@ static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor
 
 static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct packet *packet)
 {
-    /* ICMP and ICMPv6 echo have the same layout (RFC 792, RFC 4443 section 4). */
+    /* The echo messages of ICMP and ICMPv6 have the same layout (RFC 792, RFC 4443 section 4). */
     struct {
         u8 type;
         u8 code;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * With TUNNELS, the program measures the packet inside a tunnel: GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or IP-in-IP
- * (RFC 2003, RFC 4213, RFC 2473). It does not look for a second tunnel inside the first one, and accepts at most one
- * 802.1Q tag inside the tunnel. If the tunnel header is incomplete, the program measures the outer packet.
+ * If TUNNELS is 1, the program measures the packet inside a tunnel: GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or
+ * IP-in-IP (RFC 2003, RFC 4213, RFC 2473). The program does not search for a second tunnel inside the first tunnel, and
+ * accepts at most one 802.1Q tag inside the tunnel. If the tunnel header is incomplete, the program measures the outer
+ * packet.
  */
 #pragma once
 
@@ -14,7 +15,7 @@
 #include "link_headers.h"
 
 #define GRE_CHECKSUM 0x8000
-#define GRE_ROUTING 0x4000 /* RFC 1701; removed by RFC 2784 */
+#define GRE_ROUTING 0x4000 /* defined in RFC 1701, removed by RFC 2784 */
 #define GRE_KEY 0x2000
 #define GRE_SEQUENCE 0x1000
 #define GRE_VERSION 0x0007
@@ -23,8 +24,9 @@
 #define VXLAN_HAS_NETWORK 0x08000000
 
 /*
- * inside_gre(), inside_vxlan() and inside_ip() parse a tunnel header at `offset`. They return the EtherType of the
- * inner packet and move `offset` to its start, or return 0 if the packet is not in a tunnel.
+ * inside_gre(), inside_vxlan() and inside_ip() parse a tunnel header at `offset`. Each function returns the EtherType
+ * of the inner packet and moves `offset` to the start of the inner packet. If the packet is not in a tunnel, the
+ * function returns 0.
  */
 static __always_inline u16 inside_gre(struct __sk_buff *skb, u32 *offset)
 {
@@ -95,12 +97,12 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
 }
 
 /*
- * Sets `bytes` and `version` to the offset and the version of the inner IP header. Without a tunnel, both are
- * unchanged.
+ * Sets `bytes` and `version` to the offset and the version of the inner IP header. If the packet is not in a tunnel,
+ * `bytes` and `version` do not change.
  */
 static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 *version)
 {
-    /* These barriers, and the two barriers after inside_ip(), join the paths that the verifier follows. */
+    /* These barriers, and the two barriers after the call of inside_ip(), let the verifier follow only one path. */
     u64 outer_bytes = *bytes, outer_version = *version;
 
     barrier_var(outer_bytes);

@@ -6,8 +6,8 @@ The application contains no code for otel-epping. To run it, install the extra `
     pip install 'otel-epping[instrument]'
     sudo OTEL_SERVICE_NAME=shop OTEL_EPPING_INTERFACE=eth0 opentelemetry-instrument python instrumented.py
 
-The same exporter exports the application's counter and the RTTs of the interface, with the same resource. If the
-process lacks the required privileges, the application runs, exports no RTTs and logs one warning.
+One exporter exports the application's counter and the RTTs of the interface. The counter and the RTTs have the same
+resource. If the process lacks the required privileges, the application runs, exports no RTTs and logs one warning.
 """
 
 import time

@@ -18,7 +18,7 @@ from otel_epping import EppingCollector, EppingConfig, install
 
 
 def main(interface: str, seconds: int = 60) -> None:
-    """Does the application's work for `seconds`. During this time the kernel counts round-trip times (RTTs)."""
+    """Does the application's work for `seconds`. Meanwhile, the kernel measures and counts round-trip times (RTTs)."""
     # The application's own metrics.
     provider = MeterProvider(
         metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())],
@@ -34,7 +34,7 @@ def main(interface: str, seconds: int = 60) -> None:
             requests.add(1)
             time.sleep(1)
         collector.detach(interface)
-        reader.shutdown()  # exports the last interval; provider.shutdown() does not shut down this reader
+        reader.shutdown()  # exports the last interval (provider.shutdown() does not shut down `reader`)
     provider.shutdown()
 
 

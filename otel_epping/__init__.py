@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures network latency passively: counts round-trip times per subnet in the kernel, and exports them over OTLP.
+"""Measures round-trip times per subnet passively in the kernel, and exports histograms over OTLP.
 
 The public API consists of the names in `__all__`; docs/api.md documents them. A name is imported when it is first used,
 so `import otel_epping` alone loads neither numpy nor the OpenTelemetry SDK.
@@ -12,7 +12,8 @@ so `import otel_epping` alone loads neither numpy nor the OpenTelemetry SDK.
         ...
         reader.shutdown()
 
-An application that is instrumented with OpenTelemetry uses `otel_epping.instrumentor.EppingInstrumentor` instead.
+An application that is instrumented with OpenTelemetry uses `otel_epping.instrumentor.EppingInstrumentor` instead of
+`install`.
 """
 
 from importlib import import_module

@@ -28,7 +28,7 @@ def main() -> None:
 
 
 class _StandardError(io.FileIO):
-    """A standard error stream that ignores failed writes. So a full disk does not make a command fail."""
+    """A standard error stream that ignores failed writes, so that a full disk does not make a command fail."""
 
     def write(self, data: Any) -> int:
         """Writes the data. If the write fails, the data are lost."""
@@ -41,9 +41,9 @@ class _StandardError(io.FileIO):
 def _open_streams() -> None:
     """Makes the standard streams usable, even if the parent process closed them.
 
-    A closed stream is opened on /dev/null. Otherwise the next file that is opened would get the descriptor of the
-    stream, and a library that writes to standard error would write to that file. Characters that the encoding of a
-    stream does not contain are escaped.
+    A closed stream is opened on /dev/null. If the stream stayed closed, the next opened file would get the descriptor
+    of the stream, and a library that writes to standard error would write to that file. Characters that the encoding of
+    a stream cannot represent are escaped.
     """
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -52,7 +52,7 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `fd`
             setattr(sys, name, os.fdopen(fd, mode, closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        with suppress(OSError):  # reconfigure() flushes the buffer first, which fails on a full disk
+        with suppress(OSError):  # reconfigure() flushes the buffer, and the flush fails on a full disk
             sys.stdout.reconfigure(errors="backslashreplace")
     raw = io.BufferedWriter(_StandardError(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, errors="backslashreplace", line_buffering=True)

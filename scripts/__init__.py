@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scripts that write the generated documents. `make docs` runs them."""
+"""Scripts that write the generated documents. `make docs` runs these scripts."""

@@ -22,7 +22,7 @@ If a name ends in `_ns`, the value is an integer number of nanoseconds. If a nam
 seconds.
 """
 
-# The public members of each class. All other members are for use inside the package.
+# The public members of each class. All other members of the class are for use inside the package only.
 _MEMBERS: dict[str, tuple[str, ...]] = {
     "EppingCollector": ("attach", "detach", "close"),
     "EppingConfig": (),
@@ -41,8 +41,8 @@ def _signature(name: str, value: Callable[..., Any]) -> str:
 
 
 def _section(level: int, name: str, value: Any) -> str:
-    # A table row in a docstring begins with a name and two spaces. Such rows are indented here, so that Markdown shows
-    # them as a code block.
+    # A table row in a docstring begins with a name and two spaces. This code indents the table rows, so that Markdown
+    # shows the table as a code block.
     body = re.sub(r"^(\w+ {2,}\S.*)$", r"    \1", inspect.getdoc(value) or "", flags=re.M)
     return f"\n{'#' * level} {name}\n\n```python\n{_signature(name, value)}\n```\n\n{body}\n"
 

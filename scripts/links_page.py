@@ -10,8 +10,8 @@ from otel_epping.kernel.load.loader import source_folder
 from otel_epping.replay.capture import link_types
 
 _ROW = re.compile(r"ROW\(0x([0-9a-f]+), \d+\)\s+/\* (.*?) \*/")
-# Headers of variable size that read_link_header() in bpf/link_headers.h reads. Each row has the EtherTypes, the name
-# and the supported contents of a header.
+# The headers of variable size that read_link_header() (bpf/link_headers.h) supports. Each row has the EtherTypes, the
+# name and the supported contents of a header.
 VARIABLE = (
     (
         "0x0000 to 0x05dc, 0x8870",

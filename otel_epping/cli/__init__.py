@@ -34,14 +34,15 @@ def cli() -> None:
 
     Counts round-trip times (RTTs) per subnet in the kernel, and exports them over OTLP as exponential histograms.
 
-    Each option can also be set by a variable (--max-subnets by OTEL_EPPING_MAX_SUBNETS), or in a YAML file (--config).
+    Each option can also be set by an environment variable (--max-subnets by OTEL_EPPING_MAX_SUBNETS), or in a YAML
+    file (--config).
     The standard OTEL_* variables set the destination and the protocol, for example OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_HEADERS.
     """
 
 
-# The causes of a failed write: the disk is full or broken, the file has reached a size limit, or the descriptor is
-# closed.
+# A write fails with an error in _OUTPUT_ERRORS if the disk is full or broken, the file has reached a size limit, or the
+# descriptor is closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
 for _command in (run, check, config, demo, watch, replay):
@@ -49,7 +50,10 @@ for _command in (run, check, config, demo, watch, replay):
 
 
 def main() -> None:
-    """Runs the command line. Reports an error in one line. Then the exit code is 1, or 2 if an argument is wrong."""
+    """Runs the command line.
+
+    Reports an error in one line. The exit code is 1 for an error, or 2 for a wrong argument.
+    """
     redaction.install()
     try:
         try:
@@ -88,8 +92,8 @@ def _fail(message: str) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:
-        # The unwritten data stay in the buffer. At exit, Python would try to write these data again, fail, and set exit
-        # code 120. So standard output is replaced by /dev/null.
+        # The unwritten data stay in the buffer. At exit, Python would try to write the data in the buffer again, fail,
+        # and set exit code 120. So standard output is replaced by /dev/null before the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if message:
         with suppress(OSError):

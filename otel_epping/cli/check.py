@@ -30,7 +30,7 @@ _MIB = 2**20
 # Maximum memory of the agent without subnets, and the additional memory for each active subnet (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_PER_SUBNET = 2048
-# Checks that are reported only if they fail.
+# The checks in _ENVIRONMENT are reported only if they fail.
 _ENVIRONMENT: dict[str, Callable[[], object]] = {
     "file systems": requirements.check_file_systems,
     "user namespace": requirements.check_user_namespace,
@@ -70,7 +70,7 @@ def _hook(config: EppingConfig) -> str:
         if config.hook == "tcx":
             raise EppingError("the kernel does not support TCX hooks: use Linux 6.6 or newer, or --hook auto")
     reason = "set by --hook" if config.hook == "clsact" else "the kernel does not support TCX"
-    return f"clsact filters ({reason}); the agent keeps CAP_NET_ADMIN to remove them at the end"
+    return f"clsact filters ({reason}); the agent keeps CAP_NET_ADMIN to remove the filters when it ends"
 
 
 def _run_time() -> str:
@@ -87,7 +87,7 @@ def _memory(collector: EppingCollector) -> str:
     return (
         f"{total / _MIB:.1f} MiB in the kernel for {collector.config.max_subnets} subnets at scale "
         f"{collector.config.scale} and {collector.config.max_flows} flows ({per_cpu / _MIB:.1f} MiB of it for each of "
-        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent when all of these subnets are active"
+        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent when all subnets are active"
     )
 
 
@@ -101,7 +101,7 @@ def _verifier(collector: EppingCollector) -> str:
 
 
 def _each_method(config: EppingConfig) -> Iterator[Finding]:
-    """For each method, yields the report of the verifier about a program that is compiled with only this method."""
+    """For each RTT method, compiles a program with only this method, and yields the report of the verifier."""
     for method in config.methods:
         try:
             with EppingCollector(replace(config, methods=(method,))) as collector:
@@ -111,8 +111,8 @@ def _each_method(config: EppingConfig) -> Iterator[Finding]:
 
 
 _ORDER = {
-    True: "runs before otel-epping: packets that it accepts, drops or redirects are not counted",
-    False: "runs after otel-epping: it hides no packets",
+    True: "runs before otel-epping, and hides the packets that it accepts, drops or redirects",
+    False: "runs after otel-epping: no packets are hidden",
 }
 
 

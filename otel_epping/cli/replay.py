@@ -24,7 +24,7 @@ def replay(config: EppingConfig, files: tuple[str, ...], events: bool, format: s
     packets as its clock. The format of a file is pcap or pcapng. A file may be compressed by gzip, bzip2, xz, zstd or
     lz4. If FILE is -, standard input is read.
     """
-    from otel_epping.replay.run import run  # imports the SDK, which most other commands do not need
+    from otel_epping.replay.run import run  # imports the OpenTelemetry SDK, which most other commands do not need
 
     if not run(files, config, format if events else None, otlp):
         sys.exit(128 + signal.SIGINT)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping watch: prints each RTT when it is measured, and each flow when it opens or closes.
 
-The kernel program is compiled with events: it writes each event to a ring buffer, and this command prints the events.
-If the reader of the output is too slow, the ring buffer becomes full, and further events are lost. The kernel program
-counts the lost events, and this command reports their number on standard error.
+The kernel program writes each event to a ring buffer, and this command prints the events. If the reader of the output
+is too slow, the ring buffer becomes full, and further events are lost. The kernel program counts the lost events, and
+this command reports their number on standard error.
 """
 
 import sys
@@ -28,17 +28,17 @@ from otel_epping.process.signals import Stop
 from otel_epping.settings.options import COMMAND, kernel_options, naming_source, option
 from otel_epping.settings.types import Interfaces
 
-# Maximum time to wait for events. A signal takes effect at the latest after this time.
+# Maximum time to wait for events. A signal takes effect after at most 0.1 s.
 _WAIT_S = 0.1
-# Time between two comparisons of the clocks, between two reports of lost events, and between two checks for idle flows.
+# Every second, the clock offset is updated, lost events are reported, and idle flows are closed.
 _PERIOD_NS = 1_000_000_000
 
 
 class WallClock:
     """Converts CLOCK_MONOTONIC, the clock of the kernel program, to Unix time.
 
-    As in ePPing, the offset between the two clocks is updated every second. So the result stays correct if the system
-    time is changed.
+    As in ePPing, the offset between CLOCK_MONOTONIC and Unix time is updated every second. So the Unix time is also
+    correct after a change of the system time.
     """
 
     def __init__(self) -> None:
@@ -57,8 +57,8 @@ class WallClock:
 class _LossReport:
     """Reports the number of events that were lost because the ring buffer was full.
 
-    While the command runs, each report contains only the events that were lost since the previous report. At the end,
-    the total is reported.
+    While the command runs, each report contains only the events that were lost since the previous report. When the
+    command ends, the total number of lost events is reported.
     """
 
     def __init__(self, reader: EventReader) -> None:
@@ -81,7 +81,8 @@ class _LossReport:
 @option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
               help="Interface to watch. May be given several times.")  # fmt: skip
 @option("--mirror", envvar="OTEL_EPPING_MIRROR", type=Interfaces(), multiple=True,
-              help="Like --interface, but for a mirror, SPAN or TAP port, which receives both directions.")  # fmt: skip
+              help="Like --interface, but for a mirror, SPAN or TAP port, which receives the packets of both "
+                   "directions.")  # fmt: skip
 @option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Output format, as in ePPing.")
 @kernel_options
 def watch(config: EppingConfig, interface: tuple[str, ...], mirror: tuple[str, ...], format: str) -> None:
@@ -108,7 +109,7 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
     descriptors.raise_limit()
     stop = Stop("stopped at once; the last line of output may be incomplete")
     with EppingCollector(replace(config, events=True, copies=Role.MIRROR in roles.values())) as collector:
-        # agent/run.py explains why CAP_NET_ADMIN is kept with clsact. At this time otel-epping has no other thread.
+        # agent/run.py explains why CAP_NET_ADMIN is kept with clsact. otel-epping has only one thread at this point.
         if kept := capabilities.drop_capabilities({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else ()):
             print(f"otel-epping: {capabilities.describe(kept)}", file=sys.stderr)
         reader = EventReader(collector)

@@ -32,6 +32,11 @@ def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
     return np.concatenate([array, more])
 
 
+def spread(rows: Indexes, each: int) -> Indexes:
+    """Returns the numbers of the rows of a table that has `each` adjacent rows for each of the given rows."""
+    return (rows[:, None] * each + np.arange(each)).ravel()
+
+
 def as_matrix(records: Records) -> Counts:
-    """Returns a view of structs of 64-bit counters as a matrix. The shape of the matrix is (records, counters)."""
+    """Returns a matrix of the 64-bit counters in `records`, without a copy. The shape is (records, counters)."""
     return records.view(np.uint64).reshape(len(records), -1)

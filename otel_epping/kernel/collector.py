@@ -28,13 +28,13 @@ from otel_epping.kernel.read.directions import Directions
 from otel_epping.kernel.read.flow_table import FlowTable
 from otel_epping.kernel.read.interface_counters import InterfaceCounters
 from otel_epping.kernel.read.reader import READ, Interval, Reader
+from otel_epping.kernel.read.rows_in_use import RowsInUse
+from otel_epping.kernel.read.slot_tables import SlotTables
 from otel_epping.kernel.read.slots import Slots
+from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.read.waiting_rtts import count_waiting
+from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.kernel.wall_clock import Clock
-
-# Slots are assigned in ascending order. But when two CPUs compete for a slot, a few slots can be skipped. If _SCAN_ROWS
-# consecutive slots are free, all later slots are free, too.
-_SCAN_ROWS = 1024
 
 
 def _close(fds: list[int]) -> None:
@@ -76,12 +76,15 @@ class EppingCollector:
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
         self._end_monitor: Callable[[], None] | None = None
-        self._rows_in_use = 1
         self._cpus = possible_cpus()
         self._lock = threading.Lock()
-        self.slots = Slots(self.program.maps, self._control, idle_timeout_ns)
-        self._fill_tables()
         self._arrays = {name: map_array.Array(name, self.program.maps[name]) for name in READ}
+        counters = SubnetCounters(self._arrays["traffic"], self._arrays["flow_counters"], self._cpus)
+        tables = SlotTables(self.program.maps, self._arrays, self.config)
+        self.slots = Slots(tables, counters, self._control, self.config, idle_timeout_ns)
+        self._slots_in_use = RowsInUse(self._arrays["slots"], "state", SHARED_SLOTS)
+        self._histograms_in_use = RowsInUse(self._arrays["histograms"], "slot", 1)
+        self._fill(tables)
 
     def __enter__(self) -> "EppingCollector":
         return self
@@ -113,15 +116,15 @@ class EppingCollector:
         """Detaches the program from an interface. The interface's counts stay readable until they are exported."""
         self.attachments.detach(interface)
 
-    def _fill_tables(self) -> None:
-        """Writes the table of cells, the free slots and the first epoch.
+    def _fill(self, tables: SlotTables) -> None:
+        """Writes the table of cells, the blocks of the overflow histogram and the first epoch.
 
         Call this method before the program is attached.
         """
         maps = self.program.maps
         for row, cell in enumerate(buckets.cells(self.config.scale)):
             libbpf.map_update(maps["cells"].fd, np.uint32(row).tobytes(), cell.tobytes())
-        self.slots.give(np.arange(1, self.config.max_subnets + 1))
+        tables.prepare_overflow()
         self._control.write()
 
     @property
@@ -154,19 +157,12 @@ class EppingCollector:
             self._readers.add(reader)
         return reader
 
-    def _count_rows(self) -> int:
-        """Returns the number n of rows that a reader must read.
-
-        The first n rows of the tables include all slots that are or were in use. Row 0 is always in use.
-        """
-        slots = self._arrays["slots"]
-        while self._rows_in_use < slots.length:
-            following = slots.rows(self._rows_in_use, min(self._rows_in_use + _SCAN_ROWS, slots.length))
-            live = np.flatnonzero(following["live"] != 0)
-            if not len(live):
-                break
-            self._rows_in_use += int(live[-1]) + 1
-        return self._rows_in_use
+    def fold_newcomers(self) -> None:
+        """Reclaims the slots of subnets that have not answered for some seconds. Call this method once per second."""
+        with self._lock:
+            if self.slots.has_newcomers:
+                rows = self._arrays["slots"].rows(0, self._slots_in_use.count())
+                self.slots.fold_newcomers(rows, list(self._readers))
 
     @contextmanager
     def _next_interval(self, reader: Reader) -> Iterator[Interval]:
@@ -184,7 +180,8 @@ class EppingCollector:
             self._control.write()
             yield Interval(
                 self._control.interval,
-                self._count_rows(),
+                self._slots_in_use.count(),
+                self._histograms_in_use.count(),
                 reader,
                 list(self._readers),  # strong references, so that no reader is freed while two threads read
                 self.slots,

@@ -98,10 +98,31 @@ class EppingConfig:
             raise EppingError(f"hook is {self.hook!r}: it must be one of {', '.join(HOOKS)}")
         methods.mask(self.methods)
 
+    @property
+    def max_slots(self) -> int:
+        """Number of slots. Each combination of subnet, interface and side needs one.
+
+        A router sees most subnets on two interfaces: on the interface towards the subnet, and on the interface towards
+        the hosts with which the subnet communicates.
+        """
+        return 2 * self.max_subnets
+
+    @property
+    def max_histograms(self) -> int:
+        """Number of histograms. Each combination of slot and method with an RTT needs one."""
+        return 3 * self.max_subnets
+
+    @property
+    def max_blocks(self) -> int:
+        """Number of blocks of 16 buckets, without the blocks of the overflow histogram."""
+        return 8 * self.max_subnets
+
     def defines(self) -> dict[str, int]:
         """Returns the constants of `bpf/config.h`, by name."""
         constants = {
             name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "copies", "events", "packet_clock")
         }
         constants["METHODS"] = methods.mask(self.methods)
+        del constants["MAX_SUBNETS"]
+        constants |= {"MAX_SLOTS": self.max_slots, "MAX_HISTOGRAMS": self.max_histograms, "MAX_BLOCKS": self.max_blocks}
         return constants | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus(), "TICK_NS": tick_ns()}

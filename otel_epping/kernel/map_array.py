@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.errors import EppingError
+from otel_epping.kernel.arrays import Indexes
 from otel_epping.kernel.program import Map
 
 # The size of the parts in which a map is mapped. Small parts keep the agent's memory use low, and most of a part fits
@@ -60,13 +61,14 @@ class _Pages:
     Python's mmap module is not used, because the module holds the GIL while the kernel maps the pages. Raises OSError.
     """
 
-    def __init__(self, fd: int, size: int, offset: int) -> None:
+    def __init__(self, fd: int, size: int, offset: int, *, writable: bool) -> None:
         self._size, self._address = size, None
-        address = _library.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        address = _library.mmap(None, size, protection, mmap.MAP_SHARED, fd, offset)
         if address == _MAP_FAILED:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._address = address
-        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, True), "version": 3}
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, not writable), "version": 3}
 
     def __del__(self) -> None:
         if self._address:
@@ -74,7 +76,7 @@ class _Pages:
 
 
 class Array:
-    """An array map of structs with the flag BPF_F_MMAPABLE, mapped read-only.
+    """An array map of structs with the flag BPF_F_MMAPABLE.
 
     The program may change rows while they are read. The kernel maps all pages of a mapping at once, and these pages
     count as resident memory of the process. A mapping of the whole table would take 2.2 kB for each subnet, which would
@@ -102,11 +104,11 @@ class Array:
         self.length = array.rows or info["max_entries"]
         self._fd = array.fd
 
-    def rows(self, begin: int, end: int) -> npt.NDArray[Any]:
+    def rows(self, begin: int, end: int, *, writable: bool = False) -> npt.NDArray[Any]:
         """Maps the rows from `begin` to `end` - 1. `end` must be greater than `begin`."""
         size = self.dtype.itemsize
         page = begin * size // mmap.PAGESIZE * mmap.PAGESIZE
-        mapped = np.asarray(_Pages(self._fd, end * size - page, page))
+        mapped = np.asarray(_Pages(self._fd, end * size - page, page, writable=writable))
         return np.frombuffer(mapped, self.dtype, end - begin, begin * size - page)
 
     def parts(self, rows: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
@@ -122,6 +124,15 @@ class Array:
         """Yields (number of the first row, mapped rows) of each part that parts() yields."""
         for begin, end in self.parts(rows, multiple):
             yield begin, self.rows(begin, end)
+
+    def clear(self, rows: Indexes) -> None:
+        """Sets these rows to 0. The program must not use the rows at the same time."""
+        rows = np.sort(rows)
+        for begin, end in self.parts(self.length):
+            first, last = np.searchsorted(rows, (begin, end))
+            if first < last:
+                some = rows[first:last]
+                self.rows(int(some[0]), int(some[-1]) + 1, writable=True)[some - some[0]] = 0
 
 
 def write(array: Map, row: int, value: bytes) -> None:

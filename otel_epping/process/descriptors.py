@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Raises the limit on file descriptors (RLIMIT_NOFILE), and keeps a reserve of descriptors.
 
-Each watched interface takes two descriptors. Without a reserve, interfaces could take the last free descriptor. Then no
-export could connect, and no file could be read.
+Each watched interface takes two descriptors. Without a reserve, interfaces could take the last free descriptor, so that
+no export could connect, and no file could be read.
 """
 
 import errno
@@ -10,8 +10,8 @@ import os
 import resource
 from contextlib import suppress
 
-# The kernel's default of fs.nr_open. Some containers allow a higher limit. This process does not use a higher limit,
-# because a program that closes every possible descriptor up to the limit would take seconds.
+# The kernel's default of fs.nr_open. Some containers allow more descriptors. This process limits itself to the default,
+# because some programs close every possible descriptor, which takes seconds if the limit is higher.
 _MAX_LIMIT = 1 << 20
 # Exporters, health probes and netlink sockets take about 20 descriptors.
 _RESERVE = 64
@@ -22,7 +22,7 @@ def raise_limit() -> None:
 
     The default soft limit is low, because some programs use select(), which supports only descriptors up to 1023.
     """
-    with suppress(OSError, ValueError):  # if a seccomp filter refuses this, the agent can watch fewer interfaces
+    with suppress(OSError, ValueError):  # if a seccomp filter refuses setrlimit(), fewer interfaces can be watched
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = _MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MAX_LIMIT)
         if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -32,7 +32,7 @@ def raise_limit() -> None:
 def require(count: int, fd: int) -> None:
     """Raises OSError (EMFILE) if `count` more open descriptors would reduce the reserve.
 
-    `fd` is any open descriptor. It is duplicated for a moment to find the lowest free descriptor.
+    `fd` is any open descriptor. The function duplicates `fd` for a moment to find the lowest free descriptor.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     lowest_free = os.dup(fd)

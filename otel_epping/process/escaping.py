@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Escapes text from outside of the process: interface names, host names, arguments and environment variables.
 
-Linux allows nearly any byte in these texts. The process escapes each text when it reads the text: a byte that is not
-part of printable UTF-8 text becomes \xNN, with two lower-case hexadecimal digits. A backslash that looks like the
-start of such an escape becomes \x5c. So escaped text is printable, different bytes result in different texts, and
-unescaped() restores the bytes. Most texts need no escape, and do not change.
+Linux allows nearly any byte in names, arguments and environment variables. The process escapes each text when it reads
+the text: a byte that is not part of printable UTF-8 text becomes \xNN, with two lower-case hexadecimal digits. A
+backslash that looks like the start of an \xNN escape becomes \x5c. So escaped text is printable, different bytes result
+in different texts, and unescaped() restores the bytes. Most texts need no escape, and do not change.
 """
 
 import re

@@ -23,14 +23,16 @@ from otel_epping.process.escaping import printable
 _log = logging.getLogger(__name__)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# The attributes that each record has, and the attributes that formatters add. All other attributes are from `extra`.
+# The attributes that each log record has, and the attributes that formatters add. All other attributes are from
+# `extra`.
 _STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 def _one_line(text: str) -> str:
     """Returns the text without line breaks and with control characters escaped.
 
-    This is necessary, because another program, for example a receiver, may have written the text.
+    Another program, for example a receiver, may have written the text and put line breaks or control characters into
+    it.
     """
     return printable(" ".join(text.split()))
 
@@ -91,8 +93,8 @@ def _is_json() -> bool:
 def exit_message(text: str, detail: str = "") -> str:
     """Returns the last message of a process: a JSON object if the log is JSON, otherwise "otel-epping: " and the text.
 
-    `detail` contains, for example, the messages of a compiler. In JSON, `detail` is a field of the object. Otherwise
-    `detail` precedes the text.
+    `detail` contains, for example, the messages of a compiler. In JSON, `detail` is a field of the object. In a text
+    log, `detail` precedes the text.
     """
     if not _is_json():
         return "\n".join(filter(None, [detail, f"otel-epping: {_one_line(text)}"]))
@@ -119,8 +121,8 @@ def configure(form: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Disables the messages of gRPC's C core, because they have another format. Lost connections are still logged,
-    # because the exporter reports them too.
+    # Disables the messages of gRPC's C core, because the format of these messages is different from the format of the
+    # log. Lost connections are still logged, because the exporter reports lost connections, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Without this line, the logging module would print a traceback for each failed write, for example if the disk is
     # full.

@@ -18,17 +18,17 @@ from urllib.parse import unquote
 HIDDEN = "[hidden]"
 
 _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
-# The variables that contain URLs: OTLP endpoints, and the proxies of gRPC and of the Python package requests.
+# The variables that contain URLs: the OTLP endpoints, and the proxies for gRPC and HTTP.
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
-TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
+TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # a token of RFC 9110, 5.6.2, if compiled with re.ASCII
 _NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
-# Minimum length of a secret. A shorter text is not hidden, because it is too short for a secret, and many words contain
-# it.
+# Minimum length of a secret. A text with fewer than 4 characters is not hidden, because the text is too short for a
+# secret, and many words contain the text.
 _MIN_LENGTH = 4
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yields the secrets in `environment`, in the same form as in its variables.
+    """Yields the secrets in `environment`, exactly as they are written in the variables.
 
     Secrets are the values of headers, and the users, passwords and query parameters of URLs.
     """
@@ -36,7 +36,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
         if _HEADERS.fullmatch(variable):
             for header in value.split(","):
                 name, _, secret = header.partition("=")
-                # If the name is not valid ("Authorization: Basic ..."), the whole text may be a secret.
+                # If a user writes a colon instead of "=", the header name is not valid, and the text may be a secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
         elif _URL.fullmatch(variable):
             # urlsplit() is not used, because a password may contain characters that end the host part of a URL, such
@@ -51,8 +51,8 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
 def _forms(secret: str) -> Iterator[str]:
     """Yields the forms in which a message may quote a secret.
 
-    A message may quote a secret as it is in the variable, or percent-decoded. The message may omit the scheme of the
-    secret ("Bearer"). The quoted secret may be escaped by repr().
+    A message may quote a secret exactly as the secret is written in the variable, or percent-decoded. The message may
+    omit the scheme of the secret ("Bearer"). The quoted secret may be escaped by repr().
     """
     for text in (secret.strip(), unquote(secret).strip()):
         for part in (text, *text.split()[-1:]):
@@ -71,7 +71,8 @@ def redact(text: str) -> str:
 def _redacted_error(error: BaseException) -> BaseException:
     """Returns the error itself if its traceback contains no secret.
 
-    Otherwise returns a RuntimeError with the redacted message and without the causes of the error.
+    If the traceback contains a secret, returns a RuntimeError with the redacted message and without the causes of the
+    error.
     """
     text = "".join(traceback.format_exception(error))
     if redact(text) == text:
@@ -87,7 +88,7 @@ def install() -> None:
         record = make(*arguments, **options)
         try:
             message = record.getMessage()
-        except Exception:  # the arguments do not fit the format; the handler reports this error
+        except Exception:  # the arguments do not match the format string; the log handler reports this
             return record
         if (clean := redact(message)) != message:
             record.msg, record.args = clean, ()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handles signals: SIGINT and SIGTERM stop the process, and SIGHUP requests a reload of the settings.
 
-The first SIGINT or SIGTERM requests a clean stop. A second signal more than one second later ends the process at once.
+The first SIGINT or SIGTERM requests a clean stop. The process ends at once if a second signal arrives more than one
+second after the first signal.
 """
 
 import atexit
@@ -16,16 +17,16 @@ from typing import NoReturn
 
 from otel_epping.process import logs
 
-# Maximum time from the signal to the end of the agent, even if a receiver hangs. Docker kills a process 10 s after the
-# signal, Kubernetes after 30 s, and systemd after 90 s.
+# Maximum time from the first SIGINT or SIGTERM to the end of the agent, even if a receiver hangs. Docker kills a
+# process 10 s after the signal, Kubernetes after 30 s, and systemd after 90 s.
 STOP_S = 8.0
-# A second signal within this time is ignored as a duplicate. For example, timeout(1) sends its signal to its child
-# twice.
+# A second signal within 1 s after the first is ignored as a duplicate. For example, timeout(1) sends its signal to its
+# child twice.
 _DUPLICATE_S = 1.0
 
 
 def exit_now(message: str, status: int) -> NoReturn:
-    """Ends the process at once, even if a thread hangs. Writes `message` to standard error, unless it is empty.
+    """Ends the process at once, even if a thread hangs. Writes `message` to standard error, unless `message` is empty.
 
     A normal exit would wait for all non-daemon threads, and for a thread that holds the lock of standard output.
     """
@@ -45,11 +46,11 @@ def enable_keyboard_interrupt() -> None:
 
 
 class Stop(threading.Event):
-    """An event that the first SIGINT or SIGTERM sets.
+    """An event that is set by the first SIGINT or SIGTERM.
 
-    A second signal, more than _DUPLICATE_S later, ends the process at once, with `message` on standard error. `limit_s`
-    is the time from the first signal to the deadline. If `limit_s` is None, no deadline exists. At the deadline the
-    process ends with the message and the exit code in `at_deadline`.
+    If a second signal arrives more than _DUPLICATE_S after the first, the process writes `message` to standard error
+    and ends at once. `limit_s` is the time from the first signal to the deadline. If `limit_s` is None, there is no
+    deadline. At the deadline the process ends with the message and the exit code in `at_deadline`.
     """
 
     def __init__(self, message: str, limit_s: float | None = None) -> None:
@@ -74,10 +75,10 @@ class Stop(threading.Event):
     def _disarm(self) -> None:
         """Cancels the deadline immediately before the interpreter ends.
 
-        The interpreter resets the signal handlers before the process ends. After this reset, a SIGALRM would kill the
-        process, and change its exit code.
+        The interpreter resets the signal handlers before the process ends. After the reset of the handlers, a SIGALRM
+        would kill the process, and change its exit code.
         """
-        with suppress(OSError):  # a seccomp filter that refuses this call also refused to set the timer
+        with suppress(OSError):  # a seccomp filter refuses setitimer(), so no timer is set
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
@@ -85,7 +86,7 @@ class Stop(threading.Event):
             self._first_s = time.monotonic()
             self.set()
             if self._limit_s is not None:
-                with suppress(OSError):  # if a seccomp filter refuses this call, only the last export has a deadline
+                with suppress(OSError):  # if a seccomp filter refuses setitimer(), only the last export has a deadline
                     signal.setitimer(signal.ITIMER_REAL, self._limit_s)
         elif time.monotonic() - self._first_s > _DUPLICATE_S:
             exit_now(self._message, 128 + number)
@@ -109,7 +110,7 @@ class SignalPipe:
         self._hangup = True
 
     def fileno(self) -> int:
-        """Returns a descriptor that becomes readable when a signal arrives that Python handles."""
+        """Returns a descriptor that becomes readable when a signal with a Python handler arrives."""
         return self._receiver.fileno()
 
     def take_hangup(self) -> bool:

@@ -12,16 +12,16 @@ from otel_epping.replay.capture import PacketBatch
 from otel_epping.replay.capture.packet_batch import UNTIMED_NS
 from otel_epping.replay.replayer import Replayer
 
-# Time between two checks for idle flows, measured by the timestamps of the packets. A check takes 1 ms.
+# Minimum time between two checks for idle flows, according to the timestamps of the packets. A check takes 1 ms.
 _IDLE_CHECK_INTERVAL_NS = 10_000_000_000
 
 
 class EventPrinter:
-    """Feeds packets to the kernel program, and writes the program's events to standard output as they arrive.
+    """Feeds packets to the kernel program, and writes the events of the program to standard output after each batch.
 
-    The events and their order depend only on the packets, not on the sizes of the batches. To ensure this, a check for
-    idle flows takes place before the first packet whose time is at least _IDLE_CHECK_INTERVAL_NS after the last check.
-    The time of this packet is the time of the check. `format` is one of events.formats.FORMATS.
+    The events and the order of the events depend only on the packets, and not on the sizes of the batches. For this
+    purpose, the class checks for idle flows before the first packet that is at least _IDLE_CHECK_INTERVAL_NS later than
+    the last check. The time of this packet becomes the time of the check. `format` is one of events.formats.FORMATS.
     """
 
     def __init__(self, replayer: Replayer, format: str) -> None:
@@ -52,6 +52,6 @@ class EventPrinter:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Writes the text that the output format requires at the end. Does not close standard output."""
+        """Writes the text that the output format requires after the last event. Does not close standard output."""
         self._writer.close()
         sys.stdout.flush()

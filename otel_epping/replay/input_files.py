@@ -12,7 +12,7 @@ from otel_epping.replay.capture.packet_batch import UNTIMED_NS
 class InputFiles:
     """Reads captures in the order of `paths`. If several paths name the same file, the file is read only once.
 
-    If a file cannot be read, the other files are read nevertheless. The constructor opens the first readable file.
+    If a file cannot be read, the class continues with the next file. The constructor opens the first readable file.
 
     failures     a message for each file that could not be read completely
     files_read   number of files that were read completely, or from which at least one packet was read
@@ -35,13 +35,16 @@ class InputFiles:
         return self._first is None
 
     def total_bytes(self) -> int:
-        """Returns the sum of the sizes of all files. A pipe, or a file that cannot be read, adds 0."""
+        """Returns the sum of the sizes of all files in bytes.
+
+        The size of a pipe, or of a file that cannot be read, counts as 0.
+        """
         return sum(_size(path) for path in self._paths)
 
     def batches(self, progress: Callable[[int], object]) -> Iterator[PacketBatch]:
         """Yields the packets of all files, with Ethernet headers. May be called only once.
 
-        After each batch, calls `progress` with the number of file bytes that were read for the batch.
+        After each batch, calls `progress` with the number of bytes that were read from the file for the batch.
         """
         capture = self._first
         while capture:
@@ -49,15 +52,15 @@ class InputFiles:
             capture = next(self._captures, None)
 
     def remarks(self) -> Iterator[str]:
-        """Yields lines for the report about files in the wrong order, and about repeated files."""
+        """Yields the lines of the report that name files in the wrong order and repeated files."""
         if self._out_of_order:
             count, first = len(self._out_of_order), self._out_of_order[0]
             yield (
-                f"{count:,} file{'s start' if count > 1 else ' starts'} before an earlier file ends, the first is "
-                f"{first}: name the files in the order of time, or merge them with mergecap"
+                f"{count:,} file{'s start' if count > 1 else ' starts'} before an earlier file ends, the first such "
+                f"file is {first}: name the files in the order of time, or merge them with mergecap"
             )
         for path in dict.fromkeys(self._repeated):
-            yield f"{path} is the same file as an earlier one, and was read once"
+            yield f"{path} is the same file as an earlier file, and was read once"
 
     def _open_all(self) -> Iterator[Capture]:
         for path in self._paths:
@@ -71,7 +74,7 @@ class InputFiles:
             yield capture
 
     def _is_repeated(self, path: str) -> bool:
-        """Returns True if an earlier path names the same file. Compares the device and inode numbers."""
+        """Returns True if an earlier path names a file with the same device number and inode number."""
         try:
             status = os.fstat(0) if path == STANDARD_INPUT else Path(path).stat()
         except OSError:
@@ -84,7 +87,7 @@ class InputFiles:
         return False
 
     def _read(self, capture: Capture, progress: Callable[[int], object]) -> Iterator[PacketBatch]:
-        """Yields the packets of a capture up to the end, or up to the first place that cannot be read."""
+        """Yields the packets of a capture up to the end of the file, or up to the first byte that cannot be read."""
         latest_ns_before = self._latest_ns
         position, is_counted, has_times = 0, False, False
         try:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds the packets of a capture to the kernel program, as if they arrived on an interface.
+"""Feeds the packets of a capture to the kernel program, as if the packets arrived on an interface.
 
-BPF_PROG_TEST_RUN runs a loaded program in the kernel on the bytes of a packet. One run takes 2.5 us. If a program is
-compiled with `packet_clock`, it uses the timestamp of the packet as the current time. So the program measures the same
-RTTs that it would have measured when the packets were captured.
+BPF_PROG_TEST_RUN runs a loaded program in the kernel on the bytes of a packet. One run takes 2.5 us. If the kernel
+program is compiled with `packet_clock`, it uses the timestamp of each packet as the current time. So the program
+measures the same RTTs as on the interface where the packets were captured.
 
 A test run has these requirements (net/bpf/test_run.c):
 - The packet is longer than an Ethernet header. An IP packet contains at least the whole fixed IP header.
 - The packet, together with the space that the kernel reserves around it, fits into one page of memory.
-- `wire_len` is at least the number of bytes of the packet that are passed, and at most GSO_LEGACY_MAX_SIZE.
-- The interface index exists. Here all packets have the index 1, which is the loopback interface in each network
-  namespace. The program is not attached to this interface.
+- `wire_len` is at least the number of packet bytes in the test run, and at most GSO_LEGACY_MAX_SIZE.
+- The interface index exists. All packets of a replay have the interface index 1, which is the loopback interface in
+  each network namespace. The program is not attached to the loopback interface.
 """
 
 import ctypes
@@ -30,9 +30,10 @@ from otel_epping.replay.capture.packet_batch import UNTIMED_NS, Bytes, Int64Arra
 CAPTURE = Interface("capture", 1, ETHERNET_HEADER_BYTES)
 ENTRY_POINT = "epping_ingress"
 MIN_FRAME_BYTES = 15
-# Minimum length of a frame by EtherType. Older kernels accept shorter frames.
+# Minimum length of a frame for each EtherType. Older kernels also accept shorter frames.
 _MIN_BYTES_BY_ETHERTYPE = {0x0800: 34, 0x86DD: 54}
-# This length is enough for all headers that the program reads. The kernel accepts about 600 bytes more.
+# Maximum length of a frame in a test run. Frames of this length contain all headers that the program reads. The kernel
+# would also accept frames that are about 600 bytes longer.
 MAX_FRAME_BYTES = 3072
 MAX_WIRE_LENGTH = 65_536
 # The program sets this mark on a malformed packet (bpf/config.h).
@@ -46,8 +47,8 @@ _CONTEXT = np.dtype(
         "itemsize": 192,
     }
 )
-# The field of struct __sk_buff that is read after a run. `itemsize` is larger than the struct of today's kernels,
-# because the struct may be larger in later kernels.
+# The field of struct __sk_buff that is read after a run. `itemsize` is larger than the struct of current kernels,
+# because the struct of later kernels may be larger.
 _MARKED_CONTEXT = np.dtype({"names": ["mark"], "formats": [np.uint32], "offsets": [8], "itemsize": 256})
 # struct bpf_test_run_opts of libbpf.
 _RUN_OPTIONS = np.dtype(
@@ -74,13 +75,15 @@ _MAX_RUNS = 4096
 
 
 class ProgTestRuns:
-    """The arguments of up to `rows` test runs of a program.
+    """The arguments for up to `rows` test runs of a program.
 
     Each run has one row in `options` (_RUN_OPTIONS) and in `contexts` (_CONTEXT). The constructor sets the constant
-    fields. Before each run, set data_in and data_size_in of its row, and set data_size_out to 0. In each run, the
-    kernel writes the packet size into data_size_out. Without the 0, the next run would use this value as a limit.
+    fields. Before each run, the caller sets data_in and data_size_in of the row, and sets data_size_out to 0. In each
+    run, the kernel writes the packet size into data_size_out. If data_size_out were not 0, the next run would use the
+    packet size of the previous run as a limit.
 
-    After a run, `marked` (_MARKED_CONTEXT) contains the resulting contexts of the rows that request_marks() selected.
+    After a run, `marked` (_MARKED_CONTEXT) contains the contexts that the kernel returned for the rows selected by
+    request_marks().
     """
 
     def __init__(self, program_fd: int, rows: int) -> None:
@@ -100,7 +103,7 @@ class ProgTestRuns:
     def request_marks(self, which: npt.NDArray[np.bool_]) -> None:
         """Makes the kernel write the context of row i into `marked` if `which[i]` is True.
 
-        Writing the context adds 5 % to the time of a run.
+        A run takes 5 % longer if the kernel writes the context.
         """
         if not self._has_requests and not which.any():
             return
@@ -112,14 +115,14 @@ class ProgTestRuns:
 
     def run(self, rows: int = 1) -> None:
         """Runs the program on the first `rows` rows, in order. Raises OSError if the kernel rejects a row."""
-        # map() calls the function for all rows without a loop in Python, which would be slower.
+        # map() calls the function for all rows, and is faster than a loop in Python.
         if any(map(self._run, repeat(self._program_fd), self._addresses[:rows])):
             code = ctypes.get_errno()
             raise OSError(code, f"BPF_PROG_TEST_RUN: {os.strerror(code)}")
 
 
 def _have_headers(buffer: Bytes, starts: Int64Array, captured: Int64Array) -> npt.NDArray[np.bool_]:
-    """Returns an array that is True for each frame that is long enough for a test run."""
+    """Returns an array with one value per frame. The value is True if the frame is long enough for a test run."""
     whole = captured >= MIN_FRAME_BYTES
     short = np.flatnonzero(whole & (captured < max(_MIN_BYTES_BY_ETHERTYPE.values())))
     protocol = buffer[starts[short] + 12].astype(np.int64) << 8 | buffer[starts[short] + 13]
@@ -165,7 +168,8 @@ class Replayer(EppingCollector):
         Raises EppingError if the kernel rejects a packet.
 
         A packet with the time UNTIMED_NS is counted, but neither starts nor completes an RTT sample, because the time 0
-        means "never" in the program. A reply with an earlier time than its request does not complete an RTT sample.
+        means "never" in the program. A reply whose time is before the time of the request does not complete an RTT
+        sample.
         """
         starts, captured, original, times_ns = batch.starts, batch.captured, batch.original, batch.times_ns
         self._track_times(times_ns)

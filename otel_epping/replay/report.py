@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Creates the lines that `replay` prints below its table: totals, and the reasons why packets were not measured."""
+"""Creates the lines that `replay` prints after the table: totals, and the reasons why packets were not measured."""
 
 from collections.abc import Iterator, Mapping
 
@@ -40,9 +40,9 @@ def _rtt_samples(replayer: Replayer, reading: Reading) -> Iterator[str]:
     started = outcomes.pop("begun")
     yield f"RTT samples started: {started:,}" + (f" = {_nonzero(outcomes, ' + ')}" if started else "")
     if clamped := counts.clamped(reading):
-        yield f"measured RTTs outside the histogram range (1 us to 64 s), counted as its nearest limit: {clamped:,}"
+        yield f"measured RTTs outside the histogram range (1 us to 64 s), counted as the nearest limit: {clamped:,}"
     if not_started := counts.not_started(reading):
-        yield f"RTT samples not started because four others of the flow and direction were waiting: {not_started:,}"
+        yield f"RTT samples not started because four samples of the flow and direction were waiting: {not_started:,}"
 
 
 def _packets(replayer: Replayer, reading: Reading) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _packets(replayer: Replayer, reading: Reading) -> Iterator[str]:
     if any(faults.values()):
         yield f"flow directions measured by sequence numbers instead of TCP timestamps: {_nonzero(faults)}"
     if duplicates := counts.duplicates(reading):
-        yield f"packets captured twice, measured once: {duplicates:,}"
+        yield f"packets that were captured twice, and measured once: {duplicates:,}"
     not_measured = {
         "not IP": packets["non_ip"],
         "malformed": packets["malformed"] - replayer.cut_malformed,
@@ -69,7 +69,7 @@ def _packets(replayer: Replayer, reading: Reading) -> Iterator[str]:
     if replayer.steps_back:
         yield (
             f"packets with an earlier timestamp than the previous packet: {replayer.steps_back:,}, "
-            f"by up to {replayer.step_back_ns / 1e9:,.6f} s; a reply earlier than its request gives no RTT"
+            f"by up to {replayer.step_back_ns / 1e9:,.6f} s; no RTT is measured if a reply is earlier than its request"
         )
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Implements `otel-epping replay`: runs the kernel program on captures, and prints and exports the result.
 
-Files are processed in the given order, and the packets of a file in file order. The timestamps do not change the order.
-Timestamps may go backwards, for example between packets from different queues of a network card. If the timestamp of a
-reply is earlier than the timestamp of its request, no RTT is measured. The report shows how often timestamps went
-backwards.
+Files are processed in the given order. The packets of a file are processed in the order of the file, not in the
+order of their timestamps. Timestamps may go backwards, for example between packets from different queues of a network
+card. If the timestamp of a reply is earlier than the timestamp of its request, no RTT is measured. The report shows how
+often timestamps went backwards.
 
-Each readable file is processed, even if other files are truncated, are damaged, or are not captures. The report
-includes all packets that were read, even if the replay was stopped by Ctrl-C.
+Each readable file is processed, even if another file is truncated, is damaged, or is not a capture. The report includes
+all packets that were read, even if the replay was stopped by Ctrl-C.
 """
 
 import sys
@@ -40,11 +40,12 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
     in this format, and the report is printed to standard error. Returns True if all files were processed. After Ctrl-C,
     exports nothing and returns False.
 
-    Raises EppingError if a file could not be read or the export failed. Before it raises the exception, prints the
-    result of all readable files. If several failures occurred, the exception contains the last failure, and the other
+    Raises EppingError if a file could not be read or the export failed. Prints the result of all readable files before
+    it raises the exception. If several failures occurred, the exception contains the last failure, and the other
     failures are printed.
     """
-    # Check the variables and open the first file before the program is compiled, because compiling takes a second.
+    # The variables are checked and the first file is opened before the program is compiled, because the compilation
+    # takes a second.
     variables = standard.read() if otlp else None
     if variables:
         exporter_classes(variables.exporters)
@@ -54,8 +55,8 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
     with closing(Replayer(replace(config, events=events is not None))) as replayer:
         session = ReplaySession(replayer, files, events)
         session.process_files()
-        # The reader of the export must exist before the report reads the counts. A reading passes the minima and maxima
-        # of the interval only to the readers that exist at that time.
+        # The reader of the export must exist before the report reads the counts. When the counts are read, only the
+        # readers that already exist receive the minima and maxima of the interval.
         export = _Export(replayer, variables) if variables and session.is_complete and replayer.latest_ns else None
         session.print_result()
         failures = files.failures
@@ -69,7 +70,7 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
 
 
 def _last_error(failures: list[str]) -> EppingError:
-    """Prints all failures except the last, each in its own line. Returns an exception with the last failure."""
+    """Prints all failures except the last, one per line. Returns an exception with the last failure."""
     for failure in failures[:-1]:
         click.echo(logs.exit_message(redaction.redact(failure)), err=True)
     return EppingError(failures[-1])
@@ -90,7 +91,7 @@ class ReplaySession:
         self._seconds = 0.0
 
     def process_files(self) -> None:
-        """Feeds all packets of all files, until the end of the last file or Ctrl-C."""
+        """Feeds the packets of all files to the kernel program. Stops at the end of the last file, or at Ctrl-C."""
         feed = self._events.feed if self._events else self._replayer.feed
         started_s = time.monotonic()
         enable_keyboard_interrupt()
@@ -120,12 +121,14 @@ class ReplaySession:
 
     @contextmanager
     def _progress(self) -> Iterator[Callable[[int], object]]:
-        """Yields a function that updates a progress bar. The argument is the number of bytes since its last call.
+        """Yields a function that updates a progress bar.
 
-        The progress bar is shown only if standard error is a terminal.
+        The argument of the function is the number of bytes that were read since the last call. The progress
+        bar is shown only if standard error is a terminal.
         """
         total = self._files.total_bytes()
-        # If the events are also printed to a terminal, the progress bar is not shown, because the two would mix.
+        # If the events are also printed to a terminal, the progress bar is not shown, because events and progress bar
+        # would mix.
         if not total or not sys.stderr.isatty() or (self._events and sys.stdout.isatty()):
             yield lambda _: None
             return
@@ -134,7 +137,7 @@ class ReplaySession:
 
 
 class _Export(ExportStatus):
-    """Exports the result once, to the receivers that the standard OTEL_* variables set."""
+    """Exports the result once, to the receivers that are configured by the standard OTEL_* variables."""
 
     def __init__(self, replayer: Replayer, variables: standard.StandardVariables) -> None:
         super().__init__()
@@ -149,7 +152,7 @@ class _Export(ExportStatus):
         """Exports the result, and returns the failures."""
         self._pipelines.shutdown()
         if not self._results:
-            return ["nothing was exported: OTEL_METRICS_EXPORTER names no push exporter; use otlp or console"]
+            return ["nothing was exported: OTEL_METRICS_EXPORTER contains no push exporter; use otlp or console"]
         return [
             f"the result was not exported: {self.cause(failure)}; is OTEL_EXPORTER_OTLP_ENDPOINT right?"
             for failure in self._results.values()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads settings from a YAML file. The whole file is checked, and an error message contains the line number.
 
-Values are read as text, without the implicit types of YAML 1.1. For example, `no` is a text instead of False, and
-`1:30` is a text instead of the number 90.
+Values are read as text, without the implicit types of YAML 1.1. For example, `no` is read as a text, not as
+False, and `1:30` is read as a text, not as the number 90.
 """
 
 import difflib
@@ -69,8 +69,8 @@ def read(path: str) -> dict[str, Given]:
     import yaml  # takes 1 MB of memory, and is needed only to read a settings file
 
     try:
-        # The content is passed as bytes, because the encoding of YAML does not depend on the locale: YAML is UTF-8
-        # text, or UTF-16 text with a byte order mark.
+        # The content is passed as bytes, because the encoding of YAML does not depend on the locale. A YAML file is
+        # UTF-8 text, or UTF-16 text with a byte order mark.
         root = yaml.compose(content, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""

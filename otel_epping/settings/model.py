@@ -4,11 +4,11 @@
 The flags, the variables, the keys of the settings file, its JSON schema and docs/settings.md are made from this class.
 To add a setting, add a field to Settings. The names of the setting are derived from the name of the field: the field
 `max_subnets` becomes the flag --max-subnets, the variable OTEL_EPPING_MAX_SUBNETS, and the key `max_subnets` in a file.
-The suffix _ns of a field is not part of these names.
+If the name of the field ends with _ns, this suffix is left out of the flag, the variable and the key.
 
-Click converts the values, and chooses between flag, variable, file and default. No other library is
-used to check values: pydantic would take an additional 9 MB of memory and 90 ms at the start, and msgspec would take an
-additional 1 MB of memory. Both libraries check values by other rules than Click.
+Click converts the values, and chooses between flag, variable, file and default. No other library is used to check
+values: pydantic would take an additional 9 MB of memory and 90 ms at the start, and msgspec would take an additional 1
+MB of memory. The rules of pydantic and msgspec for checking values are different from the rules of Click.
 """
 
 import dataclasses
@@ -40,8 +40,9 @@ class Spec(NamedTuple):
     short       the short flag, or ""
     kernel      True if the setting is a field of EppingConfig. The commands run, check, watch and replay have the
                 setting as an option, but see `live_only`.
-    live_only   True if the setting is about interfaces. Then the command replay does not have it as an option.
-    reloadable  True if a new value in the file takes effect after SIGHUP. Otherwise it takes effect after a restart.
+    live_only   True if the setting is about interfaces. Then the command replay does not have the setting as an option.
+    reloadable  True if a new value in the file takes effect after SIGHUP. Otherwise a new value takes effect after a
+                restart.
     unset       the text that is shown as the default if the default is None
     """
 
@@ -56,7 +57,7 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The values of all settings. Each value was converted from text by the type in the spec of its setting.
+    """The values of all settings. Each value was converted from text by the type of its setting.
 
     Raises EppingError if limits contradict each other.
     """
@@ -190,8 +191,8 @@ class Settings:
         int,
         Spec(
             Duration(*IDLE_TIMEOUTS_NS),
-            "If a subnet has no packets and no active TCP flow for this time, its slots are freed for other subnets. "
-            "The last counts of the subnet are exported first. 0: slots are never freed.",
+            "If a subnet has no packets and no active TCP flow for this time, the slots of the subnet are freed for "
+            "other subnets. The last counts of the subnet are exported first. 0: slots are never freed.",
             reloadable=True,
         ),
     ] = 0
@@ -209,8 +210,8 @@ class Settings:
         bool,
         Spec(
             click.BOOL,
-            "If max_series is set, sum the counts of the other subnets in covering prefixes (IPv4 /16, /8, /0; IPv6 "
-            "/32, /16, /0) instead of on the overflow point.",
+            "If max_series is set, add the counts of each subnet that has no series of its own to a covering prefix "
+            "(IPv4 /16, /8, /0; IPv6 /32, /16, /0) instead of the overflow point.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.roll_up
@@ -218,8 +219,8 @@ class Settings:
         int,
         Spec(
             click.IntRange(*RANGES["min_samples"]),
-            "Minimum number of RTTs before a subnet gets its own series. Its earlier counts are summed with the counts "
-            "of other subnets, and stay in that sum.",
+            "Minimum number of RTTs before a subnet gets its own series. Earlier counts of the subnet are added to the "
+            "counts of other subnets, and stay in this sum.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.min_samples

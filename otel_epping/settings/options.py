@@ -19,10 +19,12 @@ from otel_epping.settings.types import text_of
 COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX.rstrip("_"), "show_default": True, "max_content_width": 110}
 
 # Matches the variables that Kubernetes sets in each pod for a Service. If the name of the Service starts with
-# otel-epping, the names of the variables have our prefix. A pod with enableServiceLinks: false gets no such variables.
+# otel-epping, the names of the variables have our prefix. Kubernetes sets no variables for Services in a pod with
+# enableServiceLinks: false.
 _KUBERNETES_VARIABLE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-# Kubernetes sets the variable NAME_PORT to a value of this form. The name may be the same as the variable of a setting.
-# The two are distinguished by the value, because no setting allows a value of this form.
+# For a Service, Kubernetes sets a variable NAME_PORT to an address such as tcp://10.0.0.1:80. If a setting has the same
+# variable, the value shows whether Kubernetes set the variable, because no setting allows a value such as
+# tcp://10.0.0.1:80.
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
@@ -114,7 +116,7 @@ def _option_of(definition: Definition) -> Callable[..., Any]:
 def _with_options(
     definitions: Sequence[Definition], command: Callable[..., Any], arguments: Callable[[Settings], dict[str, Any]]
 ) -> Callable[..., Any]:
-    """Returns the command with an option for each of these settings.
+    """Returns the command with an option for each setting in `definitions`.
 
     `arguments` converts the settings to arguments of the command.
     """
@@ -141,7 +143,7 @@ def _kernel_config(settings: Settings) -> dict[str, Any]:
 
 
 def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the kernel program. The command receives their values as `config`, an EppingConfig."""
+    """Adds the options of the kernel program. The command receives the option values as `config`, an EppingConfig."""
     return _with_options([each for each in DEFINITIONS if each.spec.kernel], command, _kernel_config)
 
 
@@ -152,7 +154,7 @@ def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def all_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of all settings. The command receives their values as `settings`."""
+    """Adds the options of all settings. The command receives the option values as `settings`."""
     return _with_options(DEFINITIONS, command, lambda settings: {"settings": settings})
 
 
@@ -162,7 +164,7 @@ def sources(ctx: click.Context) -> dict[str, str]:
 
 
 def _source(ctx: click.Context, field: str) -> str:
-    """Returns the flag, the variable or the line of the file that sets an option, or '' if it has its default."""
+    """Returns the flag, the variable or the line of the file that sets an option. Returns '' for a default value."""
     name = field.removesuffix("_ns")
     source = ctx.get_parameter_source(field)
     if source is click.core.ParameterSource.COMMANDLINE:
@@ -175,9 +177,10 @@ def _source(ctx: click.Context, field: str) -> str:
 
 @contextmanager
 def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
-    """If the body of the `with` statement raises EppingError, adds sources at the start of the message.
+    """Adds the sources of the settings in `fields` to the start of an EppingError's message.
 
-    These are the sources of the values of `fields` that are variables or lines of the file. Flags are not added.
+    The error comes from the body of the `with` statement. A source is a variable or a line of the settings file. Flags
+    are not added.
     """
     try:
         yield

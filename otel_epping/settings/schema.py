@@ -17,7 +17,7 @@ def schema() -> dict[str, Any]:
         properties[each.key] = {
             "description": each.spec.help,
             "default": text_of(each.spec.type, each.default),
-            # In YAML, a key without a value has the value null. Such a key is ignored.
+            # In YAML, a key without a value has the value null. A key with the value null is ignored.
             "anyOf": [*value.pop("anyOf", [value]), {"type": "null"}],
         }
     return {

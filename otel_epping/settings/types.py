@@ -46,7 +46,7 @@ class Duration(click.ParamType[int]):
 class Interfaces(click.ParamType[str]):
     """A text that selects interfaces: a name, a pattern or `auto`.
 
-    A variable may contain several of these texts, separated by commas.
+    A variable may contain several names, patterns or `auto`, separated by commas.
     """
 
     name = "name|pattern|auto"

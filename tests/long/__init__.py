@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long runs: soak, pressure and fuzzing. `make test` contains short versions of them."""
+"""Long runs: soak, pressure and fuzzing. `make test` runs short versions of these tests."""

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows how many RTTs of established flows are still measured if there are more flows than entries in the flow table.
-Run it with `make pressure`.
+"""Shows how many RTTs of established flows are still measured when there are more flows than flow table entries. `make
+pressure` runs this program.
 
 Each established flow sends a segment at regular intervals, and gets a reply. At the same time, three kinds of other
 packets arrive: new flows that have one or two packets each, SYNs without a reply, and (if requested) handshakes with a
 reply. BPF_PROG_TEST_RUN sends all packets through the program, in virtual time and always in the same order.
 
-The result depends on the ratio r. It is the number of entries that are created between two packets of an established
-flow, divided by the number of entries in the table.
+The result depends on the ratio r. Between two packets of an established flow, other flows create new entries in the
+flow table. r is the number of these new entries divided by the size of the flow table.
 """
 
 import itertools
@@ -36,23 +36,26 @@ runs = itertools.count(1)
 
 @dataclass(frozen=True)
 class Load:
-    """The traffic of one run. Numbers of flows and packets are totals of the run."""
+    """The traffic of one run. The numbers of flows and packets are totals for the whole run."""
 
-    flows: int = 500  # established flows
-    period_ms: int = 500  # between two segments of the same established flow
+    flows: int = 500  # number of established flows
+    period_ms: int = 500  # time between two segments of an established flow
     rtt_ms: int = 20
     duration_ms: int = 20_000
-    strangers: int = 0  # new flows
-    packets_of_each: int = 1  # packets of each new flow
-    syns: int = 0  # SYNs without a reply
-    handshakes: int = 0  # handshakes whose SYN-ACK comes after `rtt_ms`
+    strangers: int = 0  # number of new flows
+    packets_of_each: int = 1  # number of packets in each new flow
+    syns: int = 0  # number of SYNs without a reply
+    handshakes: int = 0  # number of handshakes whose SYN-ACK comes after `rtt_ms`
     hosts: int = 1 << 20  # number of hosts that send the new flows and the SYNs
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a run: the numbers of RTTs by tcp_timestamp and by tcp_handshake, and the changes of the
-    interface's counters."""
+    """The result of a run.
+
+    `samples` and `handshakes` are the numbers of RTTs that tcp_timestamp and tcp_handshake measured. `counted` has the
+    increases of the interface counters.
+    """
 
     samples: int
     handshakes: int
@@ -61,7 +64,7 @@ class Outcome:
 
 
 class Traffic:
-    """One packet of each form. For each use, addresses, ports and numbers are overwritten in place."""
+    """One packet of each form. Each use of a packet overwrites its addresses, ports and numbers in place."""
 
     def __init__(self, bench: Bench, hosts: int, number: int) -> None:
         self.bench, self.hosts = bench, hosts
@@ -84,7 +87,7 @@ class Traffic:
         return feeder
 
     def unheard(self, feeder: Feeder, first: int, number: int, now_ns: int, packets: int = 1) -> None:
-        """Feeds packets from a new combination of host and port."""
+        """Sends packets from a new combination of host and port through the program."""
         port, host = divmod(number, self.hosts)
         struct.pack_into(">I", feeder.data, SOURCE, first + host)
         struct.pack_into(">H", feeder.data, SOURCE_PORT, FIRST_PORT + port)
@@ -92,8 +95,10 @@ class Traffic:
             feeder.run(now_ns)
 
     def established(self, kind: str, flow: int, sent_ms: int, now_ns: int) -> None:
-        """Feeds a segment of an established flow, its reply, or a packet of a handshake. For handshakes, `flow` is the
-        number of the handshake."""
+        """Sends a segment of an established flow, a reply or a packet of a handshake through the program.
+
+        For handshakes, `flow` is the number of the handshake.
+        """
         feeder: Feeder = getattr(self, kind)
         port = SOURCE_PORT if kind in ("data", "hello") else DESTINATION_PORT
         struct.pack_into(">H", feeder.data, port, FIRST_PORT + flow)
@@ -105,8 +110,11 @@ class Traffic:
 
 
 def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
-    """Returns the packets of established flows and handshakes: time in ms -> [(kind, number, time of the request in
-    ms)]."""
+    """Returns the packets of established flows and handshakes.
+
+    The keys are times in ms. The values are lists of (kind, number of the flow or handshake, time of the request in
+    ms).
+    """
     chance, due = random.Random(1), defaultdict(list)
     for flow in range(load.flows):
         for sent_ms in range(chance.randrange(load.period_ms), load.duration_ms, load.period_ms):
@@ -122,13 +130,16 @@ def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
 
 
 def run(bench: Bench, load: Load) -> Outcome:
-    """Feeds all traffic. New flows and SYNs are spread evenly over time and between the packets of each ms."""
-    number = next(runs)  # each run has other flows and later times than earlier runs
+    """Sends all traffic through the program.
+
+    New flows and SYNs are spread evenly over time, even within a millisecond.
+    """
+    number = next(runs)  # each run uses new flows, and its times are later than the times of all earlier runs
     due, traffic = timeline(load), Traffic(bench, load.hosts, number)
     begin_ns = START_NS + number * 600 * SECOND
     before, began = rtts(bench), time.monotonic()
     strangers = syns = 0
-    # Each CPU has its own list of free entries, so the results of runs on several CPUs would differ.
+    # The program handles all packets on one CPU, because each CPU has its own list of free table entries.
     with one_cpu(), bench.counting() as counted:
         for ms in range(load.duration_ms + load.rtt_ms + 1):
             now_ns, events = begin_ns + ms * MS, due.get(ms, [])
@@ -147,7 +158,7 @@ def run(bench: Bench, load: Load) -> Outcome:
 
 
 def rtts(bench: Bench) -> tuple[int, int]:
-    """Returns the numbers of RTTs so far by tcp_timestamp and by tcp_handshake."""
+    """Returns the numbers of RTTs that tcp_timestamp and tcp_handshake have measured so far."""
     of = bench.slots["key"]["method"]
     ended = bench.histograms["ended"]
     timestamp, handshake = (ended[of == methods.ALL.index(name)].sum() for name in ("tcp_timestamp", "tcp_handshake"))
@@ -155,7 +166,7 @@ def rtts(bench: Bench) -> tuple[int, int]:
 
 
 def measured(config: EppingConfig, load: Load) -> Outcome:
-    """Feeds the traffic to a separate program, and returns the result."""
+    """Loads a separate program, sends the traffic through this program, and returns the result."""
     bench = Bench(config)
     try:
         return run(bench, load)
@@ -164,7 +175,7 @@ def measured(config: EppingConfig, load: Load) -> Outcome:
 
 
 def print_full() -> None:
-    """Prints the results with a million new flows and a million SYNs, at the default size of the table."""
+    """Prints the results of a million new flows and a million SYNs. The flow table has the default size."""
     config, load = EppingConfig(packet_clock=True), Load()
     quiet = measured(config, load)
     pressed = measured(config, replace(load, strangers=1_000_000, packets_of_each=2, syns=1_000_000, handshakes=2_000))
@@ -178,19 +189,19 @@ def print_full() -> None:
 
 
 def print_table() -> None:
-    """Prints the share of RTTs that are still measured, by r."""
+    """Prints the share of RTTs that are still measured, for several values of r."""
     config = EppingConfig(packet_clock=True, max_flows=4096)
     ratios = (0.1, 0.25, 0.5, 0.75, 1, 3, 10, 20)
     print(
-        f"\nshare of RTTs that are still measured, by r; max_flows {config.max_flows}\n{'r':30}"
+        f"\nshare of RTTs that are still measured, for each r; max_flows {config.max_flows}\n{'r':30}"
         + "".join(f"{r:7}" for r in ratios)
     )
     shapes: dict[str, dict[str, Any]] = {
-        "64 flows, new ones of 1 packet": {"flows": 64},
-        "1024 flows, new ones of 1 packet": {"flows": 1024},
-        "2048 flows, new ones of 1 packet": {"flows": 2048},
-        "64 flows, new ones of 2 packets": {"flows": 64, "packets_of_each": 2},
-        "1024 flows, new ones of 2 packets": {"flows": 1024, "packets_of_each": 2},
+        "64 flows, 1-packet new flows": {"flows": 64},
+        "1024 flows, 1-packet new flows": {"flows": 1024},
+        "2048 flows, 1-packet new flows": {"flows": 2048},
+        "64 flows, 2-packet new flows": {"flows": 64, "packets_of_each": 2},
+        "1024 flows, 2-packet new flows": {"flows": 1024, "packets_of_each": 2},
     }
     for name, shape in shapes.items():
         load = Load(**shape, duration_ms=4000)
@@ -208,7 +219,9 @@ def print_table() -> None:
         for r in ratios
     ]
     print(f"{'handshakes, new SYNs':30}" + "".join(f"{share:7.1%}" for share in shares))
-    print("r: new flows between two packets of a flow, SYNs between a SYN and its SYN-ACK, as a share of the table")
+    print(
+        "r: number of new flows per period, or number of SYNs between a SYN and its SYN-ACK, divided by the table size"
+    )
 
 
 def main() -> None:

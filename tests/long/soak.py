@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs two agents under churn for a given time: `make soak` for 20 minutes, test_soak.py for 100 seconds.
+"""Runs two agents under churn for a given time. `make soak` runs for 20 minutes, and test_soak.py for 100 s.
 
 The agents watch the same interfaces, while flows, subnets, interfaces and collectors appear and disappear. There are
 more subnets than slots, and each conversation is a new flow. One agent exports cumulative counts over HTTP to a real
-collector, which is killed repeatedly. The other agent has a limit on series and exports deltas over gRPC to a receiver,
-which first rejects requests and then disappears. The test sends all packets itself, so it knows the number of packets
-and RTTs. At the end, both agents must have exported each packet and each RTT exactly once.
+collector, which is killed repeatedly. The other agent has a limit for the number of series. This agent exports deltas
+over gRPC to a receiver that repeatedly rejects requests and then disappears. The test itself sends all packets, so the
+expected number of packets and RTTs is known. At the end, both agents must have exported each packet and each RTT
+exactly once.
 """
 
 import argparse
@@ -35,26 +36,28 @@ from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody, assert_unprivi
 
 AGENT = as_nobody(CAPABLE_NOBODY, "/mnt/tests/long/soak_agent.py")
 ROUNDS = 4
-# The number of RTTs of each conversation. The first timestamp of each endpoint gives no RTT, because it may be old. The
-# last timestamp of the conversation gives no RTT either, because nothing echoes it.
+# The number of RTTs of each conversation. The first TSval of each endpoint yields no RTT, because this TSval may be
+# old. The last TSval of the conversation yields no RTT, because no packet echoes this TSval.
 RTTS = (ROUNDS - 1) + (ROUNDS - 2)
 CONVERSATIONS = 12  # per call of speak()
 PAUSE_S = 0.04
 MAX_SUBNETS = 1024
 SUBNETS = 3000  # number of subnets on each side of each interface
 CHURN_S = 5.0
-INTERFACES = 3  # number of watched interfaces at any time
-# The number of additional names of interfaces. The test uses the same names again and again, because an agent keeps the
-# counts of every interface that it has watched.
+INTERFACES = 3  # number of interfaces that exist at the same time
+# The number of additional interface names. The test reuses these names, because an agent keeps the counts of every
+# interface that the agent has watched.
 OTHER_NAMES = 2
 INTERVAL = "500ms"
-MAX_NEW_FDS = 2  # a few connections may be open at only one of the two counts
+MAX_NEW_FDS = 2  # the descriptors are counted twice, and a few connections may be open only the second time
 ASKING_S = 0.2
 
 
 class Traffic:
-    """Conversations through the veth pairs soakN and peerN. The agents watch soakN. The class counts the sent packets
-    and the RTTs that they give."""
+    """Conversations through the veth pairs soakN and peerN.
+
+    The agents watch soakN. `packets` is the number of sent packets. `rtts` is the number of expected RTTs.
+    """
 
     def __init__(self, ns: Namespace) -> None:
         self.packets = self.rtts = self.comings = 0
@@ -62,7 +65,7 @@ class Traffic:
         self._chance = random.Random(1)
         self._ends: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._flows = 0
-        ns.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel sends packets itself
+        ns.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # without this setting, the kernel would send IPv6 packets
         for number in range(INTERFACES):
             self._make(number)
 
@@ -76,8 +79,11 @@ class Traffic:
         self._ends[near] = (ends[0], ends[1])
 
     def replace_an_interface(self) -> None:
-        """Delete an interface and add a new one. Every second time, the new interface has another name than the deleted
-        one. Wait until both agents watch the new interface."""
+        """Delete an interface and add a new one.
+
+        Every second time, the new interface has a different name from the deleted interface. Wait until both agents
+        watch the new interface.
+        """
         name = list(self._ends)[1]
         for end in self._ends.pop(name):
             end.close()
@@ -116,8 +122,10 @@ def _segment(source: bytes, destination: bytes, ports: tuple[int, int], tsval: i
 
 @dataclass
 class Account:
-    """Receives the points of one metric from one agent, in order of arrival. Checks that the times and the values of
-    each point are consistent with the earlier points."""
+    """Adds up the data points that one agent exports for one metric.
+
+    Checks that the times and the value of each data point are consistent with the earlier data points of the series.
+    """
 
     values: dict[Any, int] = field(default_factory=dict)
     _latest: dict[Any, Any] = field(default_factory=dict)
@@ -142,7 +150,9 @@ class Account:
 
 
 class Exported:
-    """The exported packets and RTTs of one agent. Removes requests from sinks, so that they do not accumulate."""
+    """The packets and RTTs that one agent has exported. take() removes the requests from a sink, so that requests do
+    not accumulate.
+    """
 
     def __init__(self) -> None:
         self._accounts = {name: Account() for name in (PACKETS, INTERFACE_PACKETS, metric_table.RTT.name)}
@@ -158,8 +168,10 @@ class Exported:
 
     @property
     def subnet_packets(self) -> int:
-        """The exported packets of all subnets. Each packet counts twice: for its source subnet and for its destination
-        subnet. Either may be the overflow point."""
+        """The exported packets of all subnets, including the overflow point.
+
+        Each packet is counted twice: for the source subnet and for the destination subnet.
+        """
         return self._accounts[PACKETS].total
 
     def __str__(self) -> str:
@@ -175,7 +187,10 @@ class Exported:
 
 
 class Agent:
-    """An agent that watches all soak interfaces, with additional environment variables."""
+    """An agent that watches all interfaces with a name that matches soak*.
+
+    `variables` are additional environment variables.
+    """
 
     def __init__(self, ns: Namespace, log: Path, **variables: str) -> None:
         self._log = log
@@ -205,8 +220,11 @@ class Agent:
 
 @dataclass
 class Collectors:
-    """The receivers of both agents: a real collector, which forwards to the sink `behind`, and the sink `direct`. After
-    a restart, both receivers use the same ports as before."""
+    """The receivers of both agents.
+
+    One agent exports to a real collector, which forwards the requests to the sink `behind`. The other agent exports to
+    the sink `direct`. After a restart, the collector and `direct` use the same ports as before.
+    """
 
     ns: Namespace
     behind: Sink
@@ -228,8 +246,8 @@ class Collectors:
     def take_away(self) -> None:
         self.kills += 1
         self.forwarder.__exit__()
-        # If the sink stopped after it received a delta but before it responded, the agent would send the delta again,
-        # and the delta would count twice. Therefore this sink rejects all requests before it stops.
+        # If the sink stopped between receiving a delta and responding, the agent would send the same delta again, and
+        # the test would count the delta twice. Therefore the sink rejects all requests before the sink stops.
         self.direct.fail_with(503)
         time.sleep(0.1)
         self.direct.__exit__()
@@ -247,8 +265,10 @@ def attached(ns: Namespace, name: str) -> list[int]:
 
 
 def run(duration_s: float) -> list[str]:
-    """Run for `duration_s`, or up to twice as long if memory seems to grow. Return a report. Raises AssertionError if a
-    check fails."""
+    """Run for `duration_s`, or up to twice as long if an agent's memory seems to grow.
+
+    Return a report. Raise AssertionError if a check fails.
+    """
     with ExitStack() as undo:
         ns = undo.enter_context(Namespace("soak"))
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
@@ -309,8 +329,10 @@ def run(duration_s: float) -> list[str]:
 def _churn(
     duration_s: float, traffic: Traffic, collectors: Collectors, agents: dict[str, Agent], exported: dict[str, Exported]
 ) -> dict[str, tuple[int, int]]:
-    """Run round after round. Return for each agent the numbers of open descriptors after the first and after the last
-    round."""
+    """Run round after round.
+
+    For each agent, return the number of open descriptors after the first round, and after the last round.
+    """
 
     def fds() -> dict[str, int]:
         return {name: agent.fds for name, agent in agents.items()}
@@ -355,7 +377,7 @@ def _churn(
 
 
 def _settle(sink: Sink) -> None:
-    """Wait until the collector has forwarded everything, that is, until no request has come for a second."""
+    """Wait until the collector has forwarded all requests: until the sink has received no request for a second."""
     count, since = -1, time.monotonic()
     while time.monotonic() - since < 1:
         if len(sink.received) != count:

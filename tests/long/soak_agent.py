@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs otel-epping with a handler of SIGUSR1, which appends a line of JSON about the memory to the file $SOAK_HOLDS.
+"""Runs otel-epping with a SIGUSR1 handler. The handler appends a line of JSON with these fields to the file
+$SOAK_HOLDS:
 
 malloc_bytes   bytes allocated by malloc(): numpy's arrays, requests, C and C++ objects
 blocks         blocks allocated by Python's own allocator for small objects
@@ -23,13 +24,14 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def _answer() -> None:
-    """Install the handler of SIGUSR1 in the main thread. A separate thread would keep its capabilities."""
+    """Install the SIGUSR1 handler in the main thread. A separate thread would not drop its capabilities."""
     answers = os.open(os.environ["SOAK_HOLDS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo2
 
     def say(_: int, __: FrameType | None) -> None:
-        # Neither garbage nor Python's cache of attribute lookups (up to 4096 names) counts as held memory.
+        # Garbage and Python's cache of attribute look-ups (up to 4096 names) are no leak. So remove the garbage
+        # and the cache before the measurement.
         sys._clear_type_cache()
         gc.collect()
         malloc = mallinfo2()

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks whether the memory of an agent stays flat.
 
-The resident memory of a process cannot show this within minutes. Arrays and requests of up to one megabyte are
-allocated and freed in the arena that glibc uses for the exporting thread. glibc returns freed memory to the kernel only
-from the end of an arena, so the arena may have 4 MB at one moment and 11 MB a minute later. The amount of allocated
-memory, in contrast, is exact. The agent reports this amount (soak_agent.py).
+The resident memory of a process varies too much to show a leak within minutes. The exporting thread allocates and frees
+arrays and requests of up to one megabyte in its glibc arena. glibc returns freed memory to the kernel only from the end
+of an arena, so the arena may have 4 MB at one moment and 11 MB a minute later. The amount of allocated memory is exact.
+The agent reports the allocated memory (soak_agent.py).
 
 In each round, one interface is replaced, one collector is killed, 1500 flows are sent, and there are seven to eleven
-exports. The agent reports its memory several times per round. Only the smallest report of a round counts, because it
-was made between two exports. The growth is the median of the slopes between any two rounds of the second half
-(Theil-Sen estimator). Therefore neither noise nor a single step, such as a table that doubles its size, has much
-influence. In the first half, memory grows because names, slots and tables are used for the first time.
+exports. The agent reports its memory several times per round. Only the smallest report of a round is used, because the
+agent made this report between two exports. The growth is the median of the slopes between all pairs of rounds in the
+second half (Theil-Sen estimator). The median is robust against noise, and against a single step, such as a table that
+doubles its size. The first half of the rounds is not used, because the memory grows when names, slots and tables are
+used for the first time.
 
-Without a leak, the number of blocks varies from round to round by about 10 (standard deviation), the slope of 8 rounds
-by 1.5, and the slope of 17 rounds by 0.5. A leak of one small object per export gives a slope of 6.8 to 10. After 17
-rounds, 8 of them in the second half, a slope above 2.4 may be a leak or chance, so the run continues for up to the same
-time again (`looks_flat`). A slope above 4 at the end is regarded as a leak (`check`).
+A slope is the number of additional blocks per round. Without a leak, the number of blocks per round has a standard
+deviation of about 10. The standard deviation of the slope is 1.5 for 8 rounds, and 0.5 for 17 rounds. A leak of one
+small object per export causes a slope of 6.8 to 10. If a run has only 8 rounds in its second half, a slope above 2.4
+may be a leak or chance. So the run continues until the growth is low (`looks_flat`), but not longer than twice the
+planned duration. A slope above 4 at the end is regarded as a leak (`check`).
 """
 
 import json
@@ -29,18 +31,18 @@ from statistics import median
 from typing import NamedTuple
 
 MAX_BLOCKS = 4.0  # per round
-# A leak in C code exceeds this limit if 90 bytes are lost per flow, or 15 kB per export. A table that grows without a
-# leak needs only 50 kB.
+# A leak in C code of 90 bytes per flow, or of 15 kB per export, exceeds this limit. A table that grows without a leak
+# adds only 50 kB.
 MAX_BYTES = 131_072.0  # per round
-# The limit for all rounds together. Up to half of this is freed memory that glibc keeps; the rest allows for holes in
-# the arenas. A leak of 1 kB per flow would add 1.5 MB in each round.
+# The limit for the growth in all rounds together. Half of this limit allows for freed memory that glibc keeps. The
+# other half allows for holes in the arenas. A leak of 1 kB per flow would add 1.5 MB in each round.
 MAX_RESIDENT_KB = 12_288
-# If the growth is below this share of the limits, the memory is regarded as flat.
+# If the growth is not above this share of the limits, the memory use is regarded as flat.
 FLAT = 0.6
 
 
 class Held(NamedTuple):
-    """Memory in one round: Python's blocks, bytes allocated by malloc(), and resident memory in kB."""
+    """An agent's memory in one round: blocks of Python's allocator, bytes allocated by malloc(), and resident kB."""
 
     blocks: int
     malloc_bytes: int
@@ -48,13 +50,13 @@ class Held(NamedTuple):
 
 
 def slope(values: Sequence[float]) -> float:
-    """Return the median growth from one value to the next."""
+    """Return the median slope over all pairs of values: the growth per step."""
     return median((later - earlier) / (j - i) for (i, earlier), (j, later) in combinations(enumerate(values), 2))
 
 
 @dataclass
 class Memory:
-    """The memory of an agent, round by round. The agent appends its reports to the file `answers`."""
+    """The memory of an agent in each round. The agent appends its reports to the file `answers`."""
 
     pid: int
     answers: Path
@@ -63,13 +65,13 @@ class Memory:
     _resident_kb: list[int] = field(default_factory=list)
 
     def ask(self) -> None:
-        """Request one more report from the agent in this round."""
+        """Request another memory report from the agent."""
         os.kill(self.pid, signal.SIGUSR1)
         status = Path(f"/proc/{self.pid}/status").read_text()
         self._resident_kb.append(int(status.split("VmRSS:")[1].split()[0]))
 
     def end_round(self) -> None:
-        """Keep the smallest report of this round."""
+        """Store the smallest values that the agent reported in this round."""
         lines = self.answers.read_text().splitlines()
         answers = [json.loads(line) for line in lines[self._read :]]
         assert answers, "the agent does not report its memory"
@@ -83,13 +85,14 @@ class Memory:
         return self.rounds[len(self.rounds) // 2 :]
 
     def growth(self) -> tuple[float, float, int]:
-        """Return the growth in the second half: blocks per round, bytes per round, and the total growth of resident
-        memory in kB."""
+        """Return the growth in the second half of the rounds: blocks per round, bytes per round, and kB of resident
+        memory in total.
+        """
         blocks, malloc_bytes, resident_kb = zip(*self._second_half, strict=True)
         return slope(blocks), slope(malloc_bytes), resident_kb[-1] - resident_kb[0]
 
     def looks_flat(self) -> bool:
-        """Return true if the growth is below a certain share of the limits."""
+        """Return true if the growth is at most 60 % (FLAT) of each limit."""
         limits = (MAX_BLOCKS, MAX_BYTES, MAX_RESIDENT_KB)
         return all(value <= FLAT * limit for value, limit in zip(self.growth(), limits, strict=True))
 

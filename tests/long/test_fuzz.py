@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the fuzzer (tests/long/fuzz) for a short time. Also proves that the fuzzer finds faults: wrong rules in the
-model, and faults that are injected into the sources of the program.
+"""Runs the fuzzer (tests/long/fuzz) for a short time. Also proves that the fuzzer finds faults. Some tests change a
+rule of the model, and some tests inject a fault into the source code of the kernel program.
 """
 
 import random
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.parallel
 
 SEED = 3
 MOST_EPISODES = 60
-ECHOES = {(8, 0), (0, 0), (128, 0), (129, 0)}  # type and code, RFC 792 and RFC 4443
+ECHOES = {(8, 0), (0, 0), (128, 0), (129, 0)}  # the type and code of echo requests and replies, RFC 792 and RFC 4443
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def trial() -> Iterator[Trial]:
 
 
 def first_fault(trial: Trial) -> tuple[episodes.Episode, list[str]]:
-    """Return the first episode in which program and model disagree, and the disagreements."""
+    """Return the first episode in which the program and the model disagree, and a list of the disagreements."""
     for number in range(MOST_EPISODES):
         episode = episodes.make(f"{SEED}", number, trial.config)
         if found := trial.run(episode):
@@ -74,8 +74,8 @@ def test_an_episode_depends_only_on_its_number_and_the_seed() -> None:
         assert episodes.make("1", number, EppingConfig()).steps != episodes.make("2", number, EppingConfig()).steps
 
 
-# Wrong rules for the model: the module, the name in the module, the wrong value, and what the first disagreement is
-# about.
+# Wrong rules for the model. Each row has the module, the name in the module, the wrong value, and a part of the text of
+# the expected disagreement.
 WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (meaning, "MOST_LINK_HEADERS", 7, "non_ip"),
     (links, "FIXED", links.FIXED | {0x8909: 4}, "tcp"),
@@ -85,7 +85,7 @@ WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (methods, "ACK", 0, "rtt"),
     (rules, "SIDES", {role: sides[::-1] for role, sides in rules.SIDES.items()}, "traffic"),
     (methods, "later", lambda a, b: a > b, "rtt"),
-    (rules, "prefix", lambda address, bits: address, "the model has it"),
+    (rules, "prefix", lambda address, bits: address, "the model has this subnet"),
     (rules, "RTT_MIN_NS", 2_000, "RTTs of"),
     (methods, "FIN", 0, "rtt_begun"),
     (methods.QuicHandshake, "FLIGHT_NS", 0, "rtt_repeated"),
@@ -103,8 +103,8 @@ def test_a_wrong_rule_in_the_model_is_found(
     assert any(about in line for line in found), found
 
 
-# Faults of the program: the file, the correct text, the faulty text, the maximum number of packets in the reduced
-# episode, and the configuration that shows the fault.
+# Faults to inject into the program. Each row has the file, the correct text, the faulty text, the maximum number of
+# packets in the reduced episode, and the configuration in which the fault causes a disagreement.
 FAULTS = {
     "a pure ACK starts a sample": (
         "tcp_timestamp.h",
@@ -113,10 +113,22 @@ FAULTS = {
         3,
         "tcp_timestamp",
     ),
-    "an option is read beyond its end": ("tcp_options.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2, "tcp_timestamp"),
-    "the length of a tag is too small": ("link_headers.h", "ROW(0x8909, 8)", "ROW(0x8909, 6)", 2, "tcp_timestamp"),
+    "a TCP option is read beyond its end": (
+        "tcp_options.h",
+        "i + TCPOLEN_TIMESTAMP > length ||",
+        "",
+        2,
+        "tcp_timestamp",
+    ),
+    "the length of a link header is too small": (
+        "link_headers.h",
+        "ROW(0x8909, 8)",
+        "ROW(0x8909, 6)",
+        2,
+        "tcp_timestamp",
+    ),
     "a fragmented segment counts as whole": ("parse.h", "packet->tcp_flags |= TCP_IS_CUT;", "", 9, "tcp_sequence"),
-    "a length beyond the packet is accepted": (
+    "an IP length that exceeds the packet is accepted": (
         "fast_path.h",
         "total + ETH_HLEN > wire_length(skb)",
         "false",
@@ -145,7 +157,8 @@ def test_an_injected_fault_of_the_program_is_found(fault: str, tmp_path: Path, m
     try:
         episode, _ = first_fault(trial)
         steps = shrink(trial, episode, lambda text: None)
-        # The remaining packets alone show the fault. Without any one of them, there is no disagreement.
+        # The remaining packets are sufficient to cause the disagreement. If one of the remaining packets is removed,
+        # the program and the model agree.
         assert trial.run(episode, steps)
         assert 1 <= len(steps) <= most
     finally:
@@ -153,7 +166,7 @@ def test_an_injected_fault_of_the_program_is_found(fault: str, tmp_path: Path, m
 
 
 def whole_packets(count: int) -> Iterator[tuple[Step, int]]:
-    """Return packets without mutations, with and without a link header."""
+    """Yield packets without mutations, alternately without and with a link header."""
     chance = random.Random(SEED)
     for place in range(count):
         link_header = meaning.ETHERNET * (place % 2)
@@ -161,7 +174,7 @@ def whole_packets(count: int) -> Iterator[tuple[Step, int]]:
 
 
 def as_scapy_reads(packet: Packet) -> tuple[Any, ...]:
-    """Return source, destination, ECN, and the fields of TCP, UDP and ICMP echo that the methods use."""
+    """Return the source, destination and ECN field, and the TCP, UDP and ICMP echo fields that the methods use."""
     ends = ip_address(packet.src).packed, ip_address(packet.dst).packed
     ecn = (packet.tos if packet.version == 4 else packet.tc) & 3
     upper = packet.payload
@@ -196,7 +209,8 @@ def test_the_model_reads_whole_packets_as_scapy_does() -> None:
             continue
         packet = (IP if read.version == 4 else IPv6)(step.frame[read.network_at :])
         ours, theirs = as_the_model_reads(read), as_scapy_reads(packet)
-        # scapy returns the whole payload. The model returns the first 8 bytes, or nothing if the payload is shorter.
+        # scapy returns the whole payload. The model returns the first 8 bytes, or nothing if the payload has fewer than
+        # 8 bytes.
         assert ours == theirs or (ours[0] == "udp" and ours[:-1] == theirs[:-1] and len(theirs[-1]) < 8), step
         seen[read.version, ours[0]] += 1
     assert {(version, kind) for version in (4, 6) for kind in ("tcp", "udp", "icmp", "")} == set(seen)
@@ -208,7 +222,7 @@ def test_scapy_finds_ip_after_the_same_link_headers() -> None:
         read = meaning.read(step.frame, link_header, len(step.frame))
         if link_header and read.version:
             packet = Ether(step.frame).getlayer(IP if read.version == 4 else IPv6)
-            # scapy knows neither an MPLS label after PPP nor the tags that were used before 802.1ad.
+            # scapy does not support MPLS labels after PPP, or the VLAN tags that were used before 802.1ad.
             if packet is not None:
                 assert bytes(packet) == step.frame[read.network_at :]
                 found += 1

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that established flows are still measured with many new flows and SYNs, and that the metrics show the pressure.
+"""Tests that established flows are still measured when there are many new flows and SYNs, and that metrics show this
+load.
 
-`make pressure` runs a million new flows and a million SYNs, and prints how many RTTs are still measured if the table is
-too small.
+`make pressure` runs a million new flows and a million SYNs, and prints how many RTTs are still measured if the flow
+table is too small.
 """
 
 from dataclasses import replace
@@ -21,16 +22,20 @@ pytestmark = pytest.mark.parallel
 TABLE = 4096  # max_flows of the bench
 PERIODS = 4
 ENOUGH = 0.95
-# The hosts are in one subnet. If each host were in its own subnet, they would use all slots, and later tests need
+# All hosts are in one subnet. If each host were in its own subnet, the hosts would use all slots. Later tests need free
 # slots.
 LOAD = Load(flows=200, period_ms=500, duration_ms=500 * PERIODS, hosts=250)
-POSSIBLE = LOAD.flows * (PERIODS - 1)  # the first segment of a flow is not timed: it may be a retransmission
+POSSIBLE = LOAD.flows * (PERIODS - 1)  # the first segment of a flow may be a retransmission, so it is not timed
 
 PRESSURE = {
-    "new flows for half of the table in each period": replace(LOAD, strangers=TABLE * PERIODS // 2, packets_of_each=2),
-    "new flows of one packet for four times the table": replace(LOAD, strangers=4 * TABLE * PERIODS),
-    "SYNs for four times the table": replace(LOAD, syns=4 * TABLE * PERIODS),
-    "new flows and SYNs": replace(LOAD, strangers=2 * TABLE * PERIODS, syns=2 * TABLE * PERIODS),
+    "per period, one new flow for every two table entries": replace(
+        LOAD, strangers=TABLE * PERIODS // 2, packets_of_each=2
+    ),
+    "per period, four new flows of one packet for each table entry": replace(LOAD, strangers=4 * TABLE * PERIODS),
+    "per period, four SYNs for each table entry": replace(LOAD, syns=4 * TABLE * PERIODS),
+    "per period, two new flows and two SYNs for each table entry": replace(
+        LOAD, strangers=2 * TABLE * PERIODS, syns=2 * TABLE * PERIODS
+    ),
 }
 
 
@@ -43,7 +48,7 @@ def test_established_flows_are_still_measured(every: Bench, pressure: str) -> No
     load = PRESSURE[pressure]
     outcome = run(every, load)
     assert ENOUGH * POSSIBLE <= outcome.samples <= POSSIBLE
-    # The new flows were really created, and none was rejected.
+    # Each new flow has an entry in the flow table. No flow was rejected.
     assert load.strangers <= outcome.counted["flows_created"]
     assert outcome.counted["flow_insert_failed"] == 0
 
@@ -55,8 +60,10 @@ def test_handshakes_are_measured_with_syns_for_half_of_the_table(every: Bench) -
 
 
 def exported(producer: EppingMetricProducer) -> dict[tuple[str, str], int]:
-    """Return the sums of the exported counts over all subnets, by metric and the value of its distinguishing
-    attribute."""
+    """Return the exported counts, summed over all subnets.
+
+    A key consists of the metric and the value of one attribute, such as the outcome of a measurement.
+    """
     found: dict[tuple[str, str], int] = {}
     for metric in producer.produce().metrics:
         for point in metric.data.data_points:
@@ -79,7 +86,7 @@ def test_exported_metrics_show_the_pressure(every: Bench) -> None:
         return after.get((metric, kind), 0) - before.get((metric, kind), 0)
 
     assert more("epping.flow.count") == outcome.counted["flows_created"] >= load.strangers
-    # An evicted flow counts as closed by silence. It counts for the subnets of both hosts.
+    # An evicted flow is counted as closed by silence, once for the subnet of each host.
     assert more("epping.flow.opened.count", "midway") >= 2 * load.strangers
     assert after["epping.flow.active", ""] <= 2 * TABLE
     assert more("epping.flow.closed.count", "silence") >= 2 * (load.strangers - TABLE)

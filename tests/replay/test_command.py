@@ -59,7 +59,9 @@ def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
     assert lines[2] == "TCP packets without timestamps: 0.0% of 12"
     assert lines[3] == "packets that cannot be measured: 1 not IP, 1 truncated within a header by the snap length"
     assert lines[4].startswith("packets with an earlier timestamp than the previous packet: 1, by up to 0.307000 s; ")
-    assert lines[5].startswith(f"1 file starts before an earlier file ends, the first is {tmp_path}/other.pcapng.gz: ")
+    assert lines[5].startswith(
+        f"1 file starts before an earlier file ends, the first such file is {tmp_path}/other.pcapng.gz: "
+    )
 
 
 def test_a_truncated_file(ns: Namespace, good: str, truncated: str) -> None:
@@ -122,7 +124,7 @@ def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Pat
     lines = result.stdout.splitlines()
     assert "1 file: 10 packets" in result.stdout
     assert lines[-3:] == [
-        f"{path} is the same file as an earlier one, and was read once"
+        f"{path} is the same file as an earlier file, and was read once"
         for path in (tmp_path / "link.pcap", tmp_path / "same.pcap", good)
     ]
 
@@ -138,7 +140,7 @@ def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
     result = epping(ns, "replay", *ALL, *files)
     assert result.returncode == 0
     assert result.stdout.splitlines()[-1] == (
-        f"1 file starts before an earlier file ends, the first is {files[2]}: "
+        f"1 file starts before an earlier file ends, the first such file is {files[2]}: "
         "name the files in the order of time, or merge them with mergecap"
     )
     assert "before an earlier file" not in epping(ns, "replay", *ALL, files[0], files[2], files[1]).stdout
@@ -182,7 +184,7 @@ def test_invalid_times_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
     (tmp_path / "capture").write_bytes(pcap([one._replace(time_ns=BEGIN_NS) for one in PACKETS]))
     result = epping(ns, "replay", *ALL, str(tmp_path / "capture"))
     assert {cells[1] for cells in rows_of(result.stdout).values()} == {"0.001"}
-    assert "counted as its nearest limit: 6\n" in result.stdout
+    assert "counted as the nearest limit: 6\n" in result.stdout
 
 
 @pytest.mark.parametrize("make", ["fifo", "device"])
@@ -278,7 +280,7 @@ def test_ctrl_c(ns: Namespace) -> None:
     ("arguments", "cause"),
     [
         (["nothing.pcap"], "nothing.pcap: No such file or directory"),
-        (["/etc/passwd"], "/etc/passwd: is text: replay reads binary captures, as tcpdump -w writes them"),
+        (["/etc/passwd"], "/etc/passwd: is text: replay reads binary captures, like the output of tcpdump -w"),
         (["/etc"], "/etc: is a directory; name the files in it: /etc/*"),
         (["--events", "--format", "xml", "x"], "Invalid value for '--format'"),
         ([], "Missing argument 'FILE...'"),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.flow_table import forget_flows
@@ -127,8 +128,8 @@ def check_that_everything_is_freed(crowd: Crowd, receivers: list[Receiver]) -> N
         for receiver in receivers:
             assert receiver.export()
             receiver.check(crowd.truth)
-    assert not crowd.bench.slots["live"].any()
+    assert not crowd.bench.slots["state"].any()
     assert not crowd.bench.histograms["ended"][1:].any()
     for name in ("from", "to"):
-        assert not crowd.bench.traffic["classes"][name]["packets"][1:].any()
+        assert not crowd.bench.traffic["classes"][name]["packets"][SHARED_SLOTS:].any()
     assert not any(receiver.subnets for receiver in receivers)

@@ -28,8 +28,10 @@ from scapy.packet import Packet
 
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.interfaces import Interface
+from otel_epping.kernel.buckets import bucket_count
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig, possible_cpus
+from otel_epping.kernel.read.histograms import block_numbers, numbers_of
 from otel_epping.replay.replayer import MIN_FRAME_BYTES, ProgTestRuns
 
 INGRESS, EGRESS = "epping_ingress", "epping_egress"
@@ -89,7 +91,7 @@ class Rtt(NamedTuple):
 class Counted:
     """The increases of an interface's counters inside `Bench.counting()`, by name. Unchanged counters are omitted.
 
-    The values of names such as "received tcp" are (packets, bytes). Examples of other names: "ecn 3", "rtt_clamped 0".
+    The value of a name such as "received tcp" is (packets, bytes). Examples of other names: "ecn 3", "rtt_clamped 0".
     """
 
     changes: dict[str, Any]
@@ -108,6 +110,7 @@ class Bench:
         self.row = self.register(LO)
         self.feeders = {name: Feeder(fd) for name, fd in self.collector.program.entry_points.items()}
         self.histograms = self.array("histograms")
+        self.blocks = self.array("blocks")
         self.slots = self.array("slots")
         # (rows, CPUs)
         self.traffic = self.array("traffic").reshape(-1, possible_cpus())
@@ -151,14 +154,23 @@ class Bench:
         changed = np.flatnonzero(self.histograms["ended"] != counts)
         if not len(changed):
             return None
-        (slot,) = changed.tolist()
-        assert self.histograms["ended"][slot] == counts[slot] + 1
-        subnet, side, interface = self.describe(slot)
-        return Rtt(int(self.histograms["sum_ns"][slot] - sums[slot]), subnet, side, interface)
+        (row,) = changed.tolist()
+        assert self.histograms["ended"][row] == counts[row] + 1
+        subnet, side, interface = self.describe(int(self.histograms["slot"][row]))
+        return Rtt(int(self.histograms["sum_ns"][row] - sums[row]), subnet, side, interface)
+
+    def histogram_of(self, slot: int, method: int = 0) -> int:
+        """Return the row of the histogram of a slot and a method; 0 if there is none."""
+        return int(numbers_of(self.slots["histograms"][slot][None])[0][method])
+
+    def buckets_of(self, row: int) -> npt.NDArray[np.uint32]:
+        """Return a copy of all buckets of a row of `histograms`, with the shape (buckets,)."""
+        numbers = block_numbers(self.histograms[row][None])[0]
+        return np.asarray(self.blocks["buckets"][numbers].ravel()[: bucket_count(self.config.scale)])
 
     def describe(self, slot: int) -> tuple[Network, int, int]:
         """Return the subnet, the side and the interface row of a slot. Subnets have the configured prefix length."""
-        assert self.slots["live"][slot], f"slot {slot} is not in use"
+        assert self.slots["state"][slot], f"slot {slot} is not in use"
         key = self.slots["key"][slot]
         packed = key["prefix"].tobytes()
         if key["family"] == 4:
@@ -173,7 +185,7 @@ class Bench:
         packed = subnet.network_address.packed
         if subnet.version == 4:
             packed = bytes(10) + b"\xff\xff" + packed
-        key = struct.pack("=16sHBBBxxx", packed, self.row if row is None else row, subnet.version, side, 0)
+        key = struct.pack("=16sHBBxxxx", packed, self.row if row is None else row, subnet.version, side)
         value = libbpf.map_lookup(self.collector.program.maps["subnets"].fd, key, 4)
         return None if value is None else int.from_bytes(value, "little")
 

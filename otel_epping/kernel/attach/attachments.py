@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaches the program to interfaces, and gives each interface a number for its counts.
+"""Attaches the program to interfaces, and gives each interface a number for storing its counts.
 
 The program is attached to one hook for each direction, by a TCX link (tcx.py). If the kernel has no TCX or the user
 chose clsact, the program is attached as a clsact filter (clsact.py).
 
-Counts belong to the name of an interface. When an interface goes away, its counts are kept until they are delivered. If
-a new interface with the same name appears before that, the packets of the new interface are added to these counts,
-although the kernel gives the new interface another index (interface_numbers.py).
+When an interface goes away, its counts are kept until they are delivered. If a new interface with the same name appears
+before the delivery, the packets of the new interface are added to the same counts. Counts are stored by interface name,
+because the kernel gives a new interface with the same name another index (interface_numbers.py).
 """
 
 import errno
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 __all__ = ["INTERFACES", "UNKNOWN_INTERFACE", "Attachments", "choose_hook"]
 
-# To find an interface, the program probes up to this number of rows of its table `interfaces` (bpf/epping.bpf.c).
+# Maximum number of rows of the table `interfaces` in which the program searches for an interface (bpf/epping.bpf.c).
 _PROBES = 4
 
 DIRECTIONS = ("ingress", "egress")
@@ -82,11 +82,11 @@ class Attachments:
         )
         self._program = program
         table = map_array.Array("interfaces", program.maps["interfaces"])
-        # The last row is for all interfaces that have no row of their own.
+        # The last row of the table is for all interfaces that have no row of their own.
         self._row_dtype, self._rows = table.dtype, table.length - 1
-        self._unnamed: dict[str, tuple[Interface, Role]] = {}  # watched, but without a number
-        self._ifindexes: dict[int, int] = {}  # row -> ifindex
-        self._watched: dict[str, tuple[int, list[Hook]]] = {}  # name -> ifindex, hooks
+        self._unnamed: dict[str, tuple[Interface, Role]] = {}  # Watched interfaces without a number.
+        self._ifindexes: dict[int, int] = {}  # Row -> ifindex.
+        self._watched: dict[str, tuple[int, list[Hook]]] = {}  # Name -> ifindex, hooks.
         self._removed_stale_filters = False
         self._lock = threading.RLock()  # the interface monitor and the readers run in different threads
         unknown = Interface("", 0, ETHERNET_HEADER_BYTES)
@@ -104,10 +104,10 @@ class Attachments:
         return list(self._watched)
 
     def _row_of(self, interface: Interface) -> int:
-        """Returns the row for an interface, from the rows that the program probes for this interface.
+        """Chooses a row for an interface from the rows in which the program searches for this interface.
 
-        The first choice is the row that the interface already has. The second choice is a free row. The third choice is
-        the row of an interface that is not watched any more. Raises EppingError if none of the probed rows fits.
+        Prefers the row that the interface already has, then a free row, and then the row of an interface that is not
+        watched any more. Raises EppingError if watched interfaces use all rows in which the program searches.
         """
         probed = [(interface.ifindex + probe) % self._rows for probe in range(_PROBES)]
         rows = {row: self._ifindexes.get(row) for row in probed}
@@ -128,7 +128,7 @@ class Attachments:
         return self.numbers.names
 
     def register(self, interface: Interface, role: Role = Role.WAN) -> int:
-        """Writes an interface to the program's table. Returns the identifier that the interface has from now on.
+        """Writes an interface to the program's table of interfaces. Returns the identifier of the interface.
 
         When the program is detached from the interface, the row is not deleted, because the program may still process
         the last packets of the interface. Raises EppingError if the table has no row for the interface.
@@ -144,8 +144,8 @@ class Attachments:
     def attach(self, name: str, role: Role = Role.WAN) -> None:
         """Attaches the program to both directions of an interface.
 
-        Raises EppingError if the interface does not exist, is down, or has a link type that does not carry IP, or if
-        the program cannot be attached.
+        Raises EppingError if the program cannot be attached, for example because the interface does not exist, is down,
+        or has a link type that does not carry IP.
         """
         self.attach_interface(interfaces.find(name), role)
 
@@ -180,7 +180,8 @@ class Attachments:
     def _attach(self, ifindex: int) -> list[Hook]:
         """Attaches the program to both hooks of an interface.
 
-        Raises OSError or EppingError if this fails. The program is then attached to neither hook.
+        If the attachment to one hook fails, detaches the program from the other hook, and raises OSError or
+        EppingError.
         """
         self._remove_stale_filters()
         hooks: list[Hook] = []
@@ -215,7 +216,7 @@ class Attachments:
                 yield name, ifindex, self.numbers.get(name, UNKNOWN_INTERFACE), direction, hook
 
     def _remove_stale_filters(self) -> None:
-        """Removes filters that killed agents left on interfaces. Does this only once, before the first attachment."""
+        """Before the first attachment, removes the filters of killed agents from all interfaces."""
         if self.hook == "clsact" and not self._removed_stale_filters:
             self._removed_stale_filters = True
             if names := clsact.remove_stale_filters():
@@ -236,7 +237,7 @@ class Attachments:
     def end(self, gone: Collection[tuple[Gone, Counts]]) -> list[int]:
         """Frees the numbers of interfaces that are gone, and gives these numbers to interfaces that have no number.
 
-        `gone` has pairs: an interface, and all counts of the interface's row. These counts include the counts of
+        Each pair in `gone` contains an interface, and all counts of the interface's row, including the counts of
         earlier interfaces that had the row. Returns the identifiers of the interfaces whose numbers were freed. If an
         interface has come back, its number is not freed.
         """

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaches the program to an interface as a filter of its clsact qdisc, for kernels without TCX (before Linux 6.6).
 
-When the process that added a filter ends, the filter remains. All programs on the machine share the qdisc. The agent
-stores no information about filters and qdiscs. It reads four facts from the kernel:
+When the process that added a filter ends, the filter remains. All programs on the machine share the clsact qdisc of an
+interface. The agent stores no information about filters and qdiscs. The agent reads four facts from the kernel:
 
 which filters are ours           our filters have our program name and one of our handles
-whether a filter's owner lives   a living owner holds an abstract Unix socket, whose name contains the interface and the
-                                 program. When the owner ends for any reason, the kernel frees the socket. Each network
-                                 namespace has its own abstract sockets and its own filters
+whether a filter's owner runs    a running owner holds an abstract Unix socket, whose name contains the interface and
+                                 the program. When the owner ends for any reason, the kernel frees the socket. Each
+                                 network namespace has its own abstract sockets and its own filters
 whether we created the qdisc     the handles of our filters on the qdisc contain this information
 whether others use the qdisc     others use the qdisc if it has other filters, in either direction. If we created the
                                  qdisc and others do not use it, the qdisc is removed together with our last filter
@@ -16,20 +16,21 @@ Our filter is put before the filters of other programs, so that none of these fi
 packet before our program sees it. Our filter gets the lowest free priority, usually 1. If a BPF filter for all
 protocols already has priority 1, our filter gets priority 1, too. The kernel puts a new BPF filter before the other
 filters of the same priority (cls_bpf_change() of net/sched/cls_bpf.c). Filters of another kind or protocol cannot share
-a priority with a BPF filter (tcf_chain_tp_find() of net/sched/cls_api.c). If such a filter has priority 1, our filter
-runs after it. The agent never replaces a filter of another program. The verdict TC_ACT_UNSPEC of a direct-action filter
-passes the packet to the next filter, so the order of the filters of several agents does not matter.
+a priority with a BPF filter (tcf_chain_tp_find() of net/sched/cls_api.c). If a filter of another kind or protocol has
+priority 1, our filter runs after that filter. The agent never replaces a filter of another program. The verdict
+TC_ACT_UNSPEC of a direct-action filter passes the packet to the next filter, so the order of the filters of several
+agents does not matter.
 
 From Linux 6.6 on, TCX programs run before all filters of the clsact qdisc.
 
-An interface can have an `ingress` qdisc instead of a clsact qdisc. On such an interface, the kernel would add a filter
-for egress to ingress. So the agent refuses such an interface.
+An interface can have an `ingress` qdisc instead of a clsact qdisc. If the interface has an `ingress` qdisc, the kernel
+would attach an egress filter to the ingress hook. So the agent refuses an interface with an `ingress` qdisc.
 
 Benign race: before the agent removes the qdisc, it checks that the qdisc has no other filters. If another process adds
-a filter after this check, that filter is removed together with the qdisc. The kernel has no single request that both
-checks for filters and removes the qdisc.
+a filter between the check and the removal, the new filter is removed together with the qdisc. The kernel has no single
+request that both checks for filters and removes the qdisc.
 
-The agent needs CAP_NET_ADMIN to add, remove and clean up filters, also at run time.
+The agent needs CAP_NET_ADMIN to add and remove filters, also at run time.
 """
 
 import errno
@@ -47,9 +48,9 @@ _log = logging.getLogger(__name__)
 
 _ALL_PROTOCOLS = 3  # ETH_P_ALL, linux/if_ether.h
 _POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
-_TRIES = 3  # attempts to get a free priority, because another process may take the priority first
-# Our handles have three parts. Bits 16 to 31 are "ep". Bits 8 to 15 are a number that makes the handle unique in its
-# priority. Bits 0 to 7 are 1 if we created the qdisc, or 2 if the qdisc already existed.
+_TRIES = 3  # Number of attempts to add a filter. Another process may take the chosen priority first.
+# The handle of our filter has three parts. Bits 16 to 31 are "ep". Bits 8 to 15 are a number that makes the handle
+# unique in its priority. Bits 0 to 7 are 1 if we created the qdisc, or 2 if the qdisc already existed.
 _QDISC_CREATED, _QDISC_FOUND = 0x65700001, 0x65700002
 _NUMBER_UNIT, _NUMBERS = 0x100, 256
 
@@ -77,7 +78,10 @@ def describe(found: Filter) -> str:
 
 
 def _claim(ifindex: int, program: int) -> socket.socket | None:
-    """Opens the socket that marks the owner of a filter as living. Returns None if another process holds the socket."""
+    """Opens the socket whose existence shows that the owner of a filter is running.
+
+    Returns None if another process holds the socket.
+    """
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         claim.bind(f"\0otel-epping/{ifindex}/{program}")
@@ -94,7 +98,7 @@ def _filters(ifindex: int) -> list[Filter]:
 
 
 def _remove(ifindex: int, found: Filter) -> None:
-    """Removes one of our filters. Removes the qdisc, too, if we created the qdisc and it has no filters any more."""
+    """Removes one of our filters. Removes the qdisc, too, if we created the qdisc and no other filter is left."""
     libbpf.tc_detach(ifindex, _POINTS[found.direction], found.handle, found.priority)
     if _handle_kind(found) == _QDISC_CREATED and not _filters(ifindex):
         libbpf.tc_remove_qdisc(ifindex)
@@ -114,7 +118,7 @@ def refuse_ingress_qdisc(ifindex: int) -> None:
 def remove_stale_filters() -> list[str]:
     """Removes all filters of ended agents in this network namespace.
 
-    Returns the names of the interfaces that had such filters. Raises OSError.
+    Returns the names of the interfaces from which filters were removed. Raises OSError.
     """
     cleaned = []
     for ifindex, name in socket.if_nameindex():
@@ -130,7 +134,7 @@ def remove_stale_filters() -> list[str]:
 def choose_priority(ifindex: int, direction: str) -> tuple[int, int]:
     """Returns the priority and the number for a new filter of ours.
 
-    With this priority, the new filter runs before as many filters of other programs as possible. The number makes the
+    The priority makes the new filter run before as many filters of other programs as possible. The number makes the
     handle of the new filter unique in this priority. Raises OSError if the interface is gone.
     """
     listed = [each for each in traffic_control.filters(ifindex, direction) if not each.chain]
@@ -159,8 +163,8 @@ class ClsactFilter:
         self._program = map_array.map_info(program_fd)["prog_id"]
         self._process = os.getpid()
         # The socket is opened before the filter is added, so that no other agent removes the filter as a stale filter.
-        # If a malicious user holds the address of the socket, our agent cannot open the socket. But other agents still
-        # conclude that the owner of the filter lives, and keep the filter.
+        # If a malicious user holds the address of the socket, our agent cannot open the socket. But other agents keep
+        # the filter, because an open socket shows that the owner is running.
         self._owner = _claim(ifindex, self._program)
         try:
             created = libbpf.tc_create_qdisc(ifindex) or any(
@@ -194,10 +198,10 @@ class ClsactFilter:
         return [each for each in found[: mine[0] if mine else None] if not _is_ours(each)]
 
     def programs_before(self) -> str:
-        """Describes the filters and TCX programs that run before our filter. Returns '' if there are none.
+        """Describes the filters and TCX programs that run before our filter. Returns '' if our filter runs first.
 
-        Filters and programs of otel-epping are left out. If the agent is not permitted to list TCX programs, they are
-        left out, too. Raises OSError if the interface is gone.
+        Filters and programs of otel-epping are left out. TCX programs are also left out if the agent is not permitted
+        to list TCX programs. Raises OSError if the interface is gone.
         """
         try:
             programs = tcx.attached(self._ifindex, self._direction)
@@ -220,9 +224,10 @@ class ClsactFilter:
     def move_to_front(self) -> None:
         """Moves our filter before the filters of other programs.
 
-        Raises OSError if this fails. Our filter may be missing after that. The old filter is removed before the new
-        filter is added, because a packet that passes both filters would be counted twice. Between these two requests to
-        the kernel, our program sees no packets for 0.1 ms.
+        Raises OSError if a request to the kernel fails. After an error, our filter may be missing. The old filter is
+        removed before the new filter is added, because a packet that passes both filters would be counted twice.
+        Between the removal of the old filter and the addition of the new filter, our program sees no packets for 0.1
+        ms.
         """
         for mine in self._mine():
             new_place = choose_priority(self._ifindex, self._direction)

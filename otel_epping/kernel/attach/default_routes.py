@@ -2,12 +2,12 @@
 """Finds the interfaces with a default route, for the selector `auto`, and recognizes notifications about changes.
 
 A default route is a unicast route to at least half of all addresses. For IPv4, the default routes are 0.0.0.0/0,
-0.0.0.0/1 and 128.0.0.0/1. VPNs use the last two to override another default route. For IPv6, a route is a default route
-if it covers at least half of 2000::/3, the global unicast addresses (RFC 4291 section 2.4). The route must be in the
-main table or in the table of a VRF.
+0.0.0.0/1 and 128.0.0.0/1. VPNs use 0.0.0.0/1 and 128.0.0.0/1 to override another default route. For IPv6, a route is a
+default route if it covers at least half of 2000::/3, the global unicast addresses (RFC 4291 section 2.4). The route
+must be in the main table or in the table of a VRF.
 
-A route may have a nexthop object instead of an interface. The object can be replaced or deleted without a notification
-about the route.
+A route may have a nexthop object instead of an interface. When the nexthop object is replaced or deleted, the kernel
+may send no notification about the route.
 """
 
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ from otel_epping.kernel.netlink.links import Link
 from otel_epping.kernel.netlink.routes import Nexthop, Route
 
 _RT_TABLE_MAIN = 254
-# By address length in bytes: the prefix length that covers half of all addresses, and the first bytes of the two
-# prefixes of this length.
+# For each address length in bytes: the length of a prefix that covers half of all addresses, and the first byte of each
+# of the two prefixes with this length.
 _HALVES = {4: (1, (0x00, 0x80)), 16: (4, (0x20, 0x30))}
 
 
 def is_default(route: Route) -> bool:
-    """Returns true if a route is a default route. This function ignores the table of the route."""
+    """Returns true if a route is a default route. Ignores the table of the route."""
     if not route.bits:
         return True
     most_bits, halves = _HALVES[len(route.destination)]
@@ -31,9 +31,9 @@ def is_default(route: Route) -> bool:
 
 
 def _leads_to(number: int, nexthops: dict[int, Nexthop], passed: set[int]) -> Iterable[int]:
-    """Yields the interfaces of a nexthop object. Adds the ids of the object and of its members to `passed`."""
+    """Yields the interfaces of a nexthop object. Adds the ids of the nexthop object and its members to `passed`."""
     passed.add(number)
-    if nexthop := nexthops.get(number):  # a missing object was deleted together with its routes
+    if nexthop := nexthops.get(number):  # a nexthop object that is missing was deleted together with its routes
         if nexthop.interface:
             yield nexthop.interface
         for member in nexthop.members:  # the members of a group are not groups
@@ -43,7 +43,7 @@ def _leads_to(number: int, nexthops: dict[int, Nexthop], passed: set[int]) -> It
 class DefaultRoutes:
     """The interfaces that had a default route at the latest refresh().
 
-    interfaces  the indexes of these interfaces
+    interfaces  the indexes of the interfaces
     """
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class DefaultRoutes:
     def refresh(self, existing: Iterable[Link]) -> None:
         """Reads the routes from the kernel. `existing` has all interfaces. Raises OSError."""
         self._tables = _tables(existing)
-        # The request for nexthops comes first, because it waits for the kernel's lock RTNL. The change that caused a
-        # notification holds this lock. The request for routes does not wait for the lock. If it came first, its answer
-        # could still contain routes that this change removes.
+        # The request for nexthops comes first, because it waits for the kernel's lock RTNL. The kernel holds RTNL
+        # during the change that causes a notification. The request for routes does not wait for RTNL. If the agent
+        # requested the routes first, the answer could still contain routes that the change removes.
         nexthops = {nexthop.number: nexthop for nexthop in routes.nexthops()}
         interfaces: set[int] = set()
         passed: set[int] = set()
@@ -66,10 +66,10 @@ class DefaultRoutes:
         self.interfaces, self._nexthops = frozenset(interfaces), frozenset(passed)
 
     def may_change(self, kind: int, body: bytes) -> bool:
-        """Returns true if refresh() may find different interfaces after this notification.
+        """Returns true if refresh() may find different interfaces after the notification.
 
-        Notifications about interfaces and addresses count, too. When an interface goes down or loses its last address,
-        the kernel removes the routes of the interface without a notification about the routes.
+        Notifications about interfaces and addresses are checked, too. When an interface goes down or loses its last
+        address, the kernel removes the interface's routes, but sends no notification about these routes.
         """
         if kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
             route = routes.parse_route(body)

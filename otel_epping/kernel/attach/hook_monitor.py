@@ -10,13 +10,13 @@ overtaken  Another program was attached and may run before our program. The moni
            missing. So two programs that both try to be first do not alternate forever. After ten minutes without a
            move, the monitor counts the moves from 0 again. Agents in the same network namespace announce their
            attachments, so they do not compete (other_agents.py).
-unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. Too many such
-           packets are a fault. The limit depends on the interface: see _cause().
+unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. Too many unseen
+           packets are a fault. The limit depends on the interface (see _cause()).
 
 While an interface has a fault, the agent is not ready. An interface has a fault while packets are hidden or our program
-is not attached to a hook. When the monitor attaches our program again, or moves it because packets are missing, the
-fault stays for 3 s more. The monitor logs each fault once, with its cause and cure. When packets are seen again after a
-fault of unseen packets, the monitor logs this, too.
+is not attached to a hook. After the monitor has attached our program again, or has moved it because packets are
+missing, the fault ends 3 s later. The monitor logs each fault once, with its cause and cure. The monitor also logs
+when a fault caused by unseen packets has ended.
 """
 
 import errno
@@ -38,15 +38,15 @@ from otel_epping.kernel.netlink import links, traffic_control
 _log = logging.getLogger(__name__)
 
 _INTERVAL_S = 1.0
-_SHARED_BLOCK = -1  # TCM_IFINDEX_MAGIC_BLOCK, linux/rtnetlink.h: filters of several interfaces
+_SHARED_BLOCK = -1  # TCM_IFINDEX_MAGIC_BLOCK (linux/rtnetlink.h): filters that several interfaces share.
 # Another agent announces itself immediately after it attaches its program. When the monitor finds a new program, the
-# announcement may not have arrived yet. So the monitor waits for this time before it moves our program.
+# announcement may not have arrived yet. So the monitor waits for 0.3 s before it moves our program.
 _ANNOUNCEMENT_S = 0.3
-# If no reason for unseen packets is known, the interface has a fault when at least this number of packets is unseen.
-# The second number is for a bond. Each port of a bond may send and receive one LACP packet per second, and these
-# packets do not pass the bond.
+# If no reason for unseen packets is known, an interface has a fault when at least _MANY packets are unseen. A bond has
+# a fault when at least _MANY_ON_BOND packets are unseen, because each port of a bond may send and receive one LACP
+# packet per second, and these packets do not pass the bond.
 _MANY, _MANY_ON_BOND = 20, 100
-# The monitor makes this number of moves to the front even if no packets are missing.
+# Maximum number of moves to the front while no packets are missing.
 _MAX_FREE_MOVES = 3
 
 PacketsSeen = Callable[[Sequence[int]], npt.NDArray[Any]]
@@ -55,8 +55,8 @@ PacketsSeen = Callable[[Sequence[int]], npt.NDArray[Any]]
 class HookMonitor:
     """Monitors the hooks of all watched interfaces. Only one thread at a time may use the monitor.
 
-    The argument of the function `packets_seen` is a list of interface numbers. Its result has the shape (numbers, 2).
-    For each interface, the result contains the numbers of received and transmitted packets that our program counted.
+    The function `packets_seen` takes a list of interface numbers. The function returns an array with one row for each
+    interface. A row contains the numbers of received and transmitted packets that our program counted.
     """
 
     def __init__(self, attachments: Attachments, packets_seen: PacketsSeen) -> None:
@@ -64,7 +64,7 @@ class HookMonitor:
         self._changes = traffic_control.FilterChanges() if attachments.hook == "clsact" else None
         self._states: dict[tuple[str, str], HookState] = {}
         self._next_s = 0.0
-        self._missed_changes = False  # true after a failed check, because the notifications that it read are lost
+        self._missed_changes = False  # true after a failed check, because the check loses notifications
 
     def close(self) -> None:
         """Adds the latest packet counts of the kernel to `kernel_packets`, and then closes the monitor."""
@@ -97,8 +97,8 @@ class HookMonitor:
         if self._missed_changes:
             changed, self._missed_changes = None, False
         for state, hook in counted:
-            # The kernel sends notifications about changed filters, but not about changed TCX programs. TCX links are
-            # checked each time, because a check of a TCX link takes only a few microseconds.
+            # The kernel sends notifications about changed filters, but not about changed TCX programs. A TCX link is
+            # checked every second, because the check takes only a few microseconds.
             may_have_changed = changed is None or bool({state.ifindex, _SHARED_BLOCK} & changed)
             with suppress(OSError):  # the interface is gone
                 self._check_hook(state, hook, may_have_changed, state.ifindex in announced, now_s)
@@ -129,7 +129,10 @@ class HookMonitor:
         return counted
 
     def _start(self, state: HookState, hook: Hook) -> None:
-        """Records and logs what may hide packets from our program. Called when our program was attached to the hook."""
+        """Records and logs what may hide packets from our program.
+
+        Called after our program was attached to the hook.
+        """
         with suppress(OSError):
             if not hook.can_move_to_front():
                 state.others = hook.programs_before()
@@ -185,14 +188,14 @@ class HookMonitor:
         text = f"{state.where}: another process detached otel-epping's program: attached again"
         if state.reattaching.count > 1:
             text += (
-                f" ({state.reattaching.count} times in some minutes; the next time after {state.reattaching.wait_s:g} "
-                "s): find that process with bpftool net show and tc monitor"
+                f" ({state.reattaching.count} times in some minutes; the next attempt after "
+                f"{state.reattaching.wait_s:g} s): find that process with bpftool net show and tc monitor"
             )
         _log.warning("%s", text, extra=_extra(state))
         state.hold_fault(f"{text}; packets may have been missed", now_s)
 
     def _move_if_overtaken(self, state: HookState, hook: Hook, is_announced: bool, now_s: float) -> None:
-        """Moves our program to the front if another program may run before it."""
+        """Moves our program to the front if another program may run before our program."""
         others, misses_packets = hook.programs_before(), state.misses_packets
         if others and is_announced and not misses_packets:
             hook.accept_order()
@@ -201,7 +204,8 @@ class HookMonitor:
             state.note_first()
             # In two cases, the agent does not notice that another program runs first: another agent attached a program
             # at the same time, or the revision of the hook's list is unknown. If our program sees no packets, the agent
-            # assumes such a case. The move cannot do harm, because no packets are seen anyway.
+            # assumes that another program runs first. Moving our program cannot do harm, because our program sees no
+            # packets anyway.
             if state.is_blind and hook.can_move_to_front() and state.moving.is_due(now_s):
                 state.moving.record(now_s)
                 hook.move_to_front()
@@ -225,18 +229,19 @@ class HookMonitor:
         effect = "hid packets from" if misses_packets else "may run before"
         text = f"{state.where}: {others} {effect} otel-epping: moved to the front of the hook"
         if state.moving.count >= _MAX_FREE_MOVES:
-            text += "; from now on only if packets are missing"
+            text += "; from now on, the program is moved only if packets are missing"
         level = logging.WARNING if misses_packets else logging.INFO
         _log.log(level, "%s; otel-epping check -i %s shows all programs", text, state.name, extra=_extra(state))
         if misses_packets:
             state.hold_fault(text, now_s)
 
     def _cause(self, state: HookState) -> str:
-        """Returns the reason why packets are not seen, and the cure. Returns '' if there is no such fault.
+        """Returns the reason why our program does not see packets, and the cure. Returns '' if packets are seen.
 
         If another program may run before our program, the fault starts when at least FEW packets and at least a tenth
-        of all packets are missing. Otherwise the fault starts when the kernel has counted a certain number of packets
-        since our count stopped. This number is FEW, _MANY or _MANY_ON_BOND, depending on the interface.
+        of all packets are missing. The fault also starts when the kernel has counted FEW, _MANY or _MANY_ON_BOND
+        packets since our program last counted a packet. The kind of interface determines whether FEW, _MANY or
+        _MANY_ON_BOND is used.
         """
         if state.number == UNKNOWN_INTERFACE:  # all interfaces without a number share one count
             return ""

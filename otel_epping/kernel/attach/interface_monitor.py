@@ -21,8 +21,8 @@ from otel_epping.kernel.netlink.links import Link
 
 _log = logging.getLogger(__name__)
 
-# Error numbers that mean that a resource is exhausted. After such an error, the monitor refuses the interface, but
-# continues to watch the other interfaces.
+# The error numbers of exhausted resources. If a resource is exhausted, the monitor refuses the interface, but continues
+# to watch the other interfaces.
 _SHORTAGES = {*SHORTAGES, errno.ENOSPC}
 
 
@@ -41,21 +41,22 @@ class InterfaceMonitor:
         self._selection = selection
         self._links: dict[int, Link] = {}
         self._watched: dict[int, tuple[Interface, Role]] = {}
-        self._refused: dict[int, Link] = {}  # logged once, and tried again if the interface changes
-        # Interfaces that were refused because a resource was exhausted. They are tried again when another interface is
-        # detached.
+        # Interfaces that could not be watched. When such an interface changes, the monitor tries to attach to it again.
+        self._refused: dict[int, Link] = {}
+        # Interfaces that were refused because a resource was exhausted. When another interface is detached, the monitor
+        # tries to attach to the refused interfaces again.
         self._short: dict[int, Link] = {}
-        self._shortage: EppingError | None = None  # the latest error of this kind
+        self._shortage: EppingError | None = None  # the latest error about an exhausted resource
         self._is_stopped = is_stopped
         self.is_outdated = False  # true if follow() failed and must be called again
         self._default_routes = DefaultRoutes()
         self._changes = links.LinkChanges(routes=selection.by_route)
 
     def begin(self) -> None:
-        """Attaches to all selected interfaces that exist. Raises EppingError if this fails.
+        """Attaches to all selected interfaces that exist. Raises EppingError if an attachment fails.
 
-        If a resource is exhausted, the monitor refuses the interface, and logs and counts the refusal. The method then
-        raises EppingError only if no interface is watched.
+        If a resource is exhausted, the monitor refuses the interface, and logs and counts the refusal. A refusal makes
+        begin() raise EppingError only if no interface is watched.
         """
         self._refresh()
         self._apply(strict=True)
@@ -79,9 +80,9 @@ class InterfaceMonitor:
         return [text for text in self._selection.all if not any(matches(text, link, routes) for link in existing)]
 
     def select(self, selection: Selection) -> None:
-        """Changes the selection. If an interface is in both selections, it is watched without interruption.
+        """Changes the selection. An interface in the old and in the new selection is watched without interruption.
 
-        Raises EppingError if no netlink socket can be opened. In this case, the selection does not change.
+        If no netlink socket can be opened, raises EppingError and keeps the old selection.
         """
         missing = [text for text in selection.names if not any(text in link.names for link in self._links.values())]
         try:
@@ -97,9 +98,10 @@ class InterfaceMonitor:
             _log.warning("there is no interface %s yet: the agent attaches when it appears", text)
 
     def follow(self) -> None:
-        """Reads the notifications. Then attaches to the interfaces that are now selected, and detaches from all others.
+        """Reads the notifications, attaches to all selected interfaces, and detaches from all other interfaces.
 
-        Sets `is_outdated` if this fails, for example because the process has no free descriptor for a netlink socket.
+        Sets `is_outdated` if the notifications cannot be read, for example because the process has no free descriptor
+        for a netlink socket.
         """
         try:
             self._follow()
@@ -113,7 +115,7 @@ class InterfaceMonitor:
         messages = list(self._changes.read())
         if self.is_outdated:
             messages.append(None)
-        if None in messages:  # Some messages were dropped. The others are older than the table that is read now.
+        if None in messages:  # The kernel dropped messages. The remaining messages are outdated.
             self._refresh()
             self._detach_replaced()
             self.is_outdated = False
@@ -146,7 +148,7 @@ class InterfaceMonitor:
     def _detach_replaced(self) -> None:
         """Detaches from interfaces that were replaced by a new interface with the same index and name.
 
-        In this case, the kernel has already detached the program.
+        The kernel has already detached the program from the old interface.
         """
         state = self._attachments.state()
         for ifindex, (interface, _) in list(self._watched.items()):
@@ -174,9 +176,9 @@ class InterfaceMonitor:
         return wanted
 
     def _apply(self, *, strict: bool) -> None:
-        """Attaches to all selected interfaces, and detaches from all others.
+        """Attaches to all selected interfaces, and detaches from all other interfaces.
 
-        If `strict` is true, raises EppingError if an interface cannot be watched. All detachments come before all
+        With `strict`, raises EppingError if an interface cannot be watched. All detachments come before all
         attachments, because two interfaces may have exchanged their names.
         """
         wanted = self._wanted()
@@ -197,7 +199,8 @@ class InterfaceMonitor:
         """Attaches to an interface, or updates its role."""
         try:
             interface = interface_of(link.name, link.ifindex, link.hardware)
-        except EppingError as error:  # The link type does not carry IP. This is an error only if a selector names it.
+        except EppingError as error:
+            # The link type does not carry IP. The error is raised only if a selector is the name of the interface.
             if strict and set(link.names) & set(self._selection.names):
                 raise
             return self._refuse(link, error)
@@ -218,8 +221,8 @@ class InterfaceMonitor:
             _log.info("attached to %s", link.name, extra={"interface": link.name})
         if identifier == UNKNOWN_INTERFACE:
             _log.warning(
-                "%s is counted without its name, because %d other interfaces have counts: it is counted under its name "
-                "after the counts of an interface that is gone are delivered",
+                "%s is counted without its name, because %d other interfaces have counts: the name is used after the "
+                "counts of a removed interface are delivered",
                 link.name,
                 INTERFACES,
             )

@@ -2,12 +2,13 @@
 """Identifiers and numbers of interfaces.
 
 An interface has an identifier and a number (struct interface, bpf/maps.h). The number selects a row of counters. There
-are few rows, so numbers are reused. The identifier is part of the keys of slots, flows, cached slots and transactions.
-An identifier is reused only after all 65,535 identifiers were used. So if a map still has an entry for an interface
-that is gone, the entry is not mistaken for an entry of another interface.
+are only 1024 rows, so numbers are reused. The identifier is part of the keys of slots, flows, cached slots and
+transactions. An identifier is reused only after all 65,535 identifiers were used. So if a map still has an entry for an
+interface that is gone, the entry is not mistaken for an entry of another interface.
 
-The identifier and the number belong to the name of the interface. They stay the same when the interface goes away and
-comes back. They are freed when the interface has been gone for 5 s and all of its counts are delivered.
+The identifier and the number belong to the name of the interface. An interface that goes away and comes back keeps its
+identifier and number. The identifier and the number are freed when the interface has been gone for 5 s and all of its
+counts are delivered.
 """
 
 import threading
@@ -21,8 +22,8 @@ INTERFACES = 1024
 UNKNOWN_INTERFACE = 0
 _IDENTIFIERS = 1 << 16
 
-# When an interface has been gone for this time, its counts do not change any more. The time is far longer than any run
-# of the program.
+# When an interface has been gone for 5 s, its counts do not change any more, because the kernel program needs far less
+# than 5 s for a packet.
 GONE_NS = 5_000_000_000
 
 
@@ -37,16 +38,16 @@ class InterfaceNumbers:
         self.names = {UNKNOWN_INTERFACE: ""}
         self.now_ns = time.monotonic_ns
         self._identifiers: dict[str, int] = {}
-        self._numbers = {UNKNOWN_INTERFACE: UNKNOWN_INTERFACE}  # by identifier
-        self._gone_ns: dict[int, int] = {}  # by identifier
-        self._origins: dict[int, Counts] = {}  # number -> the counts of the number's row when the number was last freed
+        self._numbers = {UNKNOWN_INTERFACE: UNKNOWN_INTERFACE}  # By identifier.
+        self._gone_ns: dict[int, int] = {}  # By identifier.
+        self._origins: dict[int, Counts] = {}  # Number -> the counts of the row when the number was last freed.
         self._free: list[int] = []
         self._used = 1
         self._latest = 0
         self._lock = threading.Lock()
 
     def get(self, name: str, default: int) -> int:
-        """Returns the number of the interface with this name. Returns `default` if the name has no number."""
+        """Returns the number of the interface with the name `name`. Returns `default` if the name has no number."""
         with self._lock:
             return self._numbers[self._identifiers[name]] if name in self._identifiers else default
 
@@ -57,13 +58,14 @@ class InterfaceNumbers:
 
     @property
     def used(self) -> int:
-        """How many numbers are or were in use. These numbers are 0 to used - 1."""
+        """How many numbers are or were in use. The numbers from 0 to `used` - 1 are or were in use."""
         return self._used
 
     def assign(self, name: str) -> tuple[int, int]:
-        """Returns the identifier and the number of an existing interface. Assigns both if the interface has none.
+        """Returns the identifier and the number of an existing interface.
 
-        If no number is free, both results are UNKNOWN_INTERFACE.
+        If the interface has no number, assigns an identifier and a number. If no number is free, returns
+        UNKNOWN_INTERFACE as the identifier and as the number.
         """
         with self._lock:
             identifier = self._identifiers.get(name)
@@ -88,7 +90,7 @@ class InterfaceNumbers:
                 return self._latest
 
     def mark_gone(self, name: str) -> None:
-        """Records that an interface went away. assign() cancels this."""
+        """Records that an interface went away. assign() deletes the record when the interface comes back."""
         with self._lock:
             if name in self._identifiers:
                 self._gone_ns[self._identifiers[name]] = self.now_ns()
@@ -96,7 +98,7 @@ class InterfaceNumbers:
     def gone(self) -> frozenset[Gone]:
         """Returns the interfaces that went away at least 5 s ago.
 
-        The counts of such an interface do not change unless the interface comes back.
+        When an interface has been gone for 5 s, its counts change only if the interface comes back.
         """
         with self._lock:
             now_ns = self.now_ns()
@@ -118,14 +120,14 @@ class InterfaceNumbers:
             return True
 
     def numbers_of(self, identifiers: list[int]) -> list[int]:
-        """Returns the numbers of identifiers that are in use."""
+        """Returns the interface number for each identifier. Every identifier must be in use."""
         with self._lock:
             return [self._numbers[identifier] for identifier in identifiers]
 
     def counted(self, numbers: list[int], raw: Counts) -> Counts:
-        """Returns the counts of the interfaces that have these numbers now. The shape is (numbers, n).
+        """Returns the counts of the interfaces that now have the given numbers, in the shape (numbers, n).
 
-        raw  (numbers, n) all counts of the rows of these numbers, including the counts of earlier interfaces
+        raw (numbers, n) all counts of the rows `numbers`, including the counts of earlier interfaces
         """
         counts = raw.copy()
         for index, number in enumerate(numbers):

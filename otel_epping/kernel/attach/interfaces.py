@@ -2,7 +2,7 @@
 """Network interfaces that the agent can attach to.
 
 The attributes of interfaces are read by netlink, not from /sys. The directory /sys shows the network namespace in which
-/sys was mounted. This namespace may be different from our namespace.
+/sys was mounted. The agent may run in a different network namespace.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from otel_epping.kernel.netlink import links
 # linux/if_arp.h
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 ETHERNET_HEADER_BYTES = 14
-# Hardware types without an Ethernet header. For these, the program asks the kernel for the position of the network
-# header (bpf/packet_start.h).
+# Hardware types without an Ethernet header. For an interface of one of these types, the program asks the kernel for the
+# position of the network header (bpf/packet_start.h).
 _OTHER_IP_TYPES = {
     7: "arcnet",
     15: "dlci",
@@ -46,8 +46,8 @@ _OTHER_IP_TYPES = {
 class Role(Enum):
     """The position of an interface in the network.
 
-    A value consists of two sides (enum side, bpf/maps.h). The first is the side from which outgoing packets come. The
-    second is the side from which incoming packets come.
+    Each position is a pair of sides (enum side, bpf/maps.h). Outgoing packets come from the first side, and incoming
+    packets come from the second side.
 
     At a mirror port, the packets of both directions are incoming packets, so the sides are not known. The sides are
     also not known in captures.
@@ -74,7 +74,7 @@ class Interface:
 
 
 def find(name: str) -> Interface:
-    """Returns the interface with this name or alternative name.
+    """Returns the interface that has `name` as its name or as an alternative name.
 
     Raises EppingError if the interface does not exist, is down, or has a link type that does not carry IP.
     """
@@ -88,7 +88,7 @@ def find(name: str) -> Interface:
 
 
 def interface_of(name: str, ifindex: int, hardware: int) -> Interface:
-    """Returns an interface with this hardware type (linux/if_arp.h).
+    """Returns an interface with the hardware type `hardware` (linux/if_arp.h).
 
     Raises EppingError if interfaces of this type do not carry IP.
     """

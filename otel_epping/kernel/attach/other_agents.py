@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Communicates with other agents in the same network namespace, so that agents do not compete for the front of a hook.
 
-When an agent attaches its program to the front of a hook, it announces this to the other agents. The announcement is a
-datagram to an abstract Unix socket. Abstract sockets belong to a network namespace, like interfaces. Any user can send
-such a datagram. In the worst case, an agent that receives a false announcement does not move its program to the front
-until packets are missing (hook_monitor.py).
+When an agent attaches its program to the front of a hook, the agent announces the attachment to the other agents. The
+announcement is a datagram to an abstract Unix socket. Abstract sockets belong to a network namespace, like interfaces.
+Any user can send a false announcement. In the worst case, an agent that receives the false announcement does not move
+its program to the front until packets are missing (hook_monitor.py).
 """
 
 import socket
@@ -40,7 +40,7 @@ class OtherAgents:
         return opened
 
     def announce(self, ifindex: int) -> None:
-        """Announces to all other agents that we attached our program to the front of a hook of this interface."""
+        """Announces to all other agents that we attached our program to the front of a hook of an interface."""
         if self._socket is None:
             with suppress(OSError):  # no descriptor is left
                 self._socket = self._open()
@@ -48,7 +48,7 @@ class OtherAgents:
             return
         for number in range(_MAX_AGENTS):
             if number != self._own_number:
-                with suppress(OSError):  # there is no such agent, or its queue is full
+                with suppress(OSError):  # no agent has this address, or the queue of the agent is full
                     self._socket.sendto(_MESSAGE.pack(ifindex), _address(number))
 
     def receive(self) -> set[int]:

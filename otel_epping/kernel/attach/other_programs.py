@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the programs and filters on the hooks of an interface. Explains why packets may bypass these hooks.
+"""Lists the programs and filters on the hooks of an interface. Explains why packets may bypass the hooks.
 
 An incoming packet passes XDP, TCX ingress and clsact ingress, in this order (__netif_receive_skb_core() of
 net/core/dev.c). An outgoing packet passes TCX egress and then clsact egress (__dev_queue_xmit()). On a netkit
@@ -15,18 +15,18 @@ from otel_epping.kernel.netlink import links
 
 _NETKIT = {libbpf.BPF_NETKIT_PRIMARY: "primary", libbpf.BPF_NETKIT_PEER: "peer"}
 
-# By kind of interface (IFLA_INFO_KIND): the reason why the kernel may count packets that do not pass the hooks, and the
-# cure.
+# For each kind of interface (IFLA_INFO_KIND), the reason why the kernel may count packets that do not pass the hooks,
+# and the cure.
 _CAUSE_OF_KIND = {
     "vrf": "packets of a VRF device do not pass the hooks of the device: watch the interfaces in the VRF",
     "ipvlan": "packets to an ipvlan device in mode l3s do not pass its hooks: watch the parent device",
     "ipvtap": "packets to an ipvtap device in mode l3s do not pass its hooks: watch the parent device",
     "bond": "packets that the bond itself sends and receives (LACP, ARP monitor) pass only its ports: watch the ports",
-    "team": "packets of the team's ports may not pass the team: watch the ports",
+    "team": "some packets of the team's ports do not pass the team device: watch the ports",
     "openvswitch": "Open vSwitch forwards packets between its ports, not through the bridge's device: watch the ports",
 }
 _BYPASSES = (
-    "packets bypass the tc hooks, by flow offload to the network card, AF_XDP, or PACKET_QDISC_BYPASS: switch the "
+    "packets bypass the tc hooks, by AF_XDP, PACKET_QDISC_BYPASS, or flow offload to the network card: switch the "
     "offload off (ethtool -K {name} hw-tc-offload off; nft flowtables without flags offload), or watch another "
     "interface on the path"
 )
@@ -39,8 +39,8 @@ class HookEntry:
     hook       the hook: xdp, tcx ingress, clsact egress, netkit primary, ...
     text       a description of the program or filter
     is_ours    true if the program or filter belongs to otel-epping
-    is_before  true if the program or filter runs before otel-epping's program, or would run before it if
-               otel-epping's program were attached
+    is_before  true if the program or filter runs before otel-epping's program, or, if otel-epping's program is not
+               attached, would run before otel-epping's program
     """
 
     hook: str
@@ -66,7 +66,7 @@ def is_suspect(device: links.Device) -> bool:
 
 
 def warning_of(device: links.Device) -> str:
-    """Returns a warning if it is known that packets do not pass the hooks of this kind of interface; otherwise ''."""
+    """Returns a warning for a kind of interface whose packets do not pass the hooks; '' for other kinds."""
     return _CAUSE_OF_KIND[device.kind] if device.kind in ("vrf", "openvswitch") else ""
 
 
@@ -99,7 +99,7 @@ def _netkit(ifindex: int) -> Iterator[HookEntry]:
 
 
 def on_hooks(ifindex: int, hook: str) -> list[HookEntry]:
-    """Returns all programs and filters on an interface. For each direction, they are in the order of execution.
+    """Returns all programs and filters on an interface, in the order of execution for each direction.
 
     `hook` is the hook that otel-epping uses: "tcx" or "clsact". Raises OSError, also if CAP_NET_ADMIN is missing.
     """

@@ -8,9 +8,9 @@ auto        the interfaces with an IPv4 or IPv6 default route (default_routes.py
 
 Names and patterns are compared with the name of an interface and with its alternative names, as in systemd.network(5).
 
-In names, bytes that are not printable UTF-8 are escaped (process/escaping.py). In selectors, such bytes are escaped in
-the same way, for example in `caf\\xe9`. Patterns are matched with the unescaped name, in which each such byte is one
-character. So the pattern `caf?` also matches this name.
+In names, bytes that are not printable UTF-8 are escaped (process/escaping.py). In selectors, bytes that are not
+printable UTF-8 are escaped in the same way, for example in `caf\\xe9`. Patterns are matched with the unescaped name, in
+which each escaped byte is one character. So the pattern `caf?` also matches the name `caf\\xe9`.
 """
 
 import fnmatch
@@ -43,7 +43,10 @@ def escaped(text: str) -> str:
 
 
 def _expression(text: str) -> str:
-    """Returns the regular expression for unescaped names. Python's re interprets the escapes of ASCII characters."""
+    """Returns the regular expression that is matched with unescaped names.
+
+    Only the escapes of bytes above 127 are replaced.
+    """
     return _HIGH_BYTES.sub(lambda match: plain(match[0]), text[1:-1])
 
 
@@ -93,7 +96,7 @@ class Selection:
 
     @property
     def by_route(self) -> bool:
-        """True if one of the selectors is `auto`, which selects by default routes."""
+        """True if one of the selectors is `auto`, which selects the interfaces with a default route."""
         return AUTO in self.all
 
     def role_of(self, link: Link, default_routes: Set[int]) -> Role | None:

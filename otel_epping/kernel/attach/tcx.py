@@ -10,8 +10,8 @@ process may put its program before the agent's program.
 A process that reads the list needs CAP_NET_ADMIN (bpf_prog_query()), which the agent does not have. But the list has a
 revision number, which increases with each change. A request to attach a program can contain the expected revision. The
 kernel first compares the revisions (error ESTALE), and then checks whether the program is already in the list (error
-EEXIST). To find out whether the list has changed, the agent sends a request to attach its program a second time. While
-the program is in the list, this request fails, and the error shows whether the list has changed.
+EEXIST). To find out whether the list has changed, the agent sends a request to attach its program a second time. The
+second request fails because the program is already in the list, and the error shows whether the list has changed.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ _SYSCALLS = {"x86_64": 321, "aarch64": 280}
 _LINK_CREATE = 28
 # The member link_create of union bpf_attr: program, ifindex, attach type, flags, relative, expected revision.
 _ATTRIBUTES = struct.Struct("=IIIIIxxxxQ")
-# To find the current revision, up to this number of revisions are tried. Each attempt takes 3 us.
+# To find the current revision, the agent tries all numbers below _MAX_REVISION. Each attempt takes 3 us.
 _MAX_REVISION = 1 << 14
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -66,7 +66,7 @@ def load_fillers() -> list[int]:
 
 
 def _attach(program_fd: int, ifindex: int, attach_type: int, revision: int) -> int:
-    """Attaches a program at the head of a hook's list, if the list has this revision.
+    """Attaches a program at the head of a hook's list, if `revision` is the current revision of the list.
 
     Returns the descriptor of the link. Raises OSError.
     """
@@ -121,7 +121,10 @@ class TcxLink:
             return error.errno in (errno.EMFILE, errno.ENFILE)  # other errors: another thread closed the link
 
     def _has_revision(self, revision: int) -> bool:
-        """Returns true if the list has this revision. Returns false if our program is not in the list."""
+        """Returns true if `revision` is the current revision of the list.
+
+        Returns false if our program is not in the list.
+        """
         try:
             os.close(_attach(self._program_fd, *self._hook, revision))  # success: our program was not in the list
         except OSError as error:
@@ -149,17 +152,15 @@ class TcxLink:
     def move_to_front(self) -> None:
         """Moves our program to the head of the list.
 
-        Raises OSError if this fails. Our program may be detached after that.
+        Raises OSError if a request to the kernel fails. After an error, our program may be detached.
 
         A list can contain each program only once, so our program must leave its old link before it is put into a new
-        link. Two programs that do nothing, the fillers, take the place of our program in the meantime:
-
-        1. A new link is created at the head of the list, with the first filler.
-        2. In the old link, the second filler replaces our program.
-        3. In the new link, our program replaces the first filler.
+        link. First, a new link is created at the head of the list, with a program that does nothing. Then another
+        program that does nothing replaces our program in the old link. Finally, our program replaces the program in
+        the new link.
 
         So our program is missing only for the time between two pointer updates. If our program were detached and
-        attached again instead, the kernel would wait for an RCU grace period. Our program would be missing for about
+        attached again instead, the kernel would wait for an RCU grace period, so our program would be missing for about
         10 ms.
         """
         holder, filler = self._fillers
@@ -172,7 +173,7 @@ class TcxLink:
             raise
         self._fd, old = first, self._fd
         _detach_and_close(old)
-        # Both updates and the detach of the old link increment the revision.
+        # The revision increases by 3: by 1 for each of the two updates, and by 1 when the old link is detached.
         self._revision = revision and revision + 3
 
     def detach(self) -> None:

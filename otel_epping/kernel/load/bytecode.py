@@ -11,8 +11,8 @@ because no pass that BCC runs uses branch probabilities. So the source marks rar
 the program is loaded. DIRECT is the descriptor of a map that the program accesses by address (bpf/direct_value.h).
 
 linux/bpf.h defines the instructions. An instruction has 8 bytes, except the load of a 64-bit constant, which has 16
-bytes. In this file, positions are in units of 8 bytes. The offset of a jump is in the same units, and is relative to
-the end of the jump instruction.
+bytes. In this file, positions and jump offsets are in units of 8 bytes. The offset of a jump is relative to the end of
+the jump instruction.
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -22,21 +22,21 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# The values of the placeholders when bpf/ is compiled. These numbers occur nowhere else in the program.
+# The values of the placeholders when bpf/ is compiled. No other constant in the program has the value of a placeholder.
 DIRECTION, DIRECT, COLD = 0x65707069, 0x64697265, 0x72617265
 PLACEHOLDERS = {"DIRECTION": DIRECTION, "DIRECT": DIRECT, "COLD": COLD}
 
 # register = 32-bit constant (BPF_ALU64 | BPF_MOV | BPF_K)
 _MOVE = 0xB7
 # register = 64-bit constant (BPF_LD | BPF_IMM | BPF_DW). The second unit contains the upper half of the constant. If
-# the source register is BPF_PSEUDO_MAP_VALUE (2), the constant is an address in the value of a map. The lower half is
-# then the descriptor of the map, and the upper half is the offset in the value.
+# the source register is BPF_PSEUDO_MAP_VALUE (2), the constant is an address in the value of a map. The lower half of
+# the address is the descriptor of the map, and the upper half is the offset in the value.
 _LOAD, _MAP_VALUE = 0x18, 2 << 4 if sys.byteorder == "little" else 2
 _GOTO, _CALL, _EXIT = 0x05, 0x85, 0x95
-_LONG_GOTO, _FUNCTION = 0x06, 1 << 4 if sys.byteorder == "little" else 1  # BPF_PSEUDO_CALL as source register
-_JUMP_CLASSES = (5, 6)  # BPF_JMP, BPF_JMP32
-# Pairs of opposite conditions: BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, BPF_JSGT and BPF_JSLE,
-# BPF_JSGE and BPF_JSLT. BPF_JSET has no opposite.
+_LONG_GOTO, _FUNCTION = 0x06, 1 << 4 if sys.byteorder == "little" else 1  # BPF_PSEUDO_CALL as the source register.
+_JUMP_CLASSES = (5, 6)  # BPF_JMP and BPF_JMP32.
+# The pairs of opposite conditions are BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, BPF_JSGT and
+# BPF_JSLE, BPF_JSGE and BPF_JSLT. BPF_JSET has no opposite.
 _OPPOSITES = ((0x10, 0x50), (0x20, 0xB0), (0x30, 0xA0), (0x60, 0xD0), (0x70, 0xC0))
 _OPPOSITE = {a: b for pair in _OPPOSITES for a, b in (pair, pair[::-1])}
 
@@ -122,7 +122,7 @@ def _graph(code: bytes) -> dict[int, _Block]:
 
 
 def _order(blocks: dict[int, _Block]) -> list[int]:
-    """Returns the new order of the blocks: first all hot blocks, then all cold blocks. Both groups keep the old order.
+    """Returns the new order of the blocks: first all hot blocks, then all cold blocks, each group in the old order.
 
     A block is hot if it contains no mark and can be reached from the start through blocks without marks.
     """
@@ -140,9 +140,10 @@ def _order(blocks: dict[int, _Block]) -> list[int]:
 
 
 def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
-    """Returns the code of the blocks in this order, without marks.
+    """Returns the code of the blocks in the order `order`, without marks.
 
-    If a block is not followed by `falls_to` any more, the condition of its jump is inverted, or a jump is added.
+    A block may continue in the next block without a jump. If the new order separates the two blocks, the condition of
+    a jump is inverted, or a jump is added.
     """
     units: list[bytes | _Jump] = []
     new_positions: dict[int, int] = {}
@@ -194,5 +195,5 @@ def relocate(code: bytes, direction: int, map_fds: list[int]) -> bytes:
             relocated[start + 1] |= _MAP_VALUE
             relocated[start + 4 : start + 8] = map_fds[each.immediate].to_bytes(4, sys.byteorder)
             relocated[start + 12 : start + 16] = bytes(4)
-    assert found == {DIRECTION, *range(len(map_fds))}, "the compiler left out a value that the loader fills in"
+    assert found == {DIRECTION, *range(len(map_fds))}, "a placeholder is missing in the compiled program"
     return bytes(relocated)

@@ -2,10 +2,10 @@
 """The capabilities that are needed to load the program, and functions that drop capabilities.
 
 Capabilities belong to a thread, not to a process, and a new thread inherits the capabilities of the thread that starts
-it. The loading thread has capabilities. All other threads have none, because the thread that starts them has dropped
-its capabilities. The kernel requires privileges to create a map and to load a program, but not to use an existing map
-or program. So after the program is loaded, the agent needs only the open descriptors. See docs/security.md for
-measurements.
+it. Only the thread that loads the program has capabilities. Other threads have no capabilities, because the thread that
+starts them has dropped its capabilities. The kernel requires privileges to create a map and to load a program, but not
+to use an existing map or program. So after the program is loaded, the agent needs only the open descriptors. See
+docs/security.md for measurements.
 """
 
 import ctypes
@@ -43,15 +43,15 @@ class Capability:
 NEEDED = {
     "CAP_NET_ADMIN": Capability(12, "to load a program that receives packets"),
     "CAP_PERFMON": Capability(38, "to load a program that compares pointers into a packet"),
-    "CAP_BPF": Capability(39, "to create the program's maps, whatever kernel.unprivileged_bpf_disabled is"),
+    "CAP_BPF": Capability(39, "to create the program's maps, for any value of kernel.unprivileged_bpf_disabled"),
 }
-# Linux 5.8 introduced these capabilities. Before Linux 5.8, CAP_SYS_ADMIN was required instead. A thread with
-# CAP_SYS_ADMIN still does not need them.
+# Linux 5.8 introduced CAP_PERFMON and CAP_BPF. Before Linux 5.8, CAP_SYS_ADMIN was required instead. A thread with
+# CAP_SYS_ADMIN still needs neither CAP_PERFMON nor CAP_BPF.
 _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
 
 
 def _sets(thread: str) -> dict[str, int]:
-    """Returns the capability sets of a thread by name: Inh, Prm, Eff, Bnd and Amb (proc_pid_status(5))."""
+    """Returns the capability sets Inh, Prm, Eff, Bnd and Amb of a thread, by name (proc_pid_status(5))."""
     lines = Path(f"/proc/{thread}/status").read_text().splitlines()
     return {line[3:6]: int(line.split()[1], 16) for line in lines if line.startswith("Cap")}
 
@@ -71,13 +71,13 @@ def missing() -> list[str]:
 def may_raise_limits() -> bool:
     """Returns true if the calling thread may raise its resource limits.
 
-    BCC raises the limit of locked memory if it may do so.
+    If the thread may raise its limits, BCC raises the limit of locked memory.
     """
     return bool(_sets("thread-self")["Eff"] >> _SYS_RESOURCE & 1)
 
 
 def threads_with_capabilities() -> list[str]:
-    """Returns the names of the threads of this process that have a capability. The bounding set does not count."""
+    """Returns the names of the threads of this process that have a capability. The bounding set is ignored."""
     names = []
     for task in Path("/proc/self/task").iterdir():
         try:
@@ -113,7 +113,9 @@ def _prctl(option: int, *arguments: int) -> int:
 
 
 def _limit_bounding_set(keep: int) -> None:
-    """Drops all capabilities except `keep` from the bounding set. A later exec then cannot give them to this thread.
+    """Drops all capabilities except `keep` from the bounding set.
+
+    A later exec cannot give the dropped capabilities to the thread.
 
     Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. Without CAP_SETPCAP, no_new_privs has the
     same effect.
@@ -149,27 +151,30 @@ def _drop_all_but(keep: int, inheritable: int) -> None:
 def confine() -> None:
     """Drops all capabilities of the calling thread except the capabilities that loading needs.
 
-    Programs that the thread executes get the kept capabilities as ambient capabilities. So the result is the same
-    whether the agent got its capabilities as root, from systemd, or from its executable file.
+    Programs that the thread executes get the kept capabilities as ambient capabilities. So the executed programs get
+    the same capabilities, no matter whether the agent got them as root, from systemd, or from its executable file.
     """
     wanted = _mask(NEEDED)
     if wanted & ~_sets("thread-self")["Prm"]:
         wanted |= 1 << _SYS_ADMIN
     _drop_all_but(wanted, wanted)
     # The sizes of the maps are read from the files in /proc/self/fdinfo. A process that got its capabilities from its
-    # executable file can read these files only if PR_SET_DUMPABLE is set. PR_SET_DUMPABLE does not open our files in
-    # /proc to all processes. Another process can read them only if it has all of our capabilities (ptrace(2), "access
-    # mode checking").
+    # executable file can read its files in /proc/self/fdinfo only if PR_SET_DUMPABLE is set. PR_SET_DUMPABLE does not
+    # open our files in /proc to all processes. Another process can read our files in /proc only if the process has all
+    # of our capabilities (ptrace(2), "access mode checking").
     _prctl(_PR_SET_DUMPABLE, 1)
 
 
 def drop(keep: Collection[str] = ()) -> None:
-    """Drops all capabilities of the calling thread except `keep`. Programs that the thread executes get none."""
+    """Drops all capabilities of the calling thread except `keep`.
+
+    Programs that the thread executes get no capabilities.
+    """
     _drop_all_but(_mask(keep), 0)
 
 
 def _works_without_capabilities(operation: Callable[[], None]) -> bool:
-    """Returns true if an operation succeeds in a thread without capabilities. The thread is new and ends afterwards."""
+    """Starts a thread without capabilities, and returns true if an operation succeeds in this thread."""
     with ThreadPoolExecutor(1) as unprivileged:
         unprivileged.submit(drop).result()
         try:
@@ -180,13 +185,13 @@ def _works_without_capabilities(operation: Callable[[], None]) -> bool:
 
 
 def needed_at_run_time() -> frozenset[str]:
-    """Returns the capabilities that this kernel requires to use a loaded program. Usually there are none.
+    """Returns the capabilities that this kernel requires to use a loaded program. Usually no capabilities are required.
 
     Since Linux 5.19, a process needs only the descriptor of a map to use the map. Since Linux 6.6, a process needs only
     the descriptor of a program to attach the program. But a security module may require capabilities. So this function
-    tries both operations without capabilities. It updates a map of one cell. It attaches a program that does nothing to
-    the loopback interface, and detaches the program at once. Raises OSError if the calling thread cannot create this
-    map or load this program.
+    tries to use a map and a program without capabilities. The test updates a map of one cell, attaches a no-op
+    program to the loopback interface, and detaches the program at once. Raises OSError if the calling thread cannot
+    create the map or load the program.
     """
     cell, program = libbpf.create_cell(), libbpf.load_noop()
     operations: dict[str, Callable[[], None]] = {
@@ -212,7 +217,7 @@ def drop_capabilities(keep: Collection[str] = ()) -> frozenset[str]:
     """
     try:
         kept = needed_at_run_time() | frozenset(keep)
-    except OSError:  # the kernel program cannot be loaded either, and the loader will report this
+    except OSError:  # the kernel program cannot be loaded either, and the loader will report the cause
         kept = frozenset()
     drop(kept)
     return kept

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles and loads the kernel program with BCC, sends the file descriptors to the agent, and exits.
 
-`import bcc` loads LLVM, which takes 160 MB of memory. If the agent imported bcc, it would hold this memory for years.
-So this script runs in a child process, for half a second. The script runs under the interpreter that has BCC (usually
-the distribution's /usr/bin/python3), and needs only the standard library and BCC. The script communicates with the
-agent over a Unix socket:
+`import bcc` loads LLVM, which takes 160 MB of memory. If the agent imported bcc, the agent would hold the memory of
+LLVM until the agent ends. So this script runs in a child process, which ends after half a second. The script runs under
+the interpreter that has BCC (usually the distribution's /usr/bin/python3), and needs only the standard library and BCC.
+The script communicates with the agent over a Unix socket:
 
     argv[1]   the descriptor of the socket
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
@@ -14,8 +14,8 @@ agent over a Unix socket:
               maps are sent with this reply (SCM_RIGHTS, unix(7)).
               The last reply after a failure is {"error": description, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" |
               "compile" | "no-thread" | "unable" | "load"}. The kind "load" means that the verifier rejected the
-              program. A reply of this kind also has "program", "location" ("file:line" in bpf/, or ""), and "verdict".
-              If the script sends several replies after the first reply, only the last of them is valid.
+              program. A reply of the kind "load" also has "program", "location" ("file:line" in bpf/, or ""), and
+              "verdict". If the script sends several replies after the first reply, only the last reply is valid.
 
 The messages of the compiler and the verifier go to standard error, which the agent captures.
 """
@@ -49,11 +49,11 @@ bytecode, landlock, verifier_log = map(import_neighbour, ("bytecode.py", "landlo
 # The system's C headers for user space (linux-libc-dev).
 HEADERS = [Path("/usr/include"), Path("/usr/include", sysconfig.get_config_var("MULTIARCH") or "")]
 WARNINGS = ["-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
-FUNCTION = "epping"  # the function of epping.bpf.c from which both programs are made
-MAX_LOG_LINES = 100  # the last lines of the verifier's log
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> value of DIRECTION
-# The order is that of enum direct_table (bpf/direct_value.h).
+FUNCTION = "epping"  # The function of epping.bpf.c from which the ingress and the egress program are made.
+MAX_LOG_LINES = 100  # Number of lines that are printed from the end of the verifier's log.
+PR_SET_PDEATHSIG = 1  # A constant of linux/prctl.h.
+PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # Name -> value of DIRECTION.
+# The tables are in the order of enum direct_table (bpf/direct_value.h).
 DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "slot_cache", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
 
@@ -114,13 +114,13 @@ def load(request: dict[str, Any], send: Send) -> tuple[dict[str, Any], list[int]
 def find_bcc() -> tuple[Any, Any]:
     """Returns the module bcc and the library libbpf.
 
-    Raises LoadError if one of them is missing, or if the module `bcc` belongs to another package.
+    Raises LoadError if the module or the library is missing, or if the module `bcc` belongs to another package.
     """
     try:
         import bcc
     except (ImportError, OSError) as error:  # OSError: the module is installed, but libbcc.so is missing
         raise LoadError("no-bcc", str(error)) from error
-    if not getattr(bcc, "__file__", None):  # Python can import an empty folder that a removed package left
+    if not getattr(bcc, "__file__", None):  # Python can import an empty folder as a module
         raise LoadError("no-bcc", "the module bcc is an empty folder")
     if not hasattr(bcc, "BPF"):
         raise LoadError("wrong-bcc", str(bcc.__file__))
@@ -142,9 +142,9 @@ def readable_folders(source: Path) -> list[Path]:
 
 
 def header_folders(headers: Sequence[Path]) -> list[Path]:
-    """Returns these folders and the folders that contain asm/*.h.
+    """Returns the folders `headers` and the folders that contain asm/*.h.
 
-    On Debian 13, asm is a link to a folder outside of these folders.
+    On Debian 13, asm is a link to a folder outside of `headers`.
     """
     return [*headers, *((folder / "asm/types.h").resolve().parent for folder in headers)]
 
@@ -155,8 +155,8 @@ def header_folders(headers: Sequence[Path]) -> list[Path]:
 def flatten(folder: Path, name: str, seen: set[str]) -> list[SourceLine]:
     """Returns the lines of a source file. Each #include line of a header in bpf/ is replaced by the header's lines.
 
-    This is necessary because BCC rewrites map operations only in the main file. `seen` has the names of the files that
-    are already included.
+    The lines are put into one text, because BCC rewrites map operations only in the main file. `seen` has the names of
+    the files that are already included.
     """
     seen.add(name)
     lines = []
@@ -189,9 +189,9 @@ def compile_source(bcc: Any, text: str, defines: dict[str, int], debug_option: s
     """
     flags = [*(f"-I{folder}" for folder in HEADERS), *WARNINGS]
     # BCC always runs LLVM's optimizer on the output of clang, even if clang has optimized the output. So clang's own
-    # passes are disabled. Compiling then takes 0.3 s less, and the program is not slower. But the source must not use
-    # features that only clang's own passes process. For example, __builtin_expect() would stay in the code and prevent
-    # optimizations.
+    # passes are disabled. Without clang's own passes, compiling takes 0.3 s less, and the program is not slower. But
+    # the source must not use features that only clang's own passes process. For example, __builtin_expect() would stay
+    # in the code and prevent optimizations.
     flags += [debug_option, "-Os", "-Xclang", "-disable-llvm-passes"]
     flags += [f"-D{name}={value}" for name, value in defines.items()]
     try:
@@ -236,7 +236,7 @@ def load_program(bcc: Any, libbpf: Any, name: str, code: bytes) -> int:
 
 
 def direct_map_fds(module: Any) -> list[int]:
-    """Returns the descriptors of DIRECT_TABLES. The program accesses the rows of these tables by address."""
+    """Returns the descriptors of DIRECT_TABLES, the tables whose rows the program accesses by address."""
     return [module[table].map_fd for table in DIRECT_TABLES]
 
 
@@ -277,7 +277,9 @@ def describe_maps(bcc: Any, module: Any) -> tuple[list[dict[str, Any]], list[int
 
 
 def layout(struct: Any) -> dict[str, Any]:
-    """Describes a ctypes structure: {"size": bytes, "fields": [[name, offset, element, count]...]}.
+    """Describes a ctypes structure.
+
+        {"size": bytes, "fields": [[name, offset, element, count]...]}
 
     `element` is "u8", "u16", "u32", "u64", or the layout of a structure. If the field is an array, `count` is the
     length of the array. Otherwise `count` is 0.

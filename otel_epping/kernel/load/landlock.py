@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Restricts the compiler's access to files with Landlock (landlock(7); Linux 5.13 and later, if it is enabled).
+"""Restricts the compiler's access to files with Landlock (landlock(7); Linux 5.13 and later, if Landlock is enabled).
 
-The compiler is a large amount of code, and it runs with capabilities. It needs to read the files in a few folders. It
-does not need to read other files, or to execute or write files. The restriction also saves at least 0.1 s, because BCC
-then cannot read the kernel's symbols. BCC needs these symbols only for a helper function that our program does not
-call.
+The compiler is a large program that runs with capabilities. The compiler needs to read the files in a few folders. The
+compiler does not need to read other files, or to execute or write files. The restriction also saves at least 0.1 s,
+because it prevents BCC from reading the kernel's symbols. BCC needs the kernel's symbols only for a helper function
+that our program does not call.
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -29,7 +29,7 @@ _syscall = ctypes.CDLL(None).syscall
 
 
 def _ruleset(folders: Sequence[Path]) -> int:
-    """Returns the descriptor of a ruleset that only allows the thread to read files in these folders.
+    """Returns the descriptor of a ruleset that allows a thread only to read files in `folders`.
 
     Returns -1 if Landlock refuses the ruleset.
     """
@@ -47,7 +47,7 @@ def _ruleset(folders: Sequence[Path]) -> int:
 
 
 def _first_unreadable(restrict: Callable[[], int], folders: Sequence[Path]) -> Path | None:
-    """Restricts the calling thread. Returns the first folder that the thread cannot read after that.
+    """Restricts the calling thread. Returns the first folder that the restricted thread cannot read.
 
     Returns None if the thread can read all folders.
     """
@@ -65,15 +65,15 @@ def _first_unreadable(restrict: Callable[[], int], folders: Sequence[Path]) -> P
 
 
 def confine(readable: Sequence[Path]) -> str:
-    """Restricts the calling thread so that it can only read files in these folders.
+    """Restricts the calling thread so that the thread can only read files in the folders `readable`.
 
     The restriction also applies to threads that the calling thread starts later. Returns a warning if the thread could
     not be restricted. Returns '' if the thread is restricted, or if the kernel has no Landlock. The caller must have
     set no_new_privs.
 
-    Landlock identifies files by inode. Some network file systems create a new inode at each access. With the
-    restriction, files on these file systems would be unreadable. A restriction cannot be removed, so another thread
-    tests the restriction first.
+    Landlock identifies files by inode. Some network file systems create a new inode at each access, so a restricted
+    thread cannot read files on these file systems. A restriction cannot be removed, so another thread tests the
+    restriction first.
     """
     if _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION) < 1:
         return ""

@@ -40,9 +40,9 @@ _WRONG_BCC = (
 # The kinds of failures after which the next interpreter is tried.
 _TRY_NEXT = ("no-bcc", "wrong-bcc", "no-libbpf")
 _MESSAGE_BYTES, _MESSAGE_FDS = 1 << 20, 64
-# Signals that a bug in the compiler can cause. SIGKILL has other causes, for example a lack of memory.
+# The signals that a bug in the compiler can cause. SIGKILL has other causes, for example a lack of memory.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
-# BCC prints this text if it cannot create a map. After that, BCC wrongly reports that the program cannot be compiled.
+# If BCC cannot create a map, BCC prints this text, and then wrongly reports that the program cannot be compiled.
 _MAP_FAILED = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
 
@@ -61,7 +61,8 @@ def source_folder() -> Path:
 def interpreters() -> list[str]:
     """Returns the interpreters that may have BCC.
 
-    If this interpreter has a module `bcc`, this interpreter comes first. The system's interpreter comes after it.
+    The list starts with the interpreter that runs the agent, if that interpreter has a module `bcc`. The system's
+    interpreter is the last in the list.
     """
     own = [sys.executable] if importlib.util.find_spec("bcc") else []
     return own + [path for path in (SYSTEM_PYTHON,) if path not in own and Path(path).exists()]
@@ -94,7 +95,7 @@ class _Outcome:
 def _environment() -> dict[str, str]:
     """Returns our environment without OTEL_* and ARCH.
 
-    OTEL_* may contain secrets. If ARCH is set, BCC compiles for that architecture.
+    OTEL_* may contain secrets. If ARCH is set, BCC compiles for the architecture in ARCH.
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name != "ARCH"}
 
@@ -122,19 +123,20 @@ def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[st
 def _run_child(interpreter: str, request: str) -> _Outcome:
     """Runs the child process until it ends.
 
-    The calling thread keeps only the capabilities that loading needs, and the child inherits them. So call this
-    function in a separate thread.
+    The calling thread permanently drops all capabilities except the capabilities that loading needs, and the child
+    inherits the kept capabilities. So call _run_child() in a separate thread.
     """
     capabilities.confine()
     ours, pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         # The child uses the descriptors 0 to 2 for its own standard streams. So the child's end of the socket must have
-        # a higher descriptor. Without fcntl(), it could get a lower descriptor if the application has closed its
-        # standard streams.
+        # a descriptor above 2. Without fcntl(), the child's end could get a descriptor below 3 if the application has
+        # closed its standard streams.
         with pair, socket.socket(fileno=fcntl.fcntl(pair, fcntl.F_DUPFD_CLOEXEC, 3)) as theirs:
             child = _start_child(interpreter, theirs.fileno(), request)
         _, stderr = child.communicate()
-        # The child has ended, and its messages are in the socket's buffer. The buffer is far larger than all messages.
+        # The child has ended, and its messages are in the socket's buffer. All messages together are far smaller than
+        # the buffer.
         versions, reply, fds = dict[str, str](), {}, list[int]()
         while message := socket.recv_fds(ours, _MESSAGE_BYTES, _MESSAGE_FDS):
             if not message[0]:
@@ -195,7 +197,7 @@ def _failure(outcome: _Outcome) -> EppingError:
     location = f" at {reply['location']}" if reply["location"] else ""
     return EppingError(
         f"the kernel's verifier rejects the program{location} ({reply['error']}: {reply['verdict']}): please report "
-        f"this line and the log, of {outcome.compiler} on Linux {platform.release()} {platform.machine()}",
+        f"this line and the log ({outcome.compiler} on Linux {platform.release()} {platform.machine()})",
         detail,
     )
 
@@ -229,7 +231,8 @@ def _program(outcome: _Outcome, interpreter: str) -> Program:
 def load(config: EppingConfig) -> Program:
     """Compiles and loads the program. Does not attach the program.
 
-    Raises EppingError if this fails. The field `detail` of the error has the log of the compiler or the verifier.
+    If the program cannot be loaded, raises EppingError. The field `detail` of the error has the log of the compiler or
+    the verifier.
     """
     requirements.check_kernel()
     requirements.check_file_systems()

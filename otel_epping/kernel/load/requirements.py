@@ -16,18 +16,19 @@ from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import possible_cpus
 from otel_epping.kernel.load.capabilities import NEEDED, may_raise_limits, missing
 
-# The program uses atomic compare-and-exchange, which BPF supports since Linux 5.12. The next long-term release is 5.15.
-# TCX links exist since Linux 6.6. Before Linux 6.6, the agent attaches clsact filters.
+# The program uses atomic compare-and-exchange, which BPF supports since Linux 5.12. Linux 5.15 is the first long-term
+# release after Linux 5.12. TCX links exist since Linux 6.6. Before Linux 6.6, the agent attaches clsact filters.
 MIN_KERNEL = (5, 15)
 
-# `make vmtest` and `make test` have run on Linux versions from the first to the second of TESTED_KERNELS, with the
-# releases of BCC in TESTED_BCC, and on the architectures in TESTED_MACHINES: see docs/platforms.md.
+# `make vmtest` and `make test` have run on several Linux versions, with the releases of BCC in TESTED_BCC, and on the
+# architectures in TESTED_MACHINES. TESTED_KERNELS contains the oldest and the newest tested Linux version. See
+# docs/platforms.md.
 TESTED_KERNELS = ((6, 1), (7, 3))
 TESTED_BCC = ("0.26", "0.31", "0.37")
 TESTED_MACHINES = ("x86_64",)
 
-# From this Linux version on, the kernel charges the memory of maps to the cgroup. In older versions, the memory of maps
-# counts against RLIMIT_MEMLOCK.
+# Linux 5.11 and later charge the memory of maps to the cgroup. Before Linux 5.11, RLIMIT_MEMLOCK limits the memory of
+# maps.
 _CGROUP_KERNEL = (5, 11)
 
 # A table with rows for each CPU must be smaller than 512 MB (bpf/direct_value.h). The table of interface counters takes
@@ -45,13 +46,14 @@ SHORTAGES = {
 }
 
 _OWN = Path("/proc/self")
-# The initial user namespace has this inode (PROC_USER_INIT_INO, linux/proc_ns.h). The capabilities of a process are
-# valid in the user namespace of the process, but BPF requires them in the initial user namespace (bpf_capable(),
-# linux/capability.h).
+# The target of the link /proc/self/ns/user in the initial user namespace (PROC_USER_INIT_INO, linux/proc_ns.h). The
+# capabilities of a process are valid in the user namespace of the process, but BPF requires capabilities in the initial
+# user namespace (bpf_capable(), linux/capability.h).
 _INITIAL_USER_NAMESPACE = "user:[4026531837]"
 # The agent has eight threads. gRPC has additional threads, whose number depends on the number of CPUs.
 _THREADS = 8 + min(max(4, os.cpu_count() or 1), 16)
-# Maps and programs need 20 descriptors, exporters and sockets need 10, and each interface needs two.
+# Maps and programs need 20 descriptors, exporters and sockets need 10 descriptors, and each interface needs two
+# descriptors.
 _MIN_FILES = 40
 _SECCOMP = re.compile(r"^Seccomp:\s*2$", re.MULTILINE)
 
@@ -93,7 +95,7 @@ def tested_bcc(version: str) -> str:
 
 
 def check_cpus() -> int:
-    """Returns the number of possible CPUs. Raises EppingError if this number is too large for the program's tables."""
+    """Returns the number of possible CPUs. Raises EppingError if there are too many CPUs for the program's tables."""
     possible = possible_cpus()
     if possible > MAX_CPUS:
         raise EppingError(f"{possible} possible CPUs are too many: boot the kernel with nr_cpus={MAX_CPUS}")
@@ -119,7 +121,7 @@ def check_user_namespace() -> None:
     if namespace != _INITIAL_USER_NAMESPACE:
         raise EppingError(
             "this process is in a user namespace, whose capabilities do not allow BPF: run otel-epping outside of it, "
-            "as root of the machine (a container: not rootless, without userns-remap or hostUsers: false)"
+            "as root of the machine (in a container: do not use rootless mode, userns-remap or hostUsers: false)"
         )
 
 
@@ -160,10 +162,11 @@ def _start_threads() -> NoReturn:
 
 
 def check_threads() -> None:
-    """Starts as many threads as an agent has, as a test. Raises EppingError if this fails.
+    """Tests whether an agent can start all of its threads. Raises EppingError if a thread cannot be started.
 
-    Without this check, the agent would start, and gRPC would try forever to start a thread. The threads run in a child
-    process, because the memory of an ended thread stays reserved. The calling process must have no other threads.
+    Without check_threads(), the agent would start, and gRPC would try forever to start a thread. The test starts the
+    threads in a child process, because the memory of an ended thread stays reserved. The calling process must have no
+    other threads.
     """
     started = 0
     with suppress(BlockingIOError):
@@ -174,7 +177,7 @@ def check_threads() -> None:
 
 
 def check_capability(name: str) -> str:
-    """Returns the reason why the agent needs this capability. `name` is a key of capabilities.NEEDED.
+    """Returns the reason why the agent needs the capability `name`, which is a key of capabilities.NEEDED.
 
     Raises EppingError if this process lacks the capability.
     """

@@ -2,10 +2,11 @@
 """Finds the source line at which the kernel's verifier rejects the program.
 
 The loaded program has no debug information, and its cold blocks are moved. So after a rejection, the program is
-compiled again with debug information and in its original order. BCC then prints a listing of source lines and
-instructions. The verifier's log contains the number of the rejected instruction. The listing shows the source line of
-this instruction. (The verifier can print source lines itself, but only if the loader passes line information to it. BCC
-does not pass line information, and does not provide it to another loader.)
+compiled again with debug information and in its original order. When BCC compiles with debug information, BCC prints a
+listing of source lines and instructions. The verifier's log contains the number of the rejected instruction. The
+listing shows the source line of the rejected instruction. (The verifier could print source lines itself if the loader
+passed line information to the verifier. BCC does not pass line information, and does not provide line information to
+another loader.)
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -19,12 +20,12 @@ from typing import Any, NamedTuple
 
 DEBUG_SOURCE = 8  # of bcc.BPF(debug=)
 _LOG_BYTES = 1 << 24
-# BCC's listing has one line for each source line: "; text of the source line // Line  42". The lines after it show the
-# instructions of the source line. Such a line consists of the instruction's number ("  17:"), a tab, and the
-# instruction.
+# BCC's listing has one line for each source line: "; text of the source line // Line  42". The instructions of the
+# source line follow in the next lines. A line with an instruction consists of the instruction's number ("  17:"), a
+# tab, and the instruction.
 _LISTING = re.compile(r"^; (?P<text>.*) // Line *(?P<line>\d+)$|^ *(?P<instruction>\d+):\t", re.MULTILINE)
-# The verifier's log has a line such as "17: (b7) r1 = 0" for each instruction. The last line says how many instructions
-# were processed.
+# The verifier's log has a line such as "17: (b7) r1 = 0" for each instruction. The last line of the log says how many
+# instructions were processed.
 _VERIFIED = re.compile(r"^(\d+): \([0-9a-f]{2}\) ", re.MULTILINE)
 _PROCESSED = re.compile(r"^processed \d+ insns .*\n?", re.MULTILINE)
 
@@ -62,7 +63,7 @@ class _LoadOptions(ctypes.Structure):
 def captured_stderr() -> Iterator[list[str]]:
     """Captures the text that Python and C libraries write to standard error.
 
-    Yields an empty list. When the `with` block ends, the captured text is appended to the list.
+    Yields an empty list. When the `with` block ends, the captured text is appended to the yielded list.
     """
     captured: list[str] = []
     saved_fd = os.dup(2)
@@ -94,8 +95,8 @@ def line_of(instruction: int, listing: str, source: Sequence[str]) -> int:
 
     The first line has the number 1. BCC makes a new text from the source and compiles the new text. BCC's listing has
     the line numbers of the new text. The new text has more lines than the source, for example one more line for each
-    function. So this function finds the nearest listed line whose text occurs exactly once in the source. The two
-    numbers of that line give the difference between the line numbers.
+    function. So this function finds the nearest listed line whose text occurs exactly once in the source. In the
+    source and in the listing, the distance between this line and the wanted line is about the same.
     """
     number, text = _listed_line(instruction, listing)
     source_numbers: dict[str, list[int]] = {}

@@ -20,9 +20,9 @@ _IFLA_XDP_PROG_ID, _IFLA_XDP_OF_MODES = 4, (5, 6, 7)
 _IFLA_STATS_LINK_64 = 1
 _IFF_UP = 0x1
 
-_LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, hardware, index, flags, change
-_STATS = struct.Struct("=BxxxII")  # if_stats_msg: family, index, mask of the wanted attributes
-_PACKETS = struct.Struct("=QQ")  # the first two members of rtnl_link_stats64: packets received, transmitted
+_LINK = struct.Struct("=BxHiII")  # Members of ifinfomsg: family, hardware, index, flags, change.
+_STATS = struct.Struct("=BxxxII")  # Members of if_stats_msg: family, index, mask of the wanted attributes.
+_PACKETS = struct.Struct("=QQ")  # The first two members of rtnl_link_stats64: packets received, transmitted.
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def links() -> Iterator[Link]:
 
 
 def find_link(name: str) -> Link | None:
-    """Returns the interface with this name or alternative name, or None if there is no such interface.
+    """Returns the interface that has `name` as its name or as an alternative name.
 
-    An alternative name has up to 127 bytes (ip-link(8)).
+    Returns None if no interface has the name. An alternative name has up to 127 bytes (ip-link(8)).
     """
     # If the request has the attribute IFLA_ALT_IFNAME, the kernel searches names and alternative names. The attribute
     # IFLA_IFNAME is limited to 15 bytes.
@@ -123,7 +123,7 @@ def device(ifindex: int) -> Device:
 
 
 def packet_counts(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Returns the kernel's counts (packets received, packets transmitted) of each interface, by index.
+    """Returns the kernel's packet counts (received, transmitted) for each interface, by index.
 
     `ip -s link` shows the same counts. Interfaces that are gone are missing in the result. Raises OSError.
     """

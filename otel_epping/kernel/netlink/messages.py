@@ -4,7 +4,7 @@
 A message consists of a header, a struct that depends on the message type, and attributes. Numbers are in the machine's
 byte order. This file implements only the functions that links.py, routes.py and traffic_control.py need. The package
 pyroute2 implements the whole protocol, but the import of pyroute2 takes 10 MB of memory and 80 ms. The import of all
-our settings, including their model, takes less memory and time.
+our settings takes less memory and time than the import of pyroute2.
 """
 
 import errno
@@ -23,7 +23,7 @@ _MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, p
 ATTRIBUTE = struct.Struct("=HH")
 
 _DATAGRAM = 1 << 16
-# Maximum number of requests in a datagram. The answers to all of these requests must fit into the socket's buffer.
+# Maximum number of requests in a datagram. The answers to all requests of a datagram must fit into the socket's buffer.
 _MAX_REQUESTS = 32
 _TIMEOUT_S = 1.0
 # The size of the buffer for notifications, in bytes. The kernel limits the size to net.core.rmem_max.
@@ -80,7 +80,7 @@ def dump(kind: int, body: bytes) -> Iterator[bytes]:
 def request(kind: int, bodies: Sequence[bytes]) -> Iterator[bytes]:
     """Sends requests of the type `kind`. Each request is for one object. Yields the body of each answer.
 
-    If the kernel refuses a request, no body is yielded for it. Raises OSError.
+    For a request that the kernel refuses, no body is yielded. Raises OSError.
     """
     with _socket() as sock:
         sock.settimeout(_TIMEOUT_S)

@@ -16,11 +16,11 @@ _RTA_DST, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 1, 4, 9, 15, 30
 _RTN_UNICAST, _RTN_BLACKHOLE = 1, 6
 _NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
 
-_ROUTE = struct.Struct("=8BI")  # rtmsg: family, lengths of destination and source, tos, table, protocol, scope, type
-_NEXT_HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, index
-_NEXT_HOP_OBJECT = struct.Struct("=4BI")  # nhmsg: family, scope, protocol, reserved, flags
-_GROUP_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: id, weight, weight's high byte, reserved
-_ADDRESS = struct.Struct("=4xI")  # ifaddrmsg: family, length of the prefix, flags, scope, index
+_ROUTE = struct.Struct("=8BI")  # Members of rtmsg: family, address lengths, tos, table, protocol, scope, type.
+_NEXT_HOP = struct.Struct("=HBBi")  # Members of rtnexthop: length, flags, hops, index.
+_NEXT_HOP_OBJECT = struct.Struct("=4BI")  # Members of nhmsg: family, scope, protocol, reserved, flags.
+_GROUP_MEMBER = struct.Struct("=IBBH")  # Members of nexthop_grp: id, weight, high byte of the weight, reserved.
+_ADDRESS = struct.Struct("=4xI")  # Members of ifaddrmsg: family, length of the prefix, flags, scope, index.
 _NUMBER = struct.Struct("=I")
 
 
@@ -47,7 +47,10 @@ class Route:
 
 
 def parse_route(body: bytes) -> Route | None:
-    """Returns the route that an RTM_NEWROUTE or RTM_DELROUTE message describes; None if it is not a unicast route."""
+    """Returns the unicast route that an RTM_NEWROUTE or RTM_DELROUTE message describes.
+
+    Returns None for other routes.
+    """
     _, bits, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
     if kind not in (_RTN_UNICAST, _RTN_BLACKHOLE):
         return None
@@ -77,9 +80,9 @@ def parse_route(body: bytes) -> Route | None:
 class Nexthop:
     """A nexthop object: an interface, a group of nexthop objects, or a blackhole.
 
-    number     the id of the object
+    number     the id of the nexthop object
     interface  the index of the interface; 0 for a group or a blackhole
-    members    the ids of the nexthop objects in the group; empty if the object is not a group
+    members    the ids of the nexthop objects in the group; empty for an interface or a blackhole
     """
 
     number: int

@@ -14,8 +14,9 @@ _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
 _RTMGRP_TC = 0x8
 _TCA_KIND, _TCA_OPTIONS, _TCA_CHAIN = 1, 2, 11
 _TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
-_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # the parents of filters on a clsact qdisc
-_CLSACT = 0xFFFFFFF1  # the parent of a clsact or ingress qdisc; an interface can have only one of these two qdiscs
+_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # The parents of filters on a clsact qdisc.
+# The parent of a clsact or ingress qdisc. An interface cannot have both a clsact qdisc and an ingress qdisc.
+_CLSACT = 0xFFFFFFF1
 
 _TC = struct.Struct("=BxxxiIII")  # tcmsg: family, index, handle, parent, priority << 16 | protocol
 
@@ -65,7 +66,7 @@ def filters(ifindex: int, direction: str) -> Iterator[Filter]:
 def ingress_qdisc(ifindex: int) -> str:
     """Returns the kind of an interface's qdisc for incoming packets: "clsact" or "ingress".
 
-    Returns '' if the interface has no qdisc of these kinds. Raises OSError.
+    Returns '' if the interface has neither a clsact nor an ingress qdisc. Raises OSError.
     """
     for body in messages.dump(_RTM_GETQDISC, _TC.pack(socket.AF_UNSPEC, ifindex, 0, 0, 0)):
         _, index, _, parent, _ = _TC.unpack_from(body)

@@ -1,84 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the program's histograms.
+"""Reads the program's histograms. Only the buckets in use are read: about 160 of 1660 bytes of a histogram.
 
-In most rows, only the buckets in use are read, which are about 160 of the 1660 bytes of a row. The reader knows from
-earlier readings which buckets are in use. The program also counts the RTTs of each row (`ended`). If the RTTs in the
-known buckets of a row are fewer than `ended`, all buckets of the row are read.
+The program keeps the buckets of a histogram in blocks of 16 buckets, and claims a block when an RTT is counted in one
+of its buckets (bpf/histogram.h). A histogram has the numbers of its blocks. Block 0 is never claimed, so all of its
+buckets are 0.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Words, grow
+from otel_epping.kernel.arrays import Counts, Indexes, Records, Words, grow
 from otel_epping.kernel.count_table import HistogramTable
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.parallel import Shared
 from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
 
-# Number of buckets in a block. Buckets are read in blocks, because reading single buckets takes twice as long as
-# reading blocks. A block fills a cache line.
+# The number of buckets in a block.
 BLOCK = 16
-# The numpy type of a block is opaque, because numpy copies an opaque item in one operation. Copying 16 separate numbers
-# takes twice as long as copying a block.
+# numpy copies an item of this type as a whole. To copy 16 separate numbers takes twice as long.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
-# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read at most
-# _TRIES times.
+# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read up to
+# this number of times.
 _TRIES = 16
 # If new RTTs are counted outside of the runs while the runs are read, the runs are widened, and read again. In one
-# reading, runs are widened at most _PASSES times.
+# reading, this is done up to this number of times.
 _PASSES = 4
 
 
-def _include(first: Indexes, end: Indexes, rows: Indexes, occupied: Flags) -> None:
-    """Extends the range [first, end) of each given row so that the range includes all occupied buckets of the row.
+def numbers_of(words: Counts) -> Indexes:
+    """Splits 64-bit words into two 32-bit numbers each, the low number first (PAIRS in bpf/maps.h).
 
-    occupied  (rows, buckets) true if the bucket is not 0
+    words  (rows, n)
+
+    The shape of the result is (rows, 2 * n).
     """
-    some = occupied.any(axis=1)
-    rows, occupied = rows[some], occupied[some]
-    lowest, past_highest = occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)
-    first[rows] = np.where(first[rows] == end[rows], lowest, np.minimum(first[rows], lowest))
-    end[rows] = np.maximum(end[rows], past_highest)
+    pairs = np.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], axis=-1)
+    return pairs.reshape(len(words), -1).view(np.int64)
 
 
-def _copy_blocks(words: Words, places: Indexes) -> Words:
-    """Copies the blocks that start at the given places, one after the other. The shape is (places * BLOCK,)."""
-    at_any_word = np.ndarray(len(words) - BLOCK + 1, _BLOCK_TYPE, words, strides=(4,))
-    return at_any_word[places].view(np.uint32)
+def block_numbers(histograms: Records) -> Indexes:
+    """Returns the numbers of the blocks of histograms; 0 where a block is missing. The shape is (rows, blocks)."""
+    return numbers_of(histograms["blocks"])
 
 
 class HistogramReader:
-    """Reads buckets and sums of RTTs into a table of counts.
+    """Reads buckets and sums of RTTs into a table.
 
-    The program's buckets have 32 bits, and the buckets of the table have 64 bits. The table stores only one run of
-    consecutive buckets of each row (sparse_histograms.py). A run consists of whole blocks. At scale 4, a row has 415
-    buckets. An example at this scale:
-
-    - RTTs are counted in the buckets 100 to 120. The run gets two blocks, the buckets 100 to 131. `first` is 100.
-    - Later, an RTT is counted in bucket 90. Now `ended` is greater by 1 than the sum of the run, so all buckets of the
-      row are read. The run must include buckets 90 to 131. So the run gets three whole blocks, which are the buckets 90
-      to 137. `first` is 90.
-    - Later, RTTs are counted in the buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run
-      cannot extend past the last bucket, because the next row starts after the last bucket. So the run starts one word
-      before bucket 0,
-      and `first` is -1. The word before bucket 0 is part of `max_word`. In the run, the word before bucket 0 is set to
-      0.
+    The program's buckets have 32 bits, and the buckets of the table have 64 bits. The run of each row in the table
+    (sparse_histograms.py) contains the buckets from the row's first block to its last block. For example, if RTTs are
+    counted in the buckets 100 to 120, the row has the blocks 6 and 7, and its run contains the buckets 96 to 127.
 
     ended  (rows,) the number of RTTs of each row
     """
 
-    def __init__(self, array: Array, counts: HistogramTable) -> None:
-        self._array, self._counts = array, counts
-        buckets, offset = array.dtype.fields["buckets"][:2]  # type: ignore[index]  # a struct
-        self._buckets: int = buckets.shape[0]
-        self._surplus = -self._buckets % BLOCK  # number of words that a run of all buckets has before bucket 0
-        # The size of a row, and the offset of the buckets in a row, in words of 32 bits.
-        self._row_words, self._first_word = array.dtype.itemsize // 4, offset // 4
+    def __init__(self, histograms: Array, blocks: Array, table: HistogramTable) -> None:
+        self._histograms, self._blocks, self._table = histograms, blocks, table
         self.ended: Counts = np.zeros(0, np.uint64)
 
     def reset(self, rows: Indexes) -> None:
-        """Sets `ended` to 0 for rows that have a new owner. The caller must also reset the same rows of the table."""
+        """Sets `ended` to 0 for rows that have a new owner. The caller must also reset these rows of the table."""
         self.ended[rows] = 0
 
     def grow(self, rows: int) -> None:
@@ -88,99 +69,110 @@ class HistogramReader:
     def begin(self, rows: int) -> None:
         """Prepares to read the first `rows` rows.
 
-        After begin() returns, one or more threads must call work(). When work() has returned in all threads, one thread
-        must call finish().
+        After that, one or more threads must call work(). When work() has returned in all threads, one thread must call
+        finish().
         """
-        self._begin_pass(self._array.parts(rows))
+        self._begin_pass(self._histograms.parts(rows))
 
     def _begin_pass(self, parts: Iterator[tuple[int, int]]) -> None:
         self._parts = Shared(parts)
         self._outgrown: list[tuple[int, int]] = []
-        self._first = self._counts.buckets.first.copy()
-        self._end = self._first + self._counts.buckets.lengths
+        self._first = self._table.buckets.first.copy()
+        self._end = self._first + self._table.buckets.lengths
 
     def work(self, visit: Callable[[int, Records], None]) -> None:
-        """Reads one part after the other until all parts are read. Several threads may call work() at the same time.
+        """Reads one part after the other until all parts are read. Several threads may call this at the same time.
 
         visit  a function that is called for each part. Its arguments are the number of the part's first row, and the
                program's rows of the part
         """
         for begin, end in self._parts:
-            histograms = self._array.rows(begin, end)
-            short = self._read_changed(begin, histograms)
-            visit(begin, histograms)
-            if len(short):
-                _include(self._first, self._end, short, histograms["buckets"][short - begin] != 0)
+            histograms = self._histograms.rows(begin, end)
+            if self._read_changed(begin, histograms):
                 self._outgrown.append((begin, end))
-            del histograms  # unmaps the part before the next part is mapped
+            visit(begin, histograms)
+            del histograms  # otherwise the part would stay mapped while the next part is mapped
 
     def finish(self, visit: Callable[[int, Records], None]) -> None:
-        """Widens the runs that were too narrow, and rereads the parts that contain widened runs."""
+        """Widens the runs that were too narrow, and reads the parts that contain these runs again."""
         for _ in range(_PASSES):
             if not self._outgrown:
                 break
-            self._widen_runs(self._first, self._end)
+            self._table.buckets = self._table.buckets.widen(self._first, starts_of(self._end - self._first))
             self._begin_pass(iter(self._outgrown))
             self.work(visit)
 
-    def _widen_runs(self, first: Indexes, end: Indexes) -> None:
-        """Extends each run to include the buckets `first` to `end` - 1. New buckets are 0 until they are read.
-
-        `first` and `end` have the shape (rows,).
-        """
-        lengths = -(-(end - first) // BLOCK) * BLOCK
-        self._counts.buckets = self._counts.buckets.widen(
-            np.minimum(first, self._buckets - lengths), starts_of(lengths)
-        )
-
-    def _read_changed(self, begin: int, histograms: Records) -> Indexes:
-        """Reads the rows of a part that have new RTTs. Returns the rows whose run does not contain all RTTs of the row.
+    def _read_changed(self, begin: int, histograms: Records) -> bool:
+        """Reads the rows of a part that have new RTTs. Returns true if a row has blocks outside of its run.
 
         If an RTT is counted in a row while the row is read, the row is read again, so that its buckets and its sum
-        contain the same RTTs. If the program is interrupted on a CPU while it counts an RTT, each of the _TRIES
-        attempts can fail. If all attempts fail, the table keeps the row's previous counts until the next reading.
+        contain the same RTTs. If the program is interrupted on a CPU while it counts an RTT, all attempts fail. The row
+        then keeps its previous counts until the next reading.
 
         begin       the number of the first row of the part
         histograms  the program's rows of the part
         """
         rows = np.flatnonzero(histograms["ended"] != self.ended[begin : begin + len(histograms)]) + begin
-        short = [rows[:0]]
-        all_starts = self._counts.buckets.starts
+        outgrown = False
         for _ in range(_TRIES):
             if not len(rows):
                 break
             ended = histograms["ended"][rows - begin]
             sum_ns = histograms["sum_ns"][rows - begin]
-            starts = starts_of(all_starts[rows + 1] - all_starts[rows])
-            new = self._copy_runs(rows, begin, starts, histograms)
-            is_whole = sums(new, starts) == ended.astype(np.uint32)
+            numbers = block_numbers(histograms[rows - begin])
+            fits = self._include(rows, numbers)
+            outgrown |= not fits.all()
+            rows, ended, sum_ns, numbers = rows[fits], ended[fits], sum_ns[fits], numbers[fits]
+            new, starts = self._copy_runs(rows, numbers)
             is_still = histograms["began"][rows - begin] == ended
-            short.append(rows[is_still & ~is_whole])
-            taken = is_still & is_whole
+            taken = is_still & (sums(new, starts) == ended.astype(np.uint32))
             self._take(rows, np.diff(starts) // BLOCK, new, taken)
-            self._counts.sum_ns[rows[taken]], self.ended[rows[taken]] = sum_ns[taken], ended[taken]
+            self._table.sum_ns[rows[taken]], self.ended[rows[taken]] = sum_ns[taken], ended[taken]
             rows = rows[~is_still]
-        return np.concatenate(short)
+        return outgrown
 
-    def _copy_runs(self, rows: Indexes, begin: int, starts: Indexes, histograms: Records) -> Words:
-        """Copies the program's buckets that are in the runs of the given rows.
+    def _include(self, rows: Indexes, numbers: Indexes) -> Indexes:
+        """Extends the planned runs of rows so that they include the blocks of the rows.
 
-        `starts` has each run's position in the copy.
+        Returns an array that is true for the rows whose present runs already include all of their blocks.
+
+        numbers  (rows, blocks) as block_numbers() returns them
         """
-        first = self._counts.buckets.first[rows]
-        first_words = (rows - begin) * self._row_words + self._first_word + first
-        new = _copy_blocks(histograms.view(np.uint32), spans(first_words, np.diff(starts) // BLOCK, BLOCK))
-        whole_rows = starts[:-1][first < 0]
-        new[spans(whole_rows, np.full(len(whole_rows), self._surplus))] = 0
-        return new
+        is_used = numbers != 0
+        some = is_used.any(axis=1)
+        first = is_used.argmax(axis=1) * BLOCK
+        end = (numbers.shape[1] - is_used[:, ::-1].argmax(axis=1)) * BLOCK
+        present = self._table.buckets
+        begins, lengths = present.first[rows], present.starts[rows + 1] - present.starts[rows]
+        fits = ~some | ((first >= begins) & (end <= begins + lengths))
+        wider = np.flatnonzero(~fits)
+        is_empty = lengths[wider] == 0
+        self._first[rows[wider]] = np.where(is_empty, first[wider], np.minimum(first[wider], begins[wider]))
+        self._end[rows[wider]] = np.where(is_empty, end[wider], np.maximum(end[wider], (begins + lengths)[wider]))
+        return np.asarray(fits)
 
-    def _take(self, rows: Indexes, blocks: Indexes, new: Words, taken: Flags) -> None:
-        """Adds the increases of the buckets to the table, for each row whose `taken` is true.
+    def _copy_runs(self, rows: Indexes, numbers: Indexes) -> tuple[Words, Indexes]:
+        """Copies the program's buckets in the runs of these rows. Also returns each run's position in the copy.
+
+        numbers  (rows, blocks) as block_numbers() returns them
+        """
+        present = self._table.buckets
+        lengths = present.starts[rows + 1] - present.starts[rows]
+        if not lengths.any():
+            return np.zeros(0, np.uint32), starts_of(lengths)
+        columns = numbers.shape[1]
+        places = spans(np.arange(len(rows)) * columns + present.first[rows] // BLOCK, lengths // BLOCK)
+        wanted = numbers.ravel()[places]
+        blocks = self._blocks.rows(0, int(wanted.max()) + 1)["buckets"].view(_BLOCK_TYPE).ravel()
+        return blocks[wanted].view(np.uint32), starts_of(lengths)
+
+    def _take(self, rows: Indexes, blocks: Indexes, new: Words, taken: Indexes) -> None:
+        """Adds the increments of buckets to the table, for the rows in which `taken` is true.
 
         rows    (rows,) the numbers of the rows
         blocks  (rows,) the length of each row's run, in blocks
-        taken   (rows,) true if the increases of the row are added
-        new     the program's buckets in the runs of all given rows, one run after the other
+        taken   (rows,) true if the increments of the row are added
+        new     the program's buckets in the runs of all these rows, one run after the other
 
         A 32-bit bucket may have wrapped around since the previous reading, so the difference is taken modulo 2^32.
         """
@@ -189,10 +181,10 @@ class HistogramReader:
             new, rows, blocks = new[np.repeat(taken, blocks)], rows[taken], blocks[taken]
         if not len(new):
             return
-        buckets = self._counts.buckets
+        buckets = self._table.buckets
         places = buckets.starts[rows] // BLOCK
-        # If all runs are adjacent, the buckets of the runs are accessed as a slice. A slice is a view, which takes half
-        # the time of a copy.
+        # If all runs are adjacent, their buckets are accessed as a slice. A slice is a view, which takes half the time
+        # of a copy.
         is_slice = places[-1] + blocks[-1] - places[0] == len(new)
         where = slice(places[0], places[0] + len(new)) if is_slice else spans(places, blocks)
         counts = buckets.counts.reshape(-1, BLOCK)

@@ -12,31 +12,46 @@ import numpy as np
 from otel_epping.kernel.arrays import Counts, Records, Times, Words, grow
 from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.config import EppingConfig, possible_cpus
-from otel_epping.kernel.count_table import HistogramTable
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.directions import Directions, Traffic
 from otel_epping.kernel.read.flow_table import FlowTable
-from otel_epping.kernel.read.histograms import HistogramReader
 from otel_epping.kernel.read.interface_counters import InterfaceCounters
 from otel_epping.kernel.read.min_max import MinMax, decode
 from otel_epping.kernel.read.parallel import run_parallel
+from otel_epping.kernel.read.rtt_reader import RttReader
+from otel_epping.kernel.read.sketch import Sketch, ranks_of
+from otel_epping.kernel.read.slot_tables import ANSWERED, FREE, NEWCOMER, sketch_of, states_of
 from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.kernel.read.subnet_counters import SubnetCounters, packets_of
-from otel_epping.kernel.reading import Gone, Reading, RowOwners, RttTable
+from otel_epping.kernel.read.unanswered import UnansweredCounts
+from otel_epping.kernel.reading import UNANSWERED_SLOT, Gone, Reading, RowOwners
 
 # The names of the maps that readers read.
-READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "slot_cache")
+READ = (
+    "slots",
+    "claims",
+    "unanswered_sketch",
+    "histograms",
+    "blocks",
+    "traffic",
+    "flow_counters",
+    "interface_counters",
+    "flows",
+    "flow_sets",
+    "slot_cache",
+)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The program's interval that a reading starts, and the objects that all readers of a collector share.
+    """The interval of the program that starts with a reading, and the objects that all readers of a collector share.
 
     For each reading, the collector ends the previous interval, and lets one reader use the new interval
     (EppingCollector._next_interval()). The methods of this class do the parts of a reading that affect other readers.
 
     number       the number of the new interval. The interval with the number `number` - 1 has just ended
-    rows         the number of rows that are in use
+    rows         the number of slots that are in use
+    histograms   the number of histograms that are in use
     reader       the reader that makes this reading
     readers      all readers, including `reader`
     slots        the program's slots
@@ -46,6 +61,7 @@ class Interval:
 
     number: int
     rows: int
+    histograms: int
     reader: "Reader"
     readers: list["Reader"]
     slots: Slots
@@ -68,6 +84,16 @@ class Interval:
             if len(rows):
                 for reader in readers:
                     reader.min_max.merge(rows + begin, min_ns, max_ns)
+
+    def hand_out_sketch(self, words: Counts) -> None:
+        """Passes the sketch of unanswered subnets to the readers, in the same way as minima and maxima.
+
+        words  (registers, 2) the program's registers
+        """
+        for number, readers in ((self.number - 1, self.readers), (self.number, [self.reader])):
+            ranks = ranks_of(number, words[:, number & 1])
+            for reader in readers:
+                reader.sketch.merge(ranks)
 
     def update_directions(
         self, flows: FlowTable, pairs: Array, names: dict[int, str], traffic: dict[int, Traffic]
@@ -106,6 +132,7 @@ class Reader:
     done       the removed interfaces whose counts were delivered before the latest reading
     min_max    minimum and maximum RTTs since this reader's latest reading. The readings of all readers update the
                minima and maxima
+    sketch     the subnets that have not answered since this reader's latest reading. All readers update the sketch
     """
 
     def __init__(
@@ -119,6 +146,7 @@ class Reader:
         started_ns: int,
     ) -> None:
         self.min_max = MinMax()
+        self.sketch = Sketch()
         self.delivered: frozenset[Gone] | None = None
         self.done: frozenset[Gone] = frozenset()
         self._gone: frozenset[Gone] = frozenset()
@@ -129,11 +157,13 @@ class Reader:
         self._slots = arrays["slots"]
         self._pairs = arrays["slot_cache"]
         self._flows, self._interfaces = flows, interfaces
-        self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, possible_cpus())
+        self._sketch = arrays["unanswered_sketch"]
+        self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], possible_cpus())
         self._counts = self._counters.empty_table()
-        self._histogram_table = HistogramTable.empty()
-        self._histograms = HistogramReader(arrays["histograms"], self._histogram_table)
+        self._unanswered = UnansweredCounts(self._counters)
+        self._rtts = RttReader(arrays["histograms"], arrays["blocks"])
         self._created_ns: Times = np.zeros(0, np.int64)
+        self._is_newcomer = np.zeros(0, np.bool_)
         self._owners = RowOwners()
 
     @property
@@ -164,26 +194,29 @@ class Reader:
             began_ns = interval.slots.now_ns()
             owners = interval.slots.owners(interval.rows)
             self._prepare(owners)
+            self._rtts.prepare(interval.slots.histogram_owners(interval.histograms))
             if interval.directions.suspects(traffic):
                 self._flows.scan_soon()
             active, flows = self._read_counts(interval)
             slots = self._slots.rows(0, interval.rows).copy()
             self._read_created(slots, now_ns)
+            states = states_of(slots)
+            answered = states == ANSWERED
+            self._is_newcomer = (states == NEWCOMER) & (self._created_ns != 0)
+            interval.hand_out_sketch(self._sketch.rows(0, self._sketch.length)["word"].copy())
+            self.sketch.add(*sketch_of(slots[self._is_newcomer]))
             names = self._interfaces.names()
             if not self._packet_clock:  # no warning about a missing direction in a capture
                 interval.update_directions(self._flows, self._pairs, names, traffic)
             interfaces, interfaces_since_ns = self._interfaces.read(names, now_ns)
-            generation = owners << 1 | (self._created_ns != 0)
-            rtts = self._rtts(slots, generation)
-            generation = np.where(rtts.rows == np.arange(len(slots)), generation, owners << 1)
             reading = Reading(
                 time_ns=now_ns,
                 slots=slots,
                 created_ns=self._created_ns,
-                generation=generation,
-                answered=np.ones(interval.rows, np.bool_),
-                unanswered=0,
-                rtts=rtts,
+                generation=owners << 1 | (self._created_ns != 0),
+                answered=answered,
+                unanswered=self.sketch.take(),
+                rtts=self._rtts.table(answered & (self._created_ns != 0), self.min_max),
                 counters=self._counters.records(self._counts),
                 active=active,
                 flows=flows,
@@ -195,22 +228,11 @@ class Reader:
             )
             # The following steps may give slots to new owners. So the reading must already contain all data of the
             # slots.
-            if interval.slots.is_taking_back:
-                events = self._histograms.ended + packets_of(reading.counters)
-                interval.slots.take_back(self, interval.readers, began_ns, Found(slots, events, active != 0))
+            interval.slots.fold_newcomers(slots, interval.readers)
+            found = Found(slots, packets_of(reading.counters), active != 0)
+            interval.slots.take_back(self, interval.readers, began_ns, found)
             interval.end_interfaces(self._interfaces, slots)
         return reading
-
-    def _rtts(self, slots: Records, generation: Words) -> RttTable:
-        """Presents each slot of the program as a histogram of the slot of the same subnet that has the method 0."""
-        rows, methods = np.arange(len(slots)), slots["key"]["method"].astype(np.int64)
-        keys = slots["key"].copy()
-        keys["method"] = 0
-        traffic = {keys[row].tobytes(): row for row in np.flatnonzero(methods == 0)}
-        for row in np.flatnonzero(methods):
-            rows[row] = traffic.get(keys[row].tobytes(), row)
-        table, (min_ns, max_ns) = self._histogram_table, self.min_max.take(slice(len(slots)))
-        return RttTable(rows, methods, generation, table.buckets, table.sum_ns, min_ns, max_ns)
 
     def _prepare(self, owners: Words) -> None:
         """Makes room for all rows, and resets the rows whose slots were reclaimed since the previous reading.
@@ -219,15 +241,12 @@ class Reader:
         """
         rows = len(owners)
         self._counts.grow(rows)
-        self._histogram_table.grow(rows)
-        self._histograms.grow(rows)
         self._created_ns = grow(self._created_ns, rows)
+        self._is_newcomer = grow(self._is_newcomer, rows)
         changed = self._owners.update(owners)
-        if len(changed):
-            self._counts.reset(changed)
-            self._histogram_table.reset(changed)
-            self._histograms.reset(changed)
-            self._created_ns[changed] = 0
+        self._unanswered.forget(self._counts.counters[changed[self._is_newcomer[changed]]])
+        self._counts.reset(changed)
+        self._created_ns[changed] = 0
 
     def _read_counts(self, interval: Interval) -> tuple[Counts, int]:
         """Updates the table of counts, and passes minima and maxima to all readers.
@@ -236,18 +255,22 @@ class Reader:
         then histograms. The other thread reads only histograms.
         """
         for reader in interval.readers:
-            reader.min_max.grow(interval.rows)
+            reader.min_max.grow(interval.histograms)
         since = interval.slots.since(interval.rows)
-        self._histograms.begin(interval.rows)
+        histograms = self._rtts.histograms
+        histograms.begin(interval.histograms)
 
         def read_counters_then_histograms() -> tuple[Counts, int]:
-            active, flows = self._counters.read(self._counts, since)
-            self._histograms.work(interval.hand_out_min_max)
+            row = self._counts.counters[UNANSWERED_SLOT]
+            self._unanswered.subtract_from(row)
+            active, flows = self._counters.read(self._counts, self._flows, since)
+            self._unanswered.add_to(row, interval.slots.folded)
+            histograms.work(interval.hand_out_min_max)
             return active, flows
 
         with run_parallel(read_counters_then_histograms) as counting:
-            self._histograms.work(interval.hand_out_min_max)
-        self._histograms.finish(interval.hand_out_min_max)
+            histograms.work(interval.hand_out_min_max)
+        histograms.finish(interval.hand_out_min_max)
         return counting.result()
 
     def _read_created(self, slots: Records, now_ns: int) -> None:
@@ -257,7 +280,7 @@ class Reader:
         the system clock was set. The limit is also needed if the machine was suspended, because the kernel's clock
         stops while the machine is suspended.
         """
-        new = np.flatnonzero((slots["live"] != 0) & (self._created_ns == 0))
+        new = np.flatnonzero((states_of(slots) != FREE) & (self._created_ns == 0))
         created_ns = slots["created_ns"][new].astype(np.int64)
         if not self._packet_clock:
             created_ns = np.clip(created_ns + (now_ns - time.monotonic_ns()), self._latest_ns, now_ns)

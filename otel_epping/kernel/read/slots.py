@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives free slots to the program, and reclaims the slots of idle subnets.
+"""Decides which slots are reclaimed, and when a reclaimed slot is free.
 
-Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps (bpf/subnet.h):
+Three kinds of slots are reclaimed:
+
+- slots of newcomers that have not answered for NEWCOMER_NS (bpf/subnet.h)
+- slots in which nothing was counted during the idle timeout
+- the quietest slots of the largest covering prefixes, if less than an eighth of all slots, histograms or blocks is free
+
+Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps:
 
 1. The agent deletes the key of the old owner, and increases the epoch. After step 1, no look-up finds the slot. If a
    flow or the slot cache has stored a slot in an earlier epoch, the program looks up the slot again.
-2. The agent waits for GRACE_NS. A program run that found the slot before step 1 ends within microseconds. So after
-   GRACE_NS, the counts of the slot are final, which means that they cannot change any more.
+2. The agent waits for GRACE_NS. Each run of the program ends within microseconds, so by then no run uses the slot any
+   more. So after GRACE_NS, the counts of the slot are final, which means that they cannot change any more.
 3. When all readers have read the final counts, the agent clears the slot and puts it into the queue of free slots.
+   Readers do not need to read the final counts of a newcomer, because these counts are added to `folded`.
 
 Until step 3, readers add the counts of the slot to its old owner. If a packet of the old owner arrives before step 3,
 the old owner gets another slot.
@@ -21,23 +28,38 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Words, grow
-from otel_epping.kernel.config import possible_cpus
-from otel_epping.kernel.program import Map
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.read import claims
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
-from otel_epping.kernel.reading import OVERFLOW_SLOT
+from otel_epping.kernel.read.evictions import victims
+from otel_epping.kernel.read.slot_tables import (
+    ANSWERED,
+    FREE,
+    NEWCOMER,
+    SlotTables,
+    covering_of,
+    sketch_of,
+    states_of,
+)
+from otel_epping.kernel.read.subnet_counters import SubnetCounters
 
 # The time in ns after which the counts of a reclaimed slot are final. This time is far longer than any run of the
 # program.
 GRACE_NS = 1_000_000_000
+# The time in ns for which a newcomer keeps its slot. A newcomer that answers later gets a slot with its first RTT.
+NEWCOMER_NS = 10_000_000_000
+# If less than this share of the slots, the histograms or the blocks is free, slots are reclaimed.
+_RESERVE = 8
+# The share of the slots that is reclaimed at each reading if histograms or blocks are scarce.
+_STEP = 32
 
 
 class Found(NamedTuple):
     """The state of the first `rows` slots when a reader read them.
 
     slots   (rows,) the program's records
-    events  (rows,) a number that changes whenever a packet or an RTT is counted in the slot
+    events  (rows,) a number that changes whenever a packet is counted in the slot
     active  (rows,) true if the subnet has an active flow. A subnet with an active flow is not idle
     """
 
@@ -60,22 +82,27 @@ class _Closing:
 
 
 class Slots:
-    """All slots of a program. Only the thread whose reader has the current interval may use this object.
+    """All slots of a program. Only the thread that holds the collector's lock may use this object.
 
-    idle_ns  the idle timeout in ns: a slot is reclaimed if nothing was counted in the slot during this time; 0 if no
-             slots are reclaimed
-    retired  the number of slots that were reclaimed since the start
+    idle_ns  the idle timeout in ns: a slot is reclaimed if nothing was counted in the slot during this time; 0 if slots
+             are only reclaimed to make room
+    retired  the number of slots of answered subnets that were reclaimed since the start
+    folded   (counters,) the sum of the counts of all newcomers whose slots were freed, as a row of SubnetCounters
     now_ns   the clock for idle times, in ns. This clock does not advance while the machine is suspended
     """
 
-    def __init__(self, maps: dict[str, Map], control: Control, idle_ns: int) -> None:
+    def __init__(
+        self, tables: SlotTables, counters: SubnetCounters, control: Control, config: EppingConfig, idle_ns: int
+    ) -> None:
         self.idle_ns = idle_ns
         self.retired = 0
         self.now_ns = time.monotonic_ns
-        self._maps = maps
-        self._control = control
+        self.folded = counters.zero()
+        self._tables, self._counters, self._control, self._config = tables, counters, control, config
+        self._newcomers: list[_Closing] = []
         self._closing: list[_Closing] = []
         self._owners: Words = np.zeros(0, np.uint32)
+        self._histogram_owners: Words = np.zeros(0, np.uint32)
         self._since: Words = np.zeros(0, np.uint32)
         self._events: Counts = np.zeros(0, np.uint64)
         self._changed_ns: Times = np.zeros(0, np.int64)
@@ -86,15 +113,15 @@ class Slots:
         """A number that is increased whenever slots are reclaimed or become free."""
         return self._control.epoch
 
-    @property
-    def is_taking_back(self) -> bool:
-        """True if slots may have to be reclaimed, or if reclaimed slots are not free yet."""
-        return bool(self.idle_ns or self._closing)
-
     def owners(self, rows: int) -> Words:
-        """Returns the number of times that each of the first `rows` slots was reclaimed. The shape is (rows,)."""
+        """Returns the number of times that each of the first `rows` slots was freed. The shape is (rows,)."""
         self._owners = grow(self._owners, rows)
         return self._owners[:rows]
+
+    def histogram_owners(self, rows: int) -> Words:
+        """Returns the number of times that each of the first `rows` histograms was freed. The shape is (rows,)."""
+        self._histogram_owners = grow(self._histogram_owners, rows)
+        return self._histogram_owners[:rows]
 
     def since(self, rows: int) -> Words:
         """Returns the first epoch in which each slot can belong to its current owner, for the first `rows` slots.
@@ -104,13 +131,63 @@ class Slots:
         self._since = grow(self._since, rows, FIRST_EPOCH)
         return self._since[:rows]
 
-    def give(self, slots: Indexes) -> None:
-        """Puts the given slots into the program's queue of free slots. Raises OSError."""
-        for slot in slots.astype(np.uint32):
-            libbpf.map_update(self._maps["free_slots"].fd, None, slot.tobytes())
+    def usage(self) -> dict[str, int]:
+        """Returns the numbers of slots, newcomers, histograms and blocks in use, by name."""
+        used = self._tables.claims.in_use
+        rows = {
+            "slots": claims.SLOTS,
+            "newcomers": claims.NEWCOMERS,
+            "histograms": claims.HISTOGRAMS,
+            "blocks": claims.BLOCKS,
+        }
+        return {name: used(row) for name, row in rows.items()}
+
+    # ---- newcomers
+
+    @property
+    def has_newcomers(self) -> bool:
+        """True if a slot belongs to a newcomer."""
+        return bool(self._tables.claims.in_use(claims.NEWCOMERS))
+
+    def fold_newcomers(self, slots: Records, readers: Collection[Any]) -> None:
+        """Reclaims the slots of newcomers that are too old, and frees such slots whose counts are final.
+
+        slots    (rows,) the program's records of the slots in use
+        readers  all readers of the collector. Their sketches get the freed newcomers
+        """
+        rows, now_ns = len(slots), self.now_ns()
+        self._grow(rows, now_ns)
+        age_ns = now_ns - slots["created_ns"].astype(np.int64)
+        old = np.flatnonzero((states_of(slots) == NEWCOMER) & ~self._is_closing[:rows] & (age_ns >= NEWCOMER_NS))
+        if len(old):
+            old = self._delete(old, slots["key"][old])
+            self._newcomers.append(_Closing(old, now_ns + GRACE_NS, weakref.WeakSet()))
+        final = [closing.slots for closing in self._newcomers if now_ns >= closing.final_ns]
+        self._newcomers = [closing for closing in self._newcomers if now_ns < closing.final_ns]
+        if final:
+            self._fold(np.concatenate(final), slots, readers)
+
+    def _fold(self, rows: Indexes, slots: Records, readers: Collection[Any]) -> None:
+        """Adds the counts of newcomers to `folded`, and frees their slots.
+
+        A newcomer may have answered while its key was deleted. Then its slot is reclaimed like other answered slots.
+        """
+        answered = states_of(slots[rows]) == ANSWERED
+        if answered.any():
+            self._closing.append(_Closing(rows[answered], self.now_ns(), weakref.WeakSet(readers)))
+            self.retired += int(np.count_nonzero(answered))
+            rows = rows[~answered]
+        if not len(rows):
+            return
+        self.folded += self._counters.sum_of(rows)
+        for reader in readers:
+            reader.sketch.add(*sketch_of(slots[rows]))
+        self._free(rows)
+
+    # ---- answered subnets
 
     def take_back(self, reader: object, readers: Collection[object], began_ns: int, found: Found) -> None:
-        """Reclaims idle slots, and frees reclaimed slots whose final counts all readers have read.
+        """Reclaims slots of idle subnets and slots that must make room, and frees slots whose counts all readers have.
 
         This method may clear slots. So call it at the end of each reading, after the last use of `found`.
 
@@ -121,14 +198,33 @@ class Slots:
         """
         rows, now_ns = len(found.events), self.now_ns()
         self._grow(rows, now_ns)
-        is_live = found.slots["live"] != 0
-        self._changed_ns[:rows][(self._events[:rows] != found.events) | found.active | ~is_live] = now_ns
+        states = states_of(found.slots)
+        is_changed = (self._events[:rows] != found.events) | found.active | (states == FREE)
+        self._changed_ns[:rows][is_changed] = now_ns
         self._events[:rows] = found.events
-        idle = is_live & ~self._is_closing[:rows] & (now_ns - self._changed_ns[:rows] >= self.idle_ns)
-        idle[OVERFLOW_SLOT] = False
-        if self.idle_ns and idle.any():
-            self._close(np.flatnonzero(idle), found.slots["key"][idle], now_ns, readers)
+        candidates = np.flatnonzero((states == ANSWERED) & ~self._is_closing[:rows])
+        changed_ns = self._changed_ns[candidates]
+        goes = (now_ns - changed_ns >= self.idle_ns) & (self.idle_ns != 0)
+        goes[victims(covering_of(found.slots[candidates]), changed_ns, self._missing(len(candidates)))] = True
+        if goes.any():
+            leaving = candidates[goes]
+            leaving = self._delete(leaving, found.slots["key"][leaving])
+            self._closing.append(_Closing(leaving, now_ns + GRACE_NS, weakref.WeakSet(readers)))
+            self.retired += len(leaving)
         self._release(reader, began_ns)
+
+    def _missing(self, available: int) -> int:
+        """Returns the number of slots that must be reclaimed to make room, at most `available`."""
+        used, config = self.usage(), self._config
+        closing = sum(len(each.slots) for each in (*self._closing, *self._newcomers))
+        missing = used["slots"] - closing - (config.max_slots - config.max_slots // _RESERVE)
+        scarce = (
+            used["histograms"] > config.max_histograms - config.max_histograms // _RESERVE
+            or used["blocks"] > config.max_blocks - config.max_blocks // _RESERVE
+        )
+        if scarce and not self._closing:
+            missing = max(missing, config.max_slots // _STEP)
+        return min(max(missing, 0), available)
 
     def closing_keys(self, slots: Records) -> Records:
         """Returns the keys of the slots that are reclaimed but not free yet. `slots` is Found.slots."""
@@ -143,10 +239,14 @@ class Slots:
         interfaces  the identifiers of the interfaces
         slots       Found.slots
         """
-        rows = np.flatnonzero((slots["live"] != 0) & np.isin(slots["key"]["interface"], interfaces))
+        rows = np.flatnonzero((states_of(slots) != FREE) & np.isin(slots["key"]["interface"], interfaces))
         rows = self._delete(rows, slots["key"][rows])
         if len(rows):
+            newcomers = rows[states_of(slots[rows]) == NEWCOMER]
+            self.folded += self._counters.sum_of(newcomers)
             self._free(rows)
+
+    # ---- steps
 
     def _grow(self, rows: int, now_ns: int) -> None:
         self._events = grow(self._events, rows)
@@ -155,23 +255,18 @@ class Slots:
         self._changed_ns = grow(self._changed_ns, rows, now_ns)
         self._is_closing = grow(self._is_closing, rows)
 
-    def _close(self, rows: Indexes, keys: Records, now_ns: int, readers: Collection[object]) -> None:
-        rows = self._delete(rows, keys)
-        self._is_closing[rows] = True
-        self._closing.append(_Closing(rows, now_ns + GRACE_NS, weakref.WeakSet(readers)))
-        self.retired += len(rows)
-
     def _delete(self, rows: Indexes, keys: Records) -> Indexes:
         """Deletes the keys of the given rows. Returns the rows whose key was deleted.
 
         A row whose key was not deleted keeps its owner.
         """
-        rows = rows[np.array([libbpf.map_delete(self._maps["subnets"].fd, key.tobytes()) for key in keys], np.bool_)]
+        rows = rows[self._tables.delete_keys(keys)]
         # The epoch is increased after the keys are deleted. So a CPU that reads the new epoch cannot find the deleted
         # keys.
         self._control.epoch += 1
         self._control.write()
-        self._since[rows] = self._control.epoch
+        self.since(len(self._is_closing))[rows] = self._control.epoch
+        self._is_closing[rows] = True
         return rows
 
     def _release(self, reader: object, began_ns: int) -> None:
@@ -191,22 +286,15 @@ class Slots:
 
     def _free(self, slots: Indexes) -> None:
         """Clears slots whose counts can no longer change, and returns them to the program for reuse."""
-        self._clear(slots)
-        self._owners[slots] += 1
+        histograms = self._tables.free(slots)
+        self.owners(len(self._is_closing))[slots] += 1
+        if len(histograms):
+            self.histogram_owners(max(len(self._histogram_owners), int(histograms.max()) + 1))[histograms] += 1
         self._is_closing[slots] = False
         # At the next reading, the new owner may have exactly as many events as the old owner had. take_back() would not
         # notice the change. So the time of the last change is set when the slot is freed.
         self._changed_ns[slots] = self.now_ns()
-        self.give(slots)
-        # If no slot was free for a flow, the flow has cached the overflow slot for the present epoch. In a new epoch,
-        # the program looks up the flow's slot again.
+        # If no slot was free for a flow, the flow has cached a shared slot for the present epoch. In a new epoch, the
+        # program looks up the flow's slot again.
         self._control.epoch += 1
         self._control.write()
-
-    def _clear(self, slots: Indexes) -> None:
-        cpus = possible_cpus()
-        for name, each in (("slots", 1), ("histograms", 1), ("flow_counters", 1), ("traffic", cpus)):
-            array = self._maps[name]
-            zeros = bytes(map_array.map_info(array.fd)["value_size"])
-            for row in (slots[:, None] * each + np.arange(each)).ravel().astype(np.uint32):
-                libbpf.map_update(array.fd, row.tobytes(), zeros)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, Records, Words
+from otel_epping.kernel.arrays import Counts, Indexes, Records, Words, as_matrix, spread
 from otel_epping.kernel.count_table import CounterTable
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.flow_table import FlowTable
@@ -63,8 +63,8 @@ class SubnetCounters:
     silence              number of ends of flows that ended in silence; each flow has two ends
     """
 
-    def __init__(self, traffic: Array, flow_counters: Array, flows: FlowTable, cpus: int) -> None:
-        self._traffic, self._flow_counters, self._flows, self._cpus = traffic, flow_counters, flows, cpus
+    def __init__(self, traffic: Array, flow_counters: Array, cpus: int) -> None:
+        self._traffic, self._flow_counters, self._cpus = traffic, flow_counters, cpus
         ecn = [(name, np.uint64, traffic.dtype[name].shape) for name in _ECN]
         self.dtype = np.dtype(
             [*_fields(traffic, (_UNUSED, *_ECN)), *ecn, *_fields(flow_counters, ()), (_SILENCE, np.uint64)]
@@ -74,32 +74,56 @@ class SubnetCounters:
         """Returns a table without rows. A row can store a record of the type `dtype`."""
         return CounterTable.empty(self.dtype.itemsize // _WORD.itemsize)
 
+    def zero(self) -> Counts:
+        """Returns a row of counters that are all 0. The shape is (counters,)."""
+        return np.zeros(self.dtype.itemsize // _WORD.itemsize, np.uint64)
+
+    def sum_of(self, slots: Indexes) -> Counts:
+        """Returns the sum of all counts of the given slots, as a row of counters. The program must not use the slots.
+
+        Flows of these slots that are still open count as ended in silence.
+        """
+        counters = np.zeros((len(slots), len(self.zero())), np.uint64)
+        if len(slots):
+            end = int(slots.max()) + 1
+            traffic = self._traffic.rows(0, end * self._cpus)[spread(slots, self._cpus)]
+            self._add_traffic(traffic, counters)
+            columns = _columns(self.dtype, self._flow_counters.dtype.names or (), _WORD)
+            counters[:, columns] = as_matrix(self._flow_counters.rows(0, end)[slots])
+            records = counters.view(self.dtype)[:, 0]
+            open_ends = records["opened"].sum(axis=1) - records["closed"].sum(axis=1)
+            records[_SILENCE] = np.maximum(open_ends.view(np.int64), 0).view(np.uint64)
+        return np.asarray(counters.sum(axis=0, dtype=np.uint64))
+
     def records(self, counts: CounterTable) -> Records:
         """Returns the counters of a table as records. The result is a view of the shape (rows,)."""
-        return np.asarray(counts.counters.view(self.dtype)[:, 0])
+        return counts.counters.view(self.dtype)[:, 0]
 
     def _read_traffic(self, counters: Counts) -> None:
-        struct, cpus = self._traffic.dtype, self._cpus
-        tallies, ecn = _columns(struct, _TALLIES, _WORD), _columns(struct, _ECN, _HALF)
+        cpus = self._cpus
         for begin, window in self._traffic.windows(len(counters) * cpus, cpus):
-            rows = len(window) // cpus
-            part = counters[begin // cpus :][:rows]
-            words = window.view(_WORD).reshape(rows, cpus, -1)
-            _sum_over_cpus(words[..., tallies], part[:, _columns(self.dtype, _TALLIES, _WORD)])
-            # The ECN counters have 32 bits and may have wrapped around, so the difference is taken modulo 2^32.
-            seen = part[:, _columns(self.dtype, _ECN, _WORD)]
-            total: Words = np.empty(seen.shape, _HALF)
-            _sum_over_cpus(words.view(_HALF)[..., ecn], total)
-            new = total - seen.astype(_HALF)
-            if new.any():  # this check saves a third of the method's time in networks without ECN
-                seen += new
+            self._add_traffic(window, counters[begin // cpus :][: len(window) // cpus])
+
+    def _add_traffic(self, window: Records, part: Counts) -> None:
+        """Updates counters of traffic. `window` has one row per slot and CPU, and `part` has one row per slot."""
+        struct = self._traffic.dtype
+        tallies, ecn = _columns(struct, _TALLIES, _WORD), _columns(struct, _ECN, _HALF)
+        words = window.view(_WORD).reshape(len(part), self._cpus, -1)
+        _sum_over_cpus(words[..., tallies], part[:, _columns(self.dtype, _TALLIES, _WORD)])
+        # The ECN counters have 32 bits and may have wrapped around, so the difference is taken modulo 2^32.
+        seen = part[:, _columns(self.dtype, _ECN, _WORD)]
+        total: Words = np.empty(seen.shape, _HALF)
+        _sum_over_cpus(words.view(_HALF)[..., ecn], total)
+        new = total - seen.astype(_HALF)
+        if new.any():  # this check saves a third of the method's time in networks without ECN
+            seen += new
 
     def _read_flow_counters(self, counters: Counts) -> None:
         columns = _columns(self.dtype, self._flow_counters.dtype.names or (), _WORD)
         for begin, window in self._flow_counters.windows(len(counters)):
             counters[begin : begin + len(window), columns] = window.view(_WORD).reshape(len(window), -1)
 
-    def read(self, counts: CounterTable, since: Words) -> tuple[Counts, int]:
+    def read(self, counts: CounterTable, flows: FlowTable, since: Words) -> tuple[Counts, int]:
         """Reads the counters of the first len(since) rows into a table that already has these rows.
 
         since  (rows,) the parameter of FlowTable.active()
@@ -114,7 +138,7 @@ class SubnetCounters:
         # the counter read and the table scan, the flow is counted as ended in silence. This race is benign: `silence`
         # is too high by one for each end of the flow. But the next flow that really ends in silence does not increase
         # `silence`, so the error does not grow.
-        found, entries = self._flows.active(since)
+        found, entries = flows.active(since)
         records = self.records(counts)[: len(since)]
         opened, closed, silence = (records[name] for name in ("opened", "closed", _SILENCE))
         open_ends = (opened[:, 0] + opened[:, 1] - closed[:, 0] - closed[:, 1]).view(np.int64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads packet captures from files or standard input: pcap and pcapng, plain or compressed.
+"""Reads packet captures in the formats pcap and pcapng from files or standard input, also if they are compressed.
 
     errors               CaptureError
     packet_batch         up to 4096 packets as numpy arrays
@@ -29,10 +29,10 @@ __all__ = ["STANDARD_INPUT", "Capture", "CaptureError", "PacketBatch"]
 
 
 class Capture(Stream):
-    """An open capture. It is a context manager that closes the file. `path` is a file or STANDARD_INPUT.
+    """An open capture; a context manager that closes the file at the end. `path` is a file or STANDARD_INPUT.
 
-    The first bytes of the file determine its format. The file name is not used for this.
-    Raises CaptureError if the file cannot be opened, is empty, or does not have a supported format.
+    The first bytes of the file determine the format. The file name does not matter. Raises CaptureError if the file
+    cannot be opened, is empty, or does not have a supported format.
     """
 
     def __init__(self, path: str) -> None:
@@ -65,7 +65,7 @@ class Capture(Stream):
         raise self.error(f"is neither pcap nor pcapng (it begins with {magic.hex(' ')})", self.start)
 
     def _head(self, size: int) -> bytes:
-        """Returns the first `size` bytes of the window, or all bytes if the window is smaller."""
+        """Returns the next `size` unread bytes, or all bytes if the window contains fewer bytes."""
         return bytes(self.memory[self.start : min(self.end, self.start + size)])
 
     def batches(self) -> Iterator[PacketBatch]:
@@ -79,8 +79,8 @@ class Capture(Stream):
         """Yields all packets of supported link types, each with an Ethernet header in place of its link header.
 
         If packets of a pcapng file have unsupported link types, yields all other packets, and then raises CaptureError.
-        All packets of a pcap file have the same link type. If this link type is unsupported, yields no packets, and
-        raises CaptureError after the first batch was read.
+        All packets of a pcap file have the same link type. If the link type of a pcap file is unsupported, reads one
+        batch, yields no packets, and raises CaptureError.
         """
         unsupported: Counter[int] = Counter()
         for batch in self.batches():
@@ -99,6 +99,7 @@ class Capture(Stream):
 
     def _cause(self, unsupported: tuple[int, int]) -> str:
         link_type, packets = unsupported
-        # A pcap file with an unsupported link type was not read to its end. So the number of its packets is unknown.
+        # The number of packets in a pcap file with an unsupported link type is unknown, because the file was not read
+        # to the end.
         count = "" if self._batches is pcap.batches else f"{packets:,} "
         return f"{count}packets of unsupported link type {link_types.describe(link_type)}"

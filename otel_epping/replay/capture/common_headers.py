@@ -25,7 +25,7 @@ CHECKSUM = 4
 
 
 def raw(view: PacketView) -> LinkHeaders:
-    """Reads packets without a link header. The IP version determines the EtherType."""
+    """Reads packets without a link header. Derives the EtherType from the IP version."""
     return fixed_size(0, _BY_VERSION[view.byte(0) >> 4])
 
 
@@ -37,8 +37,8 @@ def ethernet(view: PacketView) -> LinkHeaders:
 def with_checksum(read: HeaderReader) -> HeaderReader:
     """Returns a reader for frames that end with a frame check sequence.
 
-    `read` reads the headers of these frames. The returned reader also reports the frame check sequence as a trailer.
-    Most captures do not contain the frame check sequence, and need no such reader.
+    `read` reads the headers of frames. The returned reader also reports the frame check sequence as a trailer. Most
+    captures do not contain the frame check sequence, and do not need this reader.
     """
 
     def read_with_checksum(view: PacketView) -> LinkHeaders:
@@ -49,7 +49,10 @@ def with_checksum(read: HeaderReader) -> HeaderReader:
 
 
 def llc(view: PacketView) -> LinkHeaders:
-    """Reads an IEEE 802.2 LLC header. The header is for IP, or for SNAP with an EtherType."""
+    """Reads an IEEE 802.2 LLC header.
+
+    The LLC header is followed by an IP packet, or by a SNAP header with an EtherType.
+    """
     unknown = fixed_size(0, view.zeros() + UNKNOWN)
     snap = choose(np.isin(view.big(0, 6), _SNAP), fixed_size(8, view.big(6)), unknown)
     return choose(view.big(0, 3) == _LLC_IP, fixed_size(3, view.zeros() + IPV4), snap)
@@ -58,6 +61,7 @@ def llc(view: PacketView) -> LinkHeaders:
 def after(size: int | Int64Array, read: HeaderReader) -> HeaderReader:
     """Returns a reader that skips `size` bytes and applies `read` to the remaining bytes.
 
-    `size` is one number for all packets, or an array of shape (packets,). The skipped bytes are part of the header.
+    `size` is one number for all packets, or an array of shape (packets,). The size of the link header includes the
+    skipped bytes.
     """
     return lambda view: read(view.skip(size)).preceded_by(size)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decompresses a file as its bytes arrive. The format is gzip, bzip2, xz, lzma, zstd or lz4.
+"""Decompresses a file while its bytes arrive. The supported formats are gzip, bzip2, xz, lzma, zstd and lz4.
 
 The first bytes of the file determine the format. The Python standard library decompresses gzip, bzip2, xz and lzma, and
-from Python 3.14 also zstd (PEP 784). Before Python 3.14, zstd needs the package backports.zstd. lz4 needs the package
-lz4 with every Python version. The extra `compression` of otel-epping installs both packages.
+from Python 3.14 also zstd (PEP 784). With older versions of Python, zstd needs the package backports.zstd. With all
+versions of Python, lz4 needs the package lz4. The extra `compression` of otel-epping installs both packages.
 
-A file in any of these formats may consist of several members in sequence. Such files are written, for example, by
-`cat a.gz b.gz`, bgzip, pbzip2 and pzstd.
+A compressed file may consist of several members, one after the other. For example, `cat a.gz b.gz`, bgzip, pbzip2 and
+pzstd write files with several members.
 """
 
 import bz2
@@ -26,11 +26,14 @@ _PADDING = b"\0"
 
 
 class DamagedError(Exception):
-    """The compressed file is truncated or damaged. The message says which of the two is true."""
+    """The compressed file is truncated or damaged. The message says whether the file is truncated or damaged."""
 
 
 class MissingPackageError(Exception):
-    """The package that decompresses the file is not installed. The message contains the cause and the cure."""
+    """The package that decompresses the file is not installed.
+
+    The message contains the cause, and a command that solves the problem.
+    """
 
 
 class _Member(Protocol):
@@ -46,11 +49,12 @@ class _Member(Protocol):
 
 
 class _GzipMember:
-    """Wraps zlib in the interface of lzma.LZMADecompressor. Returns all bytes before the first damage.
+    """Decompresses a gzip member with zlib, and has the interface of lzma.LZMADecompressor.
 
-    Python's gzip module is not used. That module waits until a whole buffer of compressed bytes has arrived, and the
-    size of the buffer depends on the Python version. If a buffer contains damage, the gzip module drops all bytes that
-    it has decompressed from this buffer. With this class, the result does not depend on how many bytes arrive at once.
+    If the file is damaged, this class returns all bytes before the first damage, however many bytes arrive at once.
+    Python's gzip module would wait until a whole buffer of compressed bytes has arrived, and the size of the buffer
+    depends on the Python version. If a buffer contains damage, the gzip module drops all bytes that it has decompressed
+    from this buffer.
     """
 
     def __init__(self) -> None:
@@ -82,18 +86,18 @@ class _GzipMember:
             self._damage = error
             return b"".join(_up_to_damage(before, self._compressed))
         self._compressed = self._member.unconsumed_tail
-        self._holds_more = len(found) == max_length  # then zlib may hold more output
+        self._holds_more = len(found) == max_length  # if True, zlib may hold more output
         return found
 
 
 def _up_to_damage(member: "zlib._Decompress", compressed: bytes) -> Iterator[bytes]:
     """Yields the decompressed bytes before the damage, one byte at a time.
 
-    Each call of zlib requests only one byte, because the call that finds the damage returns no bytes.
+    Each call of zlib requests only one byte, because the call in which zlib finds the damage returns no bytes.
     """
     try:
         for at in range(-1, len(compressed)):
-            part = compressed[at : at + 1] if at >= 0 else b""  # b"" requests the output that the member still holds
+            part = compressed[at : at + 1] if at >= 0 else b""  # b"" requests the output that zlib still holds
             while data := member.decompress(part, 1):
                 yield data
                 part = member.unconsumed_tail
@@ -115,7 +119,7 @@ def _xz() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
 
 def _zstd() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
     zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-    # Like `zstd -d --long=31`, accept files that were compressed with a window of up to 2 GB.
+    # The decompressor accepts files that were compressed with a window of up to 2 GB, as `zstd -d --long=31` does.
     options = {zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]}
     return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError,)
 
@@ -141,8 +145,8 @@ class Format:
     max_output: int = 4096
 
 
-# RFC 8878 section 3.1: the magic numbers of a frame and of skippable frames. A file of pzstd starts with
-# a skippable frame.
+# The magic numbers of frames and of skippable frames (RFC 8878 section 3.1). A file that pzstd writes starts with a
+# skippable frame.
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16)))
 _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
     ((b"\x1f\x8b",), Format("gzip", "gzip -dc", _gzip, _READ_BYTES)),  # RFC 1952
@@ -157,16 +161,16 @@ _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
 def format_of(head: bytes) -> Format | None:
     """Returns the format of a file that begins with `head`, or None if the file is not compressed.
 
-    `head` has MAGIC_BYTES bytes, or fewer if the file is shorter.
+    `head` contains the first MAGIC_BYTES bytes of the file, or all bytes if the file is shorter.
     """
     return next((format for magics, format in _FORMATS if head.startswith(magics)), None)
 
 
 class Decompressor:
-    """Reads the decompressed bytes of all members of a file. Skips zero bytes between members.
+    """Reads a compressed file, and returns the decompressed bytes of all members. Skips zero bytes between members.
 
     `read_compressed(size)` returns at most `size` bytes, and no bytes at the end of the file. `head` contains the bytes
-    that were already read from the file. `head` must not be empty. Raises MissingPackageError if the package for the
+    that the caller has already read from the file, at least one byte. Raises MissingPackageError if the package for the
     format is not installed.
     """
 
@@ -187,8 +191,8 @@ class Decompressor:
     def read(self, size: int) -> bytes:
         """Returns 1 to `size` bytes, or no bytes at the end of the file.
 
-        If the file is truncated or damaged, the calls first return the bytes before the damage. After these calls, the
-        next call raises DamagedError.
+        If the file is truncated or damaged, read() first returns all bytes before the damage, and raises DamagedError
+        in the next call.
         """
         while True:
             if not self._member:

@@ -3,7 +3,7 @@
 
 
 class CaptureError(Exception):
-    """A capture cannot be read, or only a part of it can be read.
+    """A capture cannot be read, or only a part of the capture can be read.
 
-    The message is one line: the file, the cause, and the position.
+    The message is one line that contains the file, the cause, and the position in the file.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads link headers of hosts and LANs: loopback, Linux cooked captures, firewall logs, and LANs except Ethernet."""
+"""Reads link headers of loopback interfaces, Linux cooked captures, firewall logs, and LANs other than Ethernet."""
 
 import numpy as np
 
@@ -25,8 +25,8 @@ _BY_FAMILY = lookup_table(256, {2: IPV4, 10: IPV6, 23: IPV6, 24: IPV6, 26: IPV6,
 # Numbers below _MIN_ETHERTYPE are not EtherTypes (IEEE 802.3). Linux uses some of these numbers for other protocols
 # (linux/if_ether.h).
 _MIN_ETHERTYPE, _LLC = 0x0600, 0x0004
-# Hardware types of linux/if_arp.h. In packets with the type _NETLINK, the protocol field is not an EtherType. Packets
-# with the types in _WIRELESS contain another link header.
+# Hardware types of linux/if_arp.h. In packets with the type _NETLINK, the protocol field is not an EtherType. In
+# packets with a type in _WIRELESS, another link header follows the SLL header.
 _NETLINK, _WIRELESS = 824, {801: frame, 802: prism, 803: radiotap}
 
 # linux/netfilter/nfnetlink_log.h
@@ -34,7 +34,7 @@ _PACKET_HEADER, _PAYLOAD, _KIND = 1, 9, 0x3FFF
 _MAX_ATTRIBUTES = 64
 _ARCNET = lookup_table(256, {212: IPV4, 240: IPV4, 196: IPV6})  # RFC 1201, RFC 1051, RFC 2497
 _ARCNET_OLD = 240
-# ERF types by the content of the record: an Ethernet frame, a PPP or HDLC frame, an IP packet (libpcap's pcap-dag.c)
+# ERF types of records that contain an Ethernet frame, a PPP or HDLC frame, or an IP packet (libpcap's pcap-dag.c)
 _ERF_ETHERNET, _ERF_HDLC, _ERF_IP = (2, 11, 16, 20), (1, 10, 15, 19), (22, 23)
 _ERF_MORE = 0x80
 _MAX_ERF_EXTENSIONS = 16
@@ -44,14 +44,14 @@ _START_OF_FRAME = 0xD5
 def null(view: PacketView) -> LinkHeaders:
     """Reads a BSD loopback header: an address family of 4 bytes, in the byte order of the capturing machine.
 
-    The number of the address family is below 256. So byte 0 or byte 3 contains this number, and the other of the
-    two bytes is zero.
+    The address family is a number below 256. So byte 0 or byte 3 contains the address family, and all other bytes
+    are 0.
     """
     return fixed_size(4, _BY_FAMILY[view.byte(0) | view.byte(3)])
 
 
 def enc(view: PacketView) -> LinkHeaders:
-    """Reads an OpenBSD enc(4) header: address family as in null(), security parameter index, flags."""
+    """Reads an OpenBSD enc(4) header: address family (as in a BSD loopback header), security parameter index, flags."""
     return fixed_size(12, _BY_FAMILY[view.byte(0) | view.byte(3)])
 
 
@@ -77,7 +77,7 @@ def _cooked(view: PacketView, size: int, protocol_at: int, hardware_at: int) -> 
 
 
 def cooked(view: PacketView) -> LinkHeaders:
-    """Reads the header of Linux cooked captures version 1 (SLL), as older versions of `tcpdump -i any` write it."""
+    """Reads the header of Linux cooked captures version 1 (SLL), which older versions of `tcpdump -i any` write."""
     return _cooked(view, 16, 14, 2)
 
 
@@ -89,10 +89,10 @@ def cooked_v2(view: PacketView) -> LinkHeaders:
 def nflog(view: PacketView) -> LinkHeaders:
     """Reads Linux NFLOG: a header of 4 bytes, then netlink attributes in the byte order of the capturing machine.
 
-    One of these attributes contains the packet.
+    One of the netlink attributes contains the packet.
     """
-    # The first attribute has at most 255 bytes. So one of the two bytes of its length is zero. The position of the zero
-    # byte shows the byte order.
+    # The first attribute has at most 255 bytes, so one of the two bytes of the attribute's length field is 0. The
+    # position of the 0 shows the byte order.
     is_big = (view.byte(4) == 0) & (view.byte(5) != 0)
     family, protocol = view.byte(0), view.zeros()
     at, found, ends = np.full(len(view), 4), view.zeros(), view.ends - view.starts
@@ -103,9 +103,9 @@ def nflog(view: PacketView) -> LinkHeaders:
         protocol = np.where((kind == _PACKET_HEADER) & (size >= 6), view.big(at + 4), protocol)
         is_payload = (kind == _PAYLOAD) & (size >= 4) & (found == 0)
         found = np.where(is_payload, at + 4, found)
-        # The snap length may have cut off the padding of the payload.
+        # The packet may lack the padding after the payload, because the snap length may have cut it off.
         trailers = np.where(is_payload, np.where(ends < at + size, -size % 4, ends - at - size), trailers)
-        # An invalid length ends the search.
+        # The search for the payload ends at an attribute with an invalid length.
         at = np.where((found == 0) & (size >= 4), at + (size + 3) // 4 * 4, ends)
         if (at >= ends).all():
             break
@@ -124,9 +124,9 @@ def mpls(view: PacketView) -> LinkHeaders:
 
 
 def token_ring(view: PacketView) -> LinkHeaders:
-    """Reads a Token Ring header (IEEE 802.5): access control, frame control, addresses, routing information.
+    """Reads a Token Ring header (IEEE 802.5): access control, frame control, addresses, optional routing information.
 
-    The highest bit of the source address marks packets with routing information.
+    If the highest bit of the source address is 1, the header contains routing information.
     """
     route = np.where(view.byte(8) & 0x80 != 0, view.byte(14) & 0x1F, 0)
     return only_if(view.byte(1) & 0xC0 == 0x40, after(14 + route, llc)(view))
@@ -153,7 +153,7 @@ def firewire(view: PacketView) -> LinkHeaders:
 
 
 def arcnet(view: PacketView) -> LinkHeaders:
-    """Reads an ARCNET header: addresses and type. In the format of RFC 1201, a split flag and a sequence number follow.
+    """Reads an ARCNET header: addresses and type. In RFC 1201, a split flag and a sequence number follow the type.
 
     An exception frame (RFC 1201) has 4 additional bytes between the type and the split flag.
     """
@@ -164,14 +164,17 @@ def arcnet(view: PacketView) -> LinkHeaders:
 
 
 def arcnet_linux(view: PacketView) -> LinkHeaders:
-    """Reads a Linux ARCNET header: like arcnet(), but with an offset field before the type."""
+    """Reads a Linux ARCNET header, which is an ARCNET header with an additional offset field before the type."""
     kind = view.byte(4)
     whole = (kind == _ARCNET_OLD) | (view.byte(5) == 0)
     return only_if(whole, LinkHeaders(np.where(kind == _ARCNET_OLD, 5, 8), _ARCNET[kind]))
 
 
 def slip(view: PacketView) -> LinkHeaders:
-    """Reads a BSD SLIP header of 16 bytes: the direction, and the IP header as it was sent, perhaps compressed."""
+    """Reads a BSD SLIP header of 16 bytes: the direction, and the first bytes of the packet on the wire.
+
+    On the wire, the IP header may be compressed.
+    """
     return after(16, raw)(view)
 
 
@@ -189,7 +192,7 @@ def preamble(view: PacketView) -> LinkHeaders:
 
 
 def netanalyzer_transparent(view: PacketView) -> LinkHeaders:
-    """Reads packets of netANALYZER in transparent mode: 4 bytes from the card, then the frame with its preamble."""
+    """Reads packets of netANALYZER in transparent mode: a header of 4 bytes, then the frame with its preamble."""
     return after(4, preamble)(view)
 
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defines the supported link types, and converts packets to Ethernet, because the program reads only Ethernet.
+"""Defines the supported link types, and converts packets to Ethernet, because the kernel program reads only Ethernet.
 
-To support another link type, add a row to LINK_TYPES: its number, its name, and a function that returns the size of
-each packet's link header and the EtherType of the payload. `make docs` generates docs/links.md from these tables.
+To support another link type, add a row to LINK_TYPES. A row has the number and the name of the link type, and a
+function that returns the size of each packet's link header and the EtherType of the payload. `make docs` generates
+docs/links.md from LINK_TYPES and UNSUPPORTED.
 
 The conversion writes an Ethernet header with zero addresses directly before the network header, so no packet is copied.
 The Ethernet header overwrites the link header. If the link header is shorter than the Ethernet header, the Ethernet
-header also overwrites a part of the record header. The record header is no longer needed. A packet is counted with the
-length that it would have on Ethernet.
+header also overwrites a part of the record header, which is no longer needed. The length of a packet is counted as if
+the packet had an Ethernet header in place of its link header.
 
 Source of the layouts: https://www.tcpdump.org/linktypes.html
 """
@@ -35,7 +36,7 @@ def _enclosed(view: PacketView, link_types: Int64Array) -> LinkHeaders:
     """Reads packets of different link types. A packet of an unsupported link type gets the EtherType UNKNOWN."""
     sizes, ethertypes, trailers = view.zeros(), view.zeros(), view.zeros()
     for number in np.unique(link_types).tolist():
-        # A link type of _ENVELOPES inside a link type of _ENVELOPES is not supported.
+        # A link type in _ENVELOPES must not contain another link type in _ENVELOPES.
         if number in LINK_TYPES and number not in _ENVELOPES:
             of_type = link_types == number
             headers = LINK_TYPES[number].read(view.take(of_type))
@@ -114,7 +115,7 @@ LINK_TYPES: dict[int, LinkType] = {
     284: LinkType("Ethernet with a Marvell switch tag, DSA", common_headers.after(4, common_headers.ethernet)),
     285: LinkType("Ethernet with a Marvell switch tag, EDSA", common_headers.after(8, common_headers.ethernet)),
 }
-# Known link types that do not carry IP, or that carry IP in an unsupported form. Error messages contain these names.
+# Known link types that do not carry IP, or that carry IP in an unsupported form. The names are shown in error messages.
 UNSUPPORTED = {
     3: "AX.25",
     102: "BSD/OS SLIP",
@@ -222,15 +223,15 @@ CURE = (
 
 
 def describe(link_type: int) -> str:
-    """Returns the number of an unsupported link type, followed by its name if UNSUPPORTED contains the name."""
+    """Returns the number of an unsupported link type, and the name of the link type if UNSUPPORTED contains it."""
     return f"{link_type} ({UNSUPPORTED[link_type]})" if link_type in UNSUPPORTED else str(link_type)
 
 
 def to_ethernet(batch: PacketBatch) -> PacketBatch:
-    """Returns the packets with Ethernet headers. Writes these headers into the buffer of the batch.
+    """Replaces the link headers by Ethernet headers in the buffer of the batch, and returns a batch of the new packets.
 
-    All link types must be in SUPPORTED. If a packet is shorter than its link header, its length in the result is less
-    than the length of an Ethernet header.
+    All link types must be in SUPPORTED. If a packet is shorter than its link header, the captured length in the result
+    is less than the length of an Ethernet header.
     """
     starts, captured, original = batch.starts.copy(), batch.captured.copy(), batch.original.copy()
     for number in np.unique(batch.link_types).tolist():
@@ -243,11 +244,11 @@ def to_ethernet(batch: PacketBatch) -> PacketBatch:
         starts[of_type] += headers.sizes - ETHERNET_HEADER
         original[of_type] -= headers.sizes - ETHERNET_HEADER + headers.trailers
         captured[of_type] -= headers.sizes - ETHERNET_HEADER
-        # The snap length may have cut off the trailer already.
+        # The packet may lack the trailer, because the snap length may have cut it off.
         without_trailer = np.minimum(captured[of_type], original[of_type])
         captured[of_type] = np.where(np.greater(headers.trailers, 0), without_trailer, captured[of_type])
-        # If a packet is shorter than its link header, no Ethernet header is written, because it would overwrite bytes
-        # of the next packet.
+        # If a packet is shorter than its link header, no Ethernet header is written, because the header would overwrite
+        # bytes of the next packet.
         fits = captured[of_type] >= ETHERNET_HEADER
         ethernet = np.zeros((np.count_nonzero(fits), ETHERNET_HEADER), np.uint8)
         ethertypes = headers.ethertypes[fits]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Represents up to MAX_PACKETS packets of a capture as numpy arrays.
 
-Creating a Python object for a packet would take as much time as all other processing of the packet. So the reader of a
-file format uses Python only to go from record to record. numpy does everything else for the whole batch.
+The creation of a Python object for a packet would take as much time as all other processing of the packet. So the
+reader of a file format finds the records with Python code, and processes all packets of a batch together with numpy.
 """
 
 from dataclasses import dataclass, replace
@@ -13,10 +13,11 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
-# With this number of packets, the overhead of a numpy call is small for each packet, and intermediate arrays still fit
-# into the processor's cache.
+# A batch is so large that the overhead of numpy calls is small for each packet, and so small that intermediate arrays
+# fit into the processor's cache.
 MAX_PACKETS = 4096
-# libpcap's MAXIMUM_SNAPLEN. If a record has a greater length, the file is treated as damaged.
+# Maximum number of captured bytes per packet, as in libpcap (MAXIMUM_SNAPLEN). A file with a longer record counts as
+# damaged.
 MAX_CAPTURED = 262_144
 UNTIMED_NS = 0
 
@@ -52,7 +53,7 @@ class PacketBatch:
         return len(self.starts)
 
     def take(self, which: slice | npt.NDArray[np.bool_]) -> "PacketBatch":
-        """Returns a batch of the selected packets, over the same buffer."""
+        """Returns a batch of the selected packets, which uses the same buffer."""
         names = ("starts", "captured", "original", "times_ns", "link_types")
         return replace(self, **{name: getattr(self, name)[which] for name in names})
 
@@ -60,16 +61,16 @@ class PacketBatch:
 def without_trailers(
     captured: Int64Array, original: Int64Array, sizes: Int64Array | int
 ) -> tuple[Int64Array, Int64Array]:
-    """Returns the captured and original lengths of packets after their last `sizes` bytes are removed.
+    """Returns the captured and original lengths that packets have without their last `sizes` bytes.
 
-    If the snap length has already cut off these bytes, the captured length does not change.
+    If the snap length has already cut off the last `sizes` bytes, the captured length does not change.
     """
     original = np.maximum(original - sizes, 0)
     return np.where(np.greater(sizes, 0), np.minimum(captured, original), captured), original
 
 
 def words(buffer: Bytes, at: Int64Array, count: int, order: str) -> Int64Array:
-    """Returns `count` consecutive unsigned 32-bit words from each index in `at`. The shape is (len(at), count).
+    """Returns `count` consecutive unsigned 32-bit words from each index in `at`, as an array of shape (len(at), count).
 
     `order` is the byte order: < means little-endian, > means big-endian.
     """

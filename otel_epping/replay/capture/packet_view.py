@@ -16,8 +16,9 @@ Mask = npt.NDArray[np.bool_]
 class PacketView:
     """Packets in a buffer: the bytes of packet i are `buffer[starts[i]:ends[i]]`.
 
-    In the methods, the parameter `place` is an offset from the start of each packet. It is one number for all packets,
-    or an array of shape (packets,). Each result has the shape (packets,). A byte outside of its packet is read as 0.
+    In the methods, the parameter `place` is an offset from the start of each packet: one number for all packets, or an
+    array of shape (packets,). Each result has the shape (packets,). A byte at a place outside of the packet is read as
+    0.
     """
 
     buffer: Bytes
@@ -63,7 +64,7 @@ class PacketView:
 
 @dataclass(frozen=True)
 class LinkHeaders:
-    """The link headers of packets. Arrays have the shape (packets,).
+    """The link headers of many packets. Each array has the shape (packets,).
 
     sizes       number of bytes of the link header
     ethertypes  EtherType of the payload after the link header, or UNKNOWN
@@ -75,7 +76,7 @@ class LinkHeaders:
     trailers: Int64Array | int = 0
 
     def preceded_by(self, size: int | Int64Array) -> "LinkHeaders":
-        """Returns these headers with `size` more bytes at the start."""
+        """Returns these link headers with `size` additional bytes at the start."""
         return LinkHeaders(self.sizes + size, self.ethertypes, self.trailers)
 
 
@@ -99,12 +100,12 @@ def lookup_table(size: int, ethertypes: dict[int, int]) -> Int64Array:
 
 
 def fixed_size(size: int, ethertypes: Int64Array) -> LinkHeaders:
-    """Returns link headers that all have `size` bytes. The packets have no trailers."""
+    """Returns link headers that are all `size` bytes long, for packets without trailers."""
     return LinkHeaders(np.full_like(ethertypes, size), ethertypes)
 
 
 def choose(condition: Mask, yes: LinkHeaders, no: LinkHeaders) -> LinkHeaders:
-    """Returns the headers in `yes` for packets where the condition is true, and the headers in `no` for all others."""
+    """Returns the headers in `yes` for packets whose condition is true, and the headers in `no` for other packets."""
     return LinkHeaders(
         np.where(condition, yes.sizes, no.sizes),
         np.where(condition, yes.ethertypes, no.ethertypes),
@@ -113,5 +114,5 @@ def choose(condition: Mask, yes: LinkHeaders, no: LinkHeaders) -> LinkHeaders:
 
 
 def only_if(condition: Mask, headers: LinkHeaders) -> LinkHeaders:
-    """Returns the headers, but with EtherType UNKNOWN for packets where the condition is false."""
+    """Returns the headers, but sets the EtherType of packets whose condition is false to UNKNOWN."""
     return LinkHeaders(headers.sizes, np.where(condition, headers.ethertypes, UNKNOWN), headers.trailers)

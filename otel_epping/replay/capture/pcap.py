@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads pcap, the original format of libpcap: a file header, then records with a header of 16 bytes each.
+"""Reads pcap, the original format of libpcap: a file header, and then records, each with a header of 16 bytes.
 
 The format is defined in draft-ietf-opsawg-pcap. No library is used. dpkt provides neither the original length of a
 packet nor the byte order, and treats a truncated file as complete. scapy reads only 10,000 packets per second.
@@ -7,11 +7,11 @@ packet nor the byte order, and treats a truncated file as complete. scapy reads 
 Variants of the format are read in the same way as in libpcap (sf-pcap.c) and Wireshark (wiretap/libpcap.c):
 
 - Files of libpcap with Alexey Kuznetzov's patches, as in Red Hat 6 and SuSE 6: each record header has 8 or 12
-  additional bytes. The magic number also differs from that of libpcap, except with some versions of the patches from
-  ss990417 on.
+  additional bytes. Most versions of the patches use a magic number of their own. Some versions from ss990417 on use
+  libpcap's magic number.
 - Files of Nokia IPSO: each record header has 4 additional bytes.
-- Files of versions 2.0 to 2.2, and version 543.0 of DG/UX: captured and original length are swapped.
-- Files of version 2.3: captured and original length may be in either order.
+- Files of versions 2.0 to 2.2, and version 543.0 of DG/UX: the original length is before the captured length.
+- Files of version 2.3: the captured length and the original length may be in either order.
 - Files of AIX: the version is 2.2, the fraction of a timestamp is in ns, and link types are the interface types of
   RFC 1573.
 - Files of Ixia (lcap): the file header has 4 additional bytes.
@@ -42,20 +42,21 @@ _US, _NS = 1000, 1
 class _Lengths(Enum):
     """The order of the captured and the original length in a record header.
 
-    The value is a format of the struct module. It reads the captured length, or both lengths if the order is unknown.
+    The value is a format string of the struct module that reads the captured length, or both lengths if the order is
+    unknown.
     """
 
     USUAL = "8xI"
     SWAPPED = "12xI"
-    EITHER = "8xII"  # the smaller of the two is the captured length
+    EITHER = "8xII"  # the smaller length is the captured length
 
 
 @dataclass(frozen=True)
 class _Layout:
     """The layout of records.
 
-    `unit_ns` is the unit, in ns, of the field for the fraction of a second in a timestamp. `header` is the size of a
-    record header in bytes.
+    A timestamp has a field for the seconds and a field for the fraction of a second. `unit_ns` is the unit of the
+    fraction in ns. `header` is the size of a record header in bytes.
     """
 
     order: str
@@ -63,12 +64,12 @@ class _Layout:
     header: int
     lengths: _Lengths
     link_type: int
-    check_sequence: int  # bytes of the frame check sequence at the end of each packet
+    check_sequence: int  # size in bytes of the frame check sequence at the end of each packet
 
 
 @dataclass(frozen=True)
 class _Magic:
-    """A magic number, and the possible layouts of files with this magic number.
+    """A magic number of pcap files, and the possible layouts of files that begin with this number.
 
     `headers` contains the possible sizes of a record header, the likeliest size first.
     """
@@ -94,7 +95,8 @@ _MAGICS = {
 MAGICS = frozenset(_MAGICS)
 """The possible values of the first 4 bytes of a pcap file."""
 
-# The versions (major, minor), and the order of the two lengths in the record headers of each version.
+# The supported versions of the format (major, minor), and the order of the two lengths in the record headers of each
+# version.
 _VERSIONS = {(2, 4): _Lengths.USUAL, (2, 3): _Lengths.EITHER, (543, 0): _Lengths.SWAPPED} | {
     (2, minor): _Lengths.SWAPPED for minor in range(3)
 }
@@ -102,8 +104,8 @@ _VERSIONS = {(2, 4): _Lengths.USUAL, (2, 3): _Lengths.EITHER, (543, 0): _Lengths
 _AIX_VERSION = (2, 2)
 _AIX_LINKS = {6: 1, 9: 6, 15: 10, 24: 0}
 _LINK_BITS = 0xFFFF
-# If _CHECK_SEQUENCE_BIT is set in the field of the link type, the highest four bits of the field are the length of the
-# frame check sequence in units of 16 bits.
+# If _CHECK_SEQUENCE_BIT is set in the link type field of the file header, the highest four bits of this field are the
+# length of the frame check sequence in units of 16 bits.
 _CHECK_SEQUENCE_BIT, _CHECK_SEQUENCE_SHIFT = 0x0400_0000, 28
 # Wireshark's maximum packet length.
 _MAX_ORIGINAL = 128 << 20
@@ -138,7 +140,8 @@ def _file_header(stream: Stream) -> _Layout:
     stream.start += magic.file_header
     if (major, minor) == _AIX_VERSION and link in _AIX_LINKS:
         return replace(layout, unit_ns=_NS, link_type=_AIX_LINKS[link])
-    # If the file is a pipe, do not wait for the first records, but use the likeliest size, as libpcap does.
+    # If the input is a pipe, this function does not wait for the first records, but uses the likeliest size of a record
+    # header, as libpcap does.
     if len(magic.headers) > 1 and stream.size:
         stream.fill(_TRIED_RECORDS * (_MODIFIED_SMP + MAX_CAPTURED))
         fitting = (size for size in magic.headers if _is_plausible(stream, replace(layout, header=size)))
@@ -185,7 +188,7 @@ def _walk(stream: Stream, layout: _Layout) -> list[int]:
 def _is_blank(stream: Stream, at: int) -> bool:
     """Returns True if a record header contains only zeros.
 
-    After a crash, a file may have its final size, but contain zeros in place of data that were not written.
+    After a crash, a file may already have its final size, but contain zeros instead of the data that were not written.
     """
     return not any(stream.memory[at : at + _HEADER])
 

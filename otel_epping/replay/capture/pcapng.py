@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the packets of pcapng files. A file consists of sections, and a section consists of blocks.
 
-Each section describes its own interfaces. Only blocks with a section header, an interface or a packet are read. All
-other blocks are skipped. The format is defined in draft-ietf-opsawg-pcapng.
+Each section describes the interfaces of its packets. Only section header blocks, interface blocks and packet blocks are
+read. All other blocks are skipped. The format is defined in draft-ietf-opsawg-pcapng.
 
-No library is used. dpkt provides neither the original length of a packet nor the link type of its interface, and treats
+No library is used. dpkt provides neither the original length of a packet nor the link type of the interface, and treats
 a truncated file as complete. scapy reads only 10,000 packets per second.
 """
 
@@ -26,7 +26,7 @@ from otel_epping.replay.capture.stream import WINDOW, Stream
 
 MAGIC = b"\x0a\x0d\x0d\x0a"
 
-# The block types. The type of a section header is the same number in both byte orders.
+# The block types. The type of a section header block is the same number in both byte orders.
 _SECTION = 0x0A0D0D0A
 _INTERFACE = 1
 _OBSOLETE_PACKET = 2
@@ -54,7 +54,7 @@ class _CaptureInterface:
     snap_length: int
     units_per_s: int
     offset_s: int
-    check_sequence: int  # bytes of the frame check sequence at the end of each packet
+    check_sequence: int  # size in bytes of the frame check sequence at the end of each packet
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def batches(stream: Stream) -> Iterator[PacketBatch]:
 
 
 def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
-    """Returns the type of the next packet blocks, and the indexes of the complete blocks of this type.
+    """Returns the type of the next packet blocks, and the indexes of the complete packet blocks of this type.
 
-    Moves the start of the window to the end of these blocks. Skips blocks that are neither packet, section nor
-    interface blocks. Stops before a section block, an interface block, a packet block of another type, and a block that
-    is damaged or incomplete.
+    Moves the start of the window to the end of these packet blocks. Skips all blocks other than section, interface and
+    packet blocks. Stops before a section block, an interface block, a packet block of another type, a damaged block, or
+    an incomplete block.
     """
     memory, at, end = stream.memory, stream.start, stream.end
     head = struct.Struct(f"{section.order}II").unpack_from
@@ -109,8 +109,8 @@ def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
 def _process_block(stream: Stream, section: _Section) -> _Section:
     """Processes the next block, and returns the section to which the following blocks belong.
 
-    Reads a section or interface block. If the block is a packet block, only fills the window until the window contains
-    the complete block. Skips any other block.
+    Reads a section or interface block. For a packet block, only fills the window until it contains the complete block.
+    Skips any other block.
     """
     magic = bytes(stream.memory[stream.start + 8 : stream.start + 12])
     kind, length = struct.unpack_from(f"{section.order}II", stream.memory, stream.start)
@@ -153,7 +153,8 @@ def _interface(block: bytes, order: str) -> _CaptureInterface:
         elif code == _TSOFFSET and len(value) == 8:
             (offset_s,) = struct.unpack(f"{order}q", value)
         at += 4 + -(-length // 4) * 4
-    # If the highest bit is set, the number of units per second is a power of two. Otherwise it is a power of ten.
+    # If the highest bit of the resolution is set, the number of time units per second is a power of 2. If the bit is
+    # not set, the number of time units per second is a power of 10.
     units_per_s = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
     return _CaptureInterface(link, snap_length, units_per_s, offset_s, check_sequence)
 
@@ -176,7 +177,7 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Int64Array) -> It
         ticks = None
     else:
         number, high, low, captured, original = fields[2:]
-        if kind == _OBSOLETE_PACKET:  # 16 bits are the interface number, the other 16 bits count dropped packets
+        if kind == _OBSOLETE_PACKET:  # interface number and drop count, 16 bits each
             number = number >> 16 if section.order == ">" else number & 0xFFFF
         ticks = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
     closed = words(stream.buffer, at + length - _TRAILER, 1, section.order)[:, 0] == length
@@ -202,7 +203,8 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Int64Array) -> It
 def _times_ns(section: _Section, number: Int64Array, ticks: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Int64Array:
     """Returns the Unix times of packets in ns. An invalid time becomes UNTIMED_NS.
 
-    `number` contains the interface number of each packet. The resolution and the offset of that interface are applied.
+    `number` contains the interface number of each packet. The interface determines the resolution and the offset of the
+    packet's time.
     """
     times_ns = np.full(len(number), UNTIMED_NS, np.int64)
     for each in np.unique(number).tolist():
@@ -210,14 +212,15 @@ def _times_ns(section: _Section, number: Int64Array, ticks: np.ndarray[tuple[int
         of_interface = number == each
         offset_ns = interface.offset_s * 10**9
         unit_ns, rest = divmod(10**9, interface.units_per_s)
-        # If a tick is a whole number of ns, which is the usual case, numpy is used. Otherwise Python integers are used,
-        # because they do not overflow.
+        # If the time unit is a whole number of ns, numpy computes the times. For other time units, the times are
+        # computed with Python integers, because Python integers do not overflow.
         if rest == 0:
             first, last = -(-(1 - offset_ns) // unit_ns), (_MAX_NS - offset_ns) // unit_ns
             if last < 0 or first > _MAX_TICKS:
                 continue
             valid = (ticks[of_interface] >= max(first, 0)) & (ticks[of_interface] <= min(last, _MAX_TICKS))
-            # Intermediate results may wrap around at 64 bits. But the final result is correct if the time is valid.
+            # Intermediate results may exceed 64 bits and wrap around, but the final result is correct if the time is
+            # valid.
             exact = ticks[of_interface] * np.uint64(unit_ns) + np.uint64(offset_ns % _WRAP)
             times_ns[of_interface] = np.where(valid, exact.astype(np.int64), UNTIMED_NS)
         else:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a capture into a moving window. The capture may be compressed, and may be a file or standard input.
 
-mmap is not used: if another process truncates a mapped file, SIGBUS ends this process. Also, pipes and decompressed
-data cannot be mapped. Reading one megabyte at a time into the same memory is as fast as mmap, and link_types.py may
-write into this memory.
+The file is not mapped into memory with mmap. If another process truncates a mapped file, SIGBUS ends this process.
+Also, pipes and decompressed data cannot be mapped. Reading one megabyte at a time into the same buffer is as fast as
+mmap, and link_types.py may write into the buffer.
 """
 
 import os
@@ -23,19 +23,19 @@ from otel_epping.replay.capture.errors import CaptureError
 
 STANDARD_INPUT = "-"
 WINDOW = 1 << 20
-# Number of additional bytes before and after the window. They keep each access inside the buffer when a link header at
-# an edge of the window is read or written.
+# Number of additional bytes before and after the window. If a link header at an edge of the window is read or written,
+# the access may be outside of the window, but is inside the buffer.
 _MARGIN = 64
-# Maximum number of bytes that are decompressed at a time. With this maximum, they fit into the processor's cache.
+# Maximum number of bytes that are decompressed at a time. This number of bytes fits into the processor's cache.
 _DECOMPRESSED_READ = 1 << 16
 
 
 class Stream:
-    """A window over a capture: `buffer[start:end]` contains the bytes that were read but are not yet processed.
+    """A window over a capture: `buffer[start:end]` contains the bytes that the caller has not processed yet.
 
-    After the caller has processed bytes, it increases `start` by the number of these bytes. `name` is the path, or
-    "standard input". `size` is the file size in bytes, or 0 if the file is a pipe or a device. `memory` is `buffer` as
-    a memoryview. Raises CaptureError if the file cannot be opened.
+    When the caller has processed bytes, the caller increases `start` by the number of processed bytes. `name` is the
+    path, or "standard input". `size` is the file size in bytes, or 0 if the file is a pipe or a device. `memory` is
+    `buffer` as a memoryview. Raises CaptureError if the file cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -99,8 +99,8 @@ class Stream:
         """Reads until the window contains at least `size` bytes. `size` is at most WINDOW.
 
         Also reads further bytes if they are available. Returns False if the capture ends before the window contains
-        `size` bytes. Raises CaptureError if the file cannot be read, or if the compressed data are damaged. All bytes
-        before the damage are read first.
+        `size` bytes. Raises CaptureError if the file cannot be read, or if the compressed data are damaged. If a
+        part of the file is damaged, fill() reads all bytes before the damage, and then raises the exception.
         """
         if self.unread >= size:
             return True
@@ -110,7 +110,7 @@ class Stream:
         self.start, self.end = _MARGIN, _MARGIN + unread
         while not self._failure and (count := self._read()):
             self.end += count
-            # If the file is a pipe, do not wait for more bytes, because they may arrive much later.
+            # If the input is a pipe, fill() waits for only `size` bytes, because further bytes may arrive much later.
             if self.unread >= size and not self.size:
                 break
         if self._failure and self.unread < size:
@@ -122,7 +122,7 @@ class Stream:
 
         If the read fails, fill() raises the exception later.
         """
-        # Each call reads only once, so that the bytes before a damaged place are kept.
+        # Each call reads only once, so that no bytes before the damage are lost.
         free = self.memory[self.end : _MARGIN + WINDOW]
         try:
             if self._decompressor is None:
@@ -139,7 +139,7 @@ class Stream:
         return 0
 
     def skip(self, size: int) -> bool:
-        """Skips `size` bytes. Returns False if the capture ends within these bytes."""
+        """Skips `size` bytes. Returns False if the capture ends before `size` bytes are skipped."""
         while size > self.unread:
             size -= self.unread
             self.start = self.end

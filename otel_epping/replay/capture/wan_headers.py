@@ -26,13 +26,13 @@ _NLPID_IPV4, _NLPID_IPV6, _NLPID_SNAP, _NLPID_PPP = 0xCC, 0x8E, 0x80, 0xCF
 _BY_NLPID = lookup_table(256, {_NLPID_IPV4: IPV4, _NLPID_IPV6: IPV6})
 _UNNUMBERED = 0x03
 _BRIDGED = 0x0080C2  # the OUI of IEEE 802.1
-_BRIDGED_ETHERNET = (0x0001, 0x0007)  # the first has a frame check sequence, the second has none
+_BRIDGED_ETHERNET = (0x0001, 0x0007)  # with and without a frame check sequence
 # tcpdump's print-juniper.c
 _JUNIPER_MAGIC, _JUNIPER_EXTENDED, _JUNIPER_BARE = 0x4D4743, 0x80, 0x02
 
 
 def _ppp_protocol(view: PacketView) -> LinkHeaders:
-    """Reads a PPP protocol field of 2 bytes, or of 1 byte if the first byte is odd (RFC 1661 section 6.5)."""
+    """Reads a PPP protocol field of 2 bytes, or of only 1 byte if the first byte is odd (RFC 1661 section 6.5)."""
     compressed = view.byte(0) & 1 == 1
     return LinkHeaders(np.where(compressed, 1, 2), _BY_PPP_PROTOCOL[np.where(compressed, view.byte(0), view.big(0))])
 
@@ -51,14 +51,15 @@ def ppp(view: PacketView) -> LinkHeaders:
 
 
 def pppd(view: PacketView) -> LinkHeaders:
-    """Reads PPP as pppd captures it: the address field contains the direction instead of an address."""
+    """Reads the PPP header of packets from pppd. The address field contains the direction instead of an address."""
     return after(2, _ppp_protocol)(view)
 
 
 def _snap(view: PacketView, padding: int) -> LinkHeaders:
     """Reads a SNAP header: the OUI and the protocol.
 
-    Either the protocol is an EtherType, or a bridged Ethernet frame follows after `padding` bytes.
+    The protocol is either an EtherType, or a number that means that a bridged Ethernet frame follows after `padding`
+    bytes.
     """
     oui, protocol = view.big(0, 3), view.big(3)
     bridged = (oui == _BRIDGED) & np.isin(protocol, _BRIDGED_ETHERNET)
@@ -73,9 +74,9 @@ def _by_nlpid(view: PacketView) -> LinkHeaders:
 
 
 def frame_relay(view: PacketView) -> LinkHeaders:
-    """Reads Frame Relay as defined in RFC 2427, or Cisco's variant with an EtherType.
+    """Reads a Frame Relay header in the format of RFC 2427, or in Cisco's format with an EtherType.
 
-    The address has 2 to 4 bytes. Only its last byte is odd.
+    The address has 2 to 4 bytes. Only the last byte of the address is odd.
     """
     size = np.where(view.byte(1) & 1 == 1, 2, np.where(view.byte(2) & 1 == 1, 3, 4))
     rest = view.skip(size)
@@ -85,9 +86,10 @@ def frame_relay(view: PacketView) -> LinkHeaders:
 
 
 def atm(view: PacketView) -> LinkHeaders:
-    """Reads the payload of ATM, with or without an LLC header.
+    """Reads the headers in the payload of ATM. The payload may begin with an LLC header.
 
-    With LLC, a SNAP header or an NLPID follows (RFC 2684). Without LLC, the payload is IP (RFC 2684) or PPP (RFC 2364).
+    After an LLC header, a SNAP header or an NLPID follows (RFC 2684). Without an LLC header, the payload is IP (RFC
+    2684) or PPP (RFC 2364).
     """
     head = view.big(0, 3)
     snap = choose(view.big(3, 3) == _BRIDGED, _snap(view.skip(3), 2).preceded_by(3), llc(view))
@@ -96,7 +98,7 @@ def atm(view: PacketView) -> LinkHeaders:
 
 
 def sun_atm(view: PacketView) -> LinkHeaders:
-    """Reads a SunATM header of 4 bytes. The first byte shows whether LAN emulation or LLC follows."""
+    """Reads a SunATM header of 4 bytes. The first byte shows whether LAN emulation or an LLC header follows."""
     kind = view.byte(0) & 0x0F
     found = choose(kind == 1, after(6, ethernet)(view), after(4, atm)(view))
     return only_if((kind == 1) | (kind == 2), found)
@@ -110,7 +112,7 @@ def docsis(view: PacketView) -> LinkHeaders:
 
 
 def juniper(inner: HeaderReader) -> HeaderReader:
-    """Returns a reader for the Juniper header, its extensions, and the headers after it.
+    """Returns a reader for the Juniper header, its extensions, and the headers that follow.
 
     The Juniper header is followed either by the headers that `inner` reads, or by 4 bytes and an IP packet.
     """

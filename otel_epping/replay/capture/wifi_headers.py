@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads IEEE 802.11 frame headers, and the headers that drivers add before them.
+"""Reads IEEE 802.11 frame headers, and the headers that drivers add before a frame header.
 
 Only data frames that are neither encrypted nor fragmented are read. An A-MSDU is a frame that contains several packets.
 Only the first packet of an A-MSDU is read.
@@ -10,8 +10,8 @@ import numpy as np
 from otel_epping.replay.capture.common_headers import CHECKSUM, after, llc
 from otel_epping.replay.capture.packet_view import ETHERNET_HEADER, LinkHeaders, Mask, PacketView, only_if
 
-# Values of the frame control field, IEEE 802.11 9.2.4.1. The values in the first line are for the first byte of the
-# field, the values in the second line for the second byte.
+# Values of the frame control field, IEEE 802.11 9.2.4.1. The first line contains values of the first byte of the field.
+# The second line contains values of the second byte.
 _VERSION_AND_TYPE, _DATA, _NO_DATA, _QOS = 0x0F, 0x08, 0x40, 0x80
 _TO_AND_FROM, _MORE_FRAGMENTS, _PROTECTED, _ORDER = 0x03, 0x04, 0x40, 0x80
 _FRAGMENT_NUMBER = 0x0F
@@ -28,12 +28,15 @@ _PRISM_BYTES = 144
 
 
 def frame(view: PacketView) -> LinkHeaders:
-    """Reads a frame header that no driver header precedes."""
+    """Reads a frame header, for packets without a driver header."""
     return _frame(view, np.zeros(len(view), bool))
 
 
 def _frame(view: PacketView, padded: Mask) -> LinkHeaders:
-    """Reads a frame header. `padded` is True for packets whose header the driver padded to a multiple of 4 bytes."""
+    """Reads a frame header.
+
+    `padded` is True for packets in which the driver has padded the header to a multiple of 4 bytes.
+    """
     control, flags = view.byte(0), view.byte(1)
     is_qos = control & _QOS != 0
     sizes = np.full(len(view), _MIN_HEADER_BYTES)
@@ -50,7 +53,7 @@ def _frame(view: PacketView, padded: Mask) -> LinkHeaders:
 def radiotap(view: PacketView) -> LinkHeaders:
     """Reads a radiotap header (https://www.radiotap.org), and the frame header after it.
 
-    A radiotap header consists of the version, the length, a bitmap of the fields that are present, and these fields.
+    A radiotap header consists of a version, a length, a bitmap, and fields. The bitmap shows which fields are present.
     """
     present = view.little(4, 4)
     fields = np.full(len(view), 8)
@@ -61,7 +64,7 @@ def radiotap(view: PacketView) -> LinkHeaders:
             break
         more = np.where(another, view.little(fields, 4), 0)
         fields += np.where(another, 4, 0)
-    # The timestamp has 8 bytes and is aligned to 8 bytes.
+    # The timestamp of a radiotap header has 8 bytes and is aligned to 8 bytes.
     fields = np.where(present & _HAS_TIME != 0, (fields + 7) // 8 * 8 + 8, fields)
     flags = np.where(present & _HAS_FLAGS != 0, view.byte(fields), 0)
     size = view.little(2, 2)
@@ -72,7 +75,7 @@ def radiotap(view: PacketView) -> LinkHeaders:
 def prism(view: PacketView) -> LinkHeaders:
     """Reads an AVS header or the older Prism header, and the frame header after it.
 
-    An AVS header begins with a magic number. A Prism header may have either byte order.
+    An AVS header begins with a magic number. The numbers in a Prism header may be big-endian or little-endian.
     """
     big, little = view.big(4, 4), view.little(4, 4)
     older = np.minimum(big, little)

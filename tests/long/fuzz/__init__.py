@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzes the loaded kernel program and checks it with a model: `python -m tests.long.fuzz --help`, or `make fuzz`.
+"""Fuzzes the loaded kernel program, and compares the program with a model: `python -m tests.long.fuzz --help`, or `make
+fuzz`.
 
 BPF_PROG_TEST_RUN sends packets through the program. Most of the packets are broken on purpose. For each packet, a model
-in Python predicts how the packet is counted and which RTT samples it completes. The model follows the RFCs and
-docs/methods.md, and uses no code of the program. If these documents permit several behaviours, a comment in the model
-names the chosen behaviour. Model and program must agree on every counter of the interface, on all counts of every
-subnet, and on every bucket of every histogram.
+in Python predicts how the packet is counted and which RTT samples the packet completes. The model follows the RFCs and
+docs/methods.md. The model uses no code of the kernel program. If the RFCs and docs/methods.md permit several
+behaviours, a comment in the model names the chosen behaviour. The model and the program must agree on every interface
+counter, every subnet counter and every histogram bucket.
 
     meaning.py      model: the meaning of a packet, read from its bytes
     flows.py        model: how a segment relates to earlier segments, and the metrics of flows
@@ -19,5 +20,6 @@ subnet, and on every bucket of every histogram.
     command.py      the command line
 
 At the start of an episode, neither the program nor the model knows any flow or subnet. So the result of an episode does
-not depend on earlier episodes: an episode can run again alone, and can be reduced to the few packets that show a fault.
+not depend on earlier episodes: each episode can be repeated alone, and can be reduced to the few packets that cause a
+disagreement.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds whole packets, layer by layer.
 
-Checksums are 0: neither the program nor the model reads them, and scapy would need 100 us for each packet. test_fuzz.py
-checks with scapy and dpkt that they can read these packets.
+Checksums are 0, because neither the program nor the model reads checksums. This module does not use scapy, which needs
+100 us to build a packet. test_fuzz.py checks that scapy and dpkt can read the built packets.
 """
 
 import struct
@@ -13,17 +13,16 @@ from tests.long.fuzz.meaning import AUTHENTICATION, FRAGMENT, ICMP_OF
 
 MAC = bytes.fromhex("020000000001")
 IP_ETHERTYPE = {4: 0x0800, 6: 0x86DD}
-IP_PROTOCOL = {4: 4, 6: 41}  # the protocol numbers of IP in IP
+IP_PROTOCOL = {4: 4, 6: 41}  # the protocol numbers of IPv4 and IPv6 in an outer IP packet
 PPP_IP = {4: 0x0021, 6: 0x0057}
 PPPOE = bytes.fromhex("88641100")  # EtherType, then version, type and code of PPPoE
-# The link headers that the talks use. ALL_LINKS also has the rare link headers.
+# The link headers that the conversations of talks.py use. ALL_LINKS also has the rare link headers.
 LINKS = ("802.1Q", "802.1ad", "802.1Q of old", "pppoe", "mpls")
 ALL_LINKS = (*LINKS, "pppoe, one byte", *sorted(links.BUILDERS.keys() - set(LINKS)))
 
 
 def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
-    """Returns an Ethernet header and the headers named in `stack`, outermost first, for an IP packet of this
-    version."""
+    """Returns an Ethernet header, followed by the link headers that `stack` names, for an IP packet of this version."""
     headers = b""
     following = IP_ETHERTYPE[version]
     bottom = True
@@ -40,15 +39,17 @@ def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
         else:
             following, header = links.BUILDERS[name](following, chance_bits)
             headers = header + headers
-        # The label before another label does not have the bottom-of-stack bit.
+        # An MPLS label that is followed by another label does not have the bottom-of-stack bit.
         bottom = following not in links.LABELS
     return MAC + MAC + struct.pack(">H", following) + headers
 
 
 def with_session_length(frame: bytes, link_bytes: int, more: int = 0) -> bytes:
-    """Returns the frame with the correct length, plus `more` bytes, in its PPPoE header. A frame without a PPPoE header
-    is returned unchanged. The length counts the bytes after the PPPoE header, which has 6 bytes (RFC 2516 section
-    4)."""
+    """Sets the length field of the frame's PPPoE header to the correct length plus `more`. Returns the frame.
+
+    A frame without a PPPoE header is returned unchanged. The length field is the number of bytes after the PPPoE header
+    of 6 bytes (RFC 2516 section 4).
+    """
     at = frame.find(PPPOE, 12, link_bytes) + 2
     if at < 12:
         return frame
@@ -108,20 +109,27 @@ def dns(transaction: int, is_response: bool) -> bytes:
 
 
 def quic(version: int, kind: int) -> bytes:
-    """Returns the start of a packet with a long header (RFC 9000 section 17.2). `kind` is the type in QUIC version 1: 0
-    is Initial."""
+    """Returns the start of a QUIC packet with a long header (RFC 9000 section 17.2).
+
+    `kind` is the number of the packet type in QUIC version 1, for example 0 for Initial.
+    """
     number, first = {1: (1, 0), 2: (0x6B3343CF, 1)}[version]
     return struct.pack(">BIB", 0xC0 | (kind + first & 3) << 4, number, 8) + bytes(range(8)) + bytes(30)
 
 
 def gre(flags: int, kind: int, payload: bytes) -> bytes:
-    """Returns a GRE header (RFC 2784, RFC 2890) with the optional words that the flags announce, and the payload."""
+    """Returns a GRE header (RFC 2784, RFC 2890) and the payload.
+
+    `flags` determines the optional words of the header.
+    """
     return struct.pack(">HH", flags, kind) + bytes(4 * (flags & 0xB000).bit_count()) + payload
 
 
 def extension(protocol: int, following: int, units: int) -> bytes:
-    """Returns an IPv6 extension header that is `units` longer than the minimum (RFC 8200 section 4.2, RFC 4302 section
-    2.2). A fragment header has a fixed length and describes a whole packet (RFC 6946)."""
+    """Returns an IPv6 extension header with the length field `units` (RFC 8200 section 4.2, RFC 4302 section 2.2).
+
+    If the result is a fragment header, it has a fixed length, and says that the packet is not fragmented (RFC 6946).
+    """
     if protocol == FRAGMENT:
         return bytes([following, units]) + bytes(6)
     size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: `python -m tests.long.fuzz --packets 2000000 --seed 1`, as root.
 
-The packets are divided among configurations, and the configurations among CPUs. Each process has its own program. The
-same seed gives the same packets. After a disagreement, no more packets are fed to that configuration. The disagreement
-is reduced to the packets that show it, and printed as Python. `--only CONFIG:NUMBER` runs only the episode with this
-number. Exit status 0: program and model agree.
+The packets are divided among the configurations, and the configurations are divided among the CPUs. Each process loads
+its own kernel program. The same seed generates the same packets. If the program and the model disagree, the
+configuration receives no more packets. The command then searches for the few packets that cause the disagreement, and
+prints these packets as Python. `--only CONFIG:NUMBER` runs only the episode with this number. The exit status is 0 if
+the program and the model agree.
 """
 
 import argparse
@@ -45,7 +46,7 @@ CONFIGS = {
 
 @dataclass(frozen=True)
 class Task:
-    """The work for one configuration: to feed a number of mutated packets, or to run one episode."""
+    """A part of the fuzzing: sends a number of mutated packets with one configuration, or runs one episode."""
 
     config: str
     seed: int
@@ -55,7 +56,11 @@ class Task:
 
 @dataclass
 class Outcome:
-    """The result of a task. `fault` describes a disagreement, if there was one."""
+    """The result of a task.
+
+    `fault` describes a disagreement between the program and the model. `fault` is empty if the program and the model
+    agree.
+    """
 
     config: str
     packets: int = 0
@@ -67,7 +72,7 @@ class Outcome:
 
 
 def run(task: Task) -> Outcome:
-    """Runs a task with a program of its own."""
+    """Loads a kernel program for the task, and runs the task."""
     trial = Trial(CONFIGS[task.config])
     try:
         return feed(task, trial)
@@ -76,7 +81,7 @@ def run(task: Task) -> Outcome:
 
 
 def feed(task: Task, trial: Trial) -> Outcome:
-    """Feeds episodes to the program until enough packets were fed, or until program and model disagree."""
+    """Runs episodes until enough mutated packets were sent, or until the program and the model disagree."""
     outcome, began = Outcome(task.config), time.monotonic()
     number = task.only or 0
     while outcome.mutated < task.packets or task.only is not None:
@@ -98,7 +103,7 @@ def feed(task: Task, trial: Trial) -> Outcome:
 
 
 def report(task: Task, trial: Trial, episode: episodes.Episode, number: int, found: list[str]) -> str:
-    """Describes a disagreement in words and as Python."""
+    """Describes a disagreement between the program and the model in words, and as Python code."""
     _say(f"{task.config}: episode {number} ({episode.name}): {len(found)} disagreements, the first: {found[0]}")
     steps = shrink(trial, episode, lambda text: _say(f"{task.config}: {text}"))
     link = f"link header {episode.link_header}, interface {episode.role.name if episode.role else 'unknown'}"
@@ -112,7 +117,7 @@ def report(task: Task, trial: Trial, episode: episodes.Episode, number: int, fou
 
 
 def describe(step: Step, begin_ns: int, link_header: int) -> str:
-    """Returns Python code for a step, with a comment that says what its packet means to the model."""
+    """Returns Python code for a step. A comment in the code says how the model reads the packet of the step."""
     meaning = read(step.frame, link_header, step.wire_length or len(step.frame))
     about = f"{(step.at_ns - begin_ns) / MS:.6f} ms, {meaning.kind}, {step.note or 'whole'}"
     return f"  # {about}\n  {step._replace(note='')!r},"
@@ -141,8 +146,10 @@ def main() -> None:
         "--packets", type=int, default=2_000_000, help="number of mutated packets, for all configurations together"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--config", action="append", choices=list(CONFIGS), help="only this one; may be repeated")
-    parser.add_argument("--only", metavar="CONFIG:NUMBER", help="only this episode")
+    parser.add_argument(
+        "--config", action="append", choices=list(CONFIGS), help="run only this configuration; may be repeated"
+    )
+    parser.add_argument("--only", metavar="CONFIG:NUMBER", help="run only this episode")
     arguments = parser.parse_args()
     tasks = _tasks(arguments)
     _say(f"captures: {len(talks.captures())} found in {talks.CAPTURES}")

@@ -10,17 +10,20 @@ from tests.long.fuzz.methods import COPY_NS, Seen
 
 UNKNOWN_NS, WITHOUT_IDENTIFICATION_NS = 1_000_000, 100_000
 _DNS_PORT = 53
-_ECHOES = {4: (8, 0), 6: (128, 129)}  # types of a request and a reply
+_ECHOES = {4: (8, 0), 6: (128, 129)}  # the ICMP types of an echo request and an echo reply
 
 
 class Copies:
-    """The packets that were seen. Each is stored with the acknowledgement number that its receiver had sent before."""
+    """The packets that were seen.
+
+    Each packet is stored with the last acknowledgement number that its receiver has sent.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[object, tuple[int, Any]] = {}
 
     def has(self, seen: Seen, frame: bytes) -> bool:
-        """Returns true if this packet is a copy. Otherwise the packet is stored."""
+        """Returns true if the packet is a copy of an earlier packet. Otherwise stores the packet."""
         meaning = seen.meaning
         if meaning.kind not in ("tcp", "udp", "icmp"):
             return False
@@ -40,7 +43,10 @@ class Copies:
         return False
 
     def _within(self, seen: Seen, identification: int, was_asked: Any, asked: Any) -> int:
-        """Returns for how many ns after a packet an equal packet counts as its copy. 0: it never counts as a copy."""
+        """Returns the time in ns within which an equal packet counts as a copy.
+
+        If the time is 0, an equal packet is not a copy.
+        """
         meaning = seen.meaning
         if meaning.kind != "tcp":
             asks = _echo(meaning) or _DNS_PORT in (meaning.source[1], meaning.destination[1])
@@ -57,7 +63,7 @@ class Copies:
 
 
 def _may_be_said_twice(meaning: Meaning, identification: int) -> bool:
-    """Returns true for an ACK or RST if its sender may send another packet that is exactly equal."""
+    """Returns true if the packet is an ACK or RST that its sender may send again in exactly the same form."""
     return meaning.kind == "tcp" and not identification and not meaning.payload and not meaning.flags & (SYN | FIN)
 
 

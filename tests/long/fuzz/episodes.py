@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Creates sequences of packets. Each sequence depends only on its seed and number.
+"""Creates episodes: sequences of packets. Each episode depends only on the seed, the number and the configuration.
 
-Most episodes are random. They consist of simultaneous conversations or of parts of captures, and most of their packets
-are mutated. Every eighth episode is a sweep. A sweep goes through the cases of one kind, and continues where the last
-sweep of this kind ended. The kinds are packets truncated at every byte, TCP options of every kind and length at every
-offset, chains of extension headers, and stacks of link headers.
+Most episodes are random. A random episode consists of simultaneous conversations or of parts of captures, and most of
+its packets are mutated. Every eighth episode is a sweep. A sweep goes through the cases of one of four kinds, and
+continues where the previous sweep of this kind ended. The kinds of sweeps are packets truncated at every byte, TCP
+options of every kind and length at every offset, chains of extension headers, and stacks of link headers.
 """
 
 import itertools
@@ -27,8 +27,11 @@ SWEEP_EVERY = 8
 
 @dataclass(frozen=True)
 class Episode:
-    """Packets in their order, and the interface on which they appear. `link_header` is 14 or 0 bytes. `role` is None if
-    the interface is not registered in the program."""
+    """A sequence of packets, and the interface on which the packets appear.
+
+    `link_header` is the length of the link header: 14 or 0 bytes. `role` is None if the interface is not registered in
+    the program.
+    """
 
     name: str
     steps: list[Step]
@@ -37,13 +40,15 @@ class Episode:
 
     @property
     def mutated(self) -> int:
-        """The number of packets that were truncated, changed, reordered, repeated, or moved to another time."""
+        """The number of packets that were truncated, changed, reordered or repeated, or whose time was changed."""
         return sum(bool(step.note) for step in self.steps)
 
 
 def make(seed: str, index: int, config: EppingConfig) -> Episode:
-    """Returns the episode with this number. The configuration determines how long silences are and how many packets are
-    in tunnels."""
+    """Returns the episode with this number.
+
+    The configuration determines the length of silences and the share of packets in tunnels.
+    """
     chance = random.Random(f"{seed}/{index}")
     if index % SWEEP_EVERY == SWEEP_EVERY - 1:
         return sweep(chance, index // SWEEP_EVERY)
@@ -68,8 +73,11 @@ def make(seed: str, index: int, config: EppingConfig) -> Episode:
 
 
 def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_age_ns: int) -> list[Step]:
-    """Returns the steps with disturbances. Most packets are mutated. Some packets are lost, duplicated or reordered.
-    There are additional silences, and some packets have an earlier time than the packet before."""
+    """Returns the steps with disturbances.
+
+    Most packets are mutated. Some packets are lost, duplicated or reordered. There are additional silences, and the
+    time of some packets is earlier than the time of the previous packet.
+    """
     share = chance.choice((0.3, 0.6, 0.9, 1.0))
     shift_ns, result = START_NS, []
     for step in steps:
@@ -96,7 +104,7 @@ def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_ag
 
 
 def sweep(chance: random.Random, number: int) -> Episode:
-    """Returns the next sweep. Its kind is the next one in a fixed order of kinds."""
+    """Returns a sweep. `number` determines the kind of the sweep."""
     sweeps: tuple[Callable[[random.Random, int], Episode], ...] = (
         cut_everywhere,
         every_option,
@@ -121,8 +129,11 @@ def any_packet(chance: random.Random, link_header: int) -> Step:
 
 
 def cut_everywhere(chance: random.Random, number: int) -> Episode:
-    """Truncates packets at every byte: on the network, or only in the capture. Every second episode has a link
-    header."""
+    """Truncates packets at every byte.
+
+    Each truncated packet occurs twice: truncated on the network, and truncated only in the capture. The packets
+    of every second episode have a link header.
+    """
     link_header = ETHERNET * (number % 2)
 
     def packets() -> Iterator[tuple[bytes, int]]:
@@ -136,8 +147,10 @@ def cut_everywhere(chance: random.Random, number: int) -> Episode:
 
 
 def every_option(chance: random.Random, number: int) -> Episode:
-    """Lists of TCP options: `before` NOPs, an option of some kind and length, and a timestamp, in TCP headers of each
-    size. The next episode of this kind continues with the next cases."""
+    """Creates TCP options: some NOPs, an option of each kind and length, and a timestamp, in TCP headers of each size.
+
+    The next sweep of this kind continues with the next cases.
+    """
     kinds = (0, 1, 2, 3, 4, 5, 8, 19, 30, 254)
     cases = itertools.product(range(0, 41, 4), range(4), kinds, range(42))
     count = 11 * 4 * len(kinds) * 42
@@ -151,8 +164,8 @@ def every_option(chance: random.Random, number: int) -> Episode:
             options = (bytes([1]) * before + option + builders.timestamp(clock, clock - 1)[2:]).ljust(40, b"\x01")[
                 :room
             ]
-            # The packets are received and transmitted alternately. Each packet replies to the previous one if both have
-            # a timestamp.
+            # The packets are received and transmitted alternately. If two consecutive packets have a timestamp, the
+            # second packet echoes the TSval of the first packet.
             ports = (443, 40_000) if place % 2 == 0 else (40_000, 443)
             segment = builders.tcp(ports, clock, clock, ACK, options, b"data")
             yield hosts.step(place % 2 == 1, 6, segment, 0).frame
@@ -161,7 +174,10 @@ def every_option(chance: random.Random, number: int) -> Episode:
 
 
 def every_chain(chance: random.Random, number: int) -> Episode:
-    """Chains of up to three IPv6 extension headers, with all combinations of kinds and random lengths."""
+    """Creates chains of up to three IPv6 extension headers.
+
+    Each combination of kinds occurs. The lengths are random.
+    """
     chains = [chain for length in range(4) for chain in itertools.product(mutations.EXTENSIONS, repeat=length)]
     hosts = talks.any_hosts(chance, 0)
     while hosts.version != 6:
@@ -184,8 +200,10 @@ def every_chain(chance: random.Random, number: int) -> Episode:
 
 
 def every_stack(chance: random.Random, number: int) -> Episode:
-    """Stacks of link headers in sensible and other orders, with up to more headers than the program permits. Some
-    packets are truncated."""
+    """Creates stacks of link headers, in sensible and in meaningless orders.
+
+    Some stacks have more headers than the program permits. Some packets are truncated.
+    """
     stacks = [stack for length in range(3) for stack in itertools.product(builders.ALL_LINKS, repeat=length)]
     stacks += [stack for length in range(3, 5) for stack in itertools.product(builders.LINKS, repeat=length)]
     stacks += [(name,) * length for name in builders.ALL_LINKS for length in range(3, 11)]
@@ -205,6 +223,6 @@ def every_stack(chance: random.Random, number: int) -> Episode:
 
 
 def layout(frame: bytes, link_header: int) -> str:
-    """Describes a packet briefly for the reader of a report."""
+    """Describes the layout of a packet in one line, for a report."""
     meaning = read(frame, link_header, len(frame))
     return f"{meaning.kind} v{meaning.version} network at {meaning.network_at}, transport at {meaning.transport_at}"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and builds the headers between an Ethernet header and IP, as their standards define them.
+"""Reads and builds the headers between an Ethernet header and IP, as the standards of these headers define.
 
 Each kind of header is identified by the EtherType before the header. Most headers have a fixed size and end with the
-EtherType of the next header. The standards do not define two cases, for which the program has these rules:
+EtherType of the next header. The program has its own rules for two cases that the standards do not define:
 
-- If fewer than 8 bytes follow the EtherType of such a header, the packet is malformed, because an IP header is longer.
-- After the last MPLS label, the program expects IP if the first nibble is 4 or 6. Otherwise it looks for an Ethernet
-  frame, with or without a control word before the frame. It accepts the frame if its EtherType is one of the usual
-  EtherTypes.
+- If fewer than 8 bytes follow an EtherType, the packet is malformed, because an IP header is longer than 8 bytes.
+- After the last MPLS label, the program expects IP if the first nibble is 4 or 6. Otherwise the program expects an
+  Ethernet frame, with or without a control word before the frame. The program accepts the frame if its EtherType is in
+  PSEUDOWIRE_TYPES.
 """
 
 import struct
@@ -19,7 +19,7 @@ class MalformedError(Exception):
 
 
 class NotIpError(Exception):
-    """The packet contains no IP packet, or it contains headers that the program does not read."""
+    """The packet contains no IP packet, or it contains headers that the program does not support."""
 
 
 def number(frame: bytes, at: int, size: int) -> int:
@@ -45,7 +45,7 @@ PPPOE, LABELS, NSH, MACSEC, TRILL, BATMAN, ARISTA, REALTEK = (
 )
 JUMBO_LLC, LLC_WITHOUT_LENGTH, LONGEST_802_3 = 0x8870, 4, 1500
 PSEUDOWIRE_TYPES = {IPV4, IPV6, 0x8100, 0x88A8, PPPOE}
-# By EtherType: the number of bytes before the EtherType of the next header.
+# The number of bytes before the EtherType of the next header, for each EtherType.
 FIXED = {
     0x22E9: 2,  # IEEE 802.1Qau: flow identifier
     0x6558: 12,  # two addresses
@@ -55,26 +55,27 @@ FIXED = {
     0x9200: 2,
     0x9300: 2,
     0xDADB: 2,
-    0x8874: 4,  # Broadcom's tag of 6 bytes, EtherType included
+    0x8874: 4,  # Broadcom's tag has 6 bytes, including the EtherType
     0x88E7: 4 + 12,  # priority and service identifier; two addresses
     0x8903: 2 + 12,  # FTag and TTL; two addresses
     0x8909: 1 + 1 + 2 + 2,  # version, length, option, group
     0x8926: 4,  # direction, virtual interfaces
     0x892F: 2 + 2,  # path and size, sequence number
-    0x893B: 2,  # one half of a label
+    0x893B: 2,  # one half of a TRILL label
     0x893F: 2 + 4,  # priorities; E-CIDs with their extensions
     0xDADA: 2 + 4,  # reserved; the tag
     0xF1C1: 2 + 2,  # reserved, sequence number
 }
 PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: LABELS[0], 0x0283: LABELS[0]}  # RFC 1332, 5072, 3032
-NSH_NEXT = {1: IPV4, 2: IPV6, 4: NSH, 5: LABELS[0]}  # RFC 8300 section 11.2.5; 3: an Ethernet frame
+NSH_NEXT = {1: IPV4, 2: IPV6, 4: NSH, 5: LABELS[0]}  # RFC 8300 section 11.2.5; 3 is an Ethernet frame
 BATMAN_BYTES = {0x01: 14, 0x40: 10, 0x42: 18}  # broadcast, unicast, unicast with four addresses
 
-Read = tuple[int, int, int | None]  # the next EtherType, the offset after it, and the end of the packet or None
+# The next EtherType, the offset after this EtherType, and the end of the packet or None.
+Read = tuple[int, int, int | None]
 
 
 def read_header(frame: bytes, kind: int, at: int) -> Read:
-    """Reads the header of this kind that starts at offset `at`."""
+    """Reads the header at offset `at`. `kind` is the EtherType before the header."""
     is_llc = kind <= LONGEST_802_3 or kind == JUMBO_LLC
     if kind not in FIXED and kind not in READERS and not is_llc:
         raise NotIpError
@@ -106,7 +107,7 @@ def read_llc(frame: bytes, length: int, at: int) -> Read:
 
 
 def read_pppoe(frame: bytes, at: int) -> Read:
-    """RFC 2516 section 4. A protocol number of one byte is odd (RFC 1661 section 6.5)."""
+    """Reads PPPoE (RFC 2516 section 4). A PPP protocol number of one byte is odd (RFC 1661 section 6.5)."""
     size = 1 if frame[at + 6] % 2 else 2
     kind = PPP.get(number(frame, at + 6, size))
     if kind is None:
@@ -115,7 +116,7 @@ def read_pppoe(frame: bytes, at: int) -> Read:
 
 
 def read_label(frame: bytes, at: int) -> Read:
-    """RFC 3032 section 2.1, RFC 4928 section 3, RFC 4448 section 4."""
+    """Reads an MPLS label (RFC 3032 section 2.1, RFC 4928 section 3, RFC 4448 section 4)."""
     if not frame[at + 2] & 1:
         return LABELS[0], at + 4, None
     nibble = frame[at + 4] >> 4
@@ -129,7 +130,7 @@ def read_label(frame: bytes, at: int) -> Read:
 
 
 def read_nsh(frame: bytes, at: int) -> Read:
-    """RFC 8300 section 2.2."""
+    """Reads NSH (RFC 8300 section 2.2)."""
     size = (frame[at + 1] & 0x3F) * 4
     if size < 8:
         raise NotIpError
@@ -141,35 +142,40 @@ def read_nsh(frame: bytes, at: int) -> Read:
 
 
 def read_macsec(frame: bytes, at: int) -> Read:
-    """Reads the header of IEEE 802.1AE section 9, if the data after it is neither encrypted nor changed. The channel
-    identifier in the header is optional."""
+    """Reads a MACsec header (IEEE 802.1AE section 9), if the data after the header is neither encrypted nor changed.
+
+    The secure channel identifier in the header is optional.
+    """
     if frame[at] & 0x0C:
         raise NotIpError
     return behind(frame, at + 1 + 1 + 4 + (8 if frame[at] & 0x20 else 0))
 
 
 def read_trill(frame: bytes, at: int) -> Read:
-    """Reads RFC 6325 section 3: version, options and hop count; two nicknames; the options; then an Ethernet frame."""
+    """Reads TRILL (RFC 6325 section 3): flags, two nicknames, the options, and then an Ethernet frame."""
     options = number(frame, at, 2) >> 6 & 0x1F
     return behind(frame, at + 6 + 4 * options + 12)
 
 
 def read_batman(frame: bytes, at: int) -> Read:
-    """Reads headers of batman-adv with the compatibility version 15."""
+    """Reads a batman-adv header with the compatibility version 15."""
     if frame[at + 1] != 15 or frame[at] not in BATMAN_BYTES:
         raise NotIpError
     return behind(frame, at + BATMAN_BYTES[frame[at]] + 12)
 
 
 def read_arista(frame: bytes, at: int) -> Read:
-    """Reads subtype 1: a version, and a timestamp of 64 bits, or of 48 bits if bit 5 of the version is set."""
+    """Reads Arista's subtype 1: a version and a timestamp.
+
+    The timestamp has 48 bits if bit 5 of the version is set. Otherwise the timestamp has 64 bits.
+    """
     if number(frame, at, 2) != 1:
         raise NotIpError
     return behind(frame, at + 4 + (6 if frame[at + 3] & 0x20 else 8))
 
 
 def read_realtek(frame: bytes, at: int) -> Read:
-    """Reads protocol 0xa, which has a tag of 2 bytes, or protocol 0x04, which has a tag of 6 bytes."""
+    """Reads Realtek's protocol 0xa with a tag of 2 bytes, or Realtek's protocol 0x04 with a tag of 6 bytes."""
     if frame[at] >> 4 == 0xA:
         return behind(frame, at + 2)
     if frame[at] == 0x04:
@@ -192,12 +198,14 @@ READERS: dict[int, Callable[[bytes, int], Read]] = {
 # ---- building
 
 Built = tuple[int, bytes]  # a header's EtherType, and the header
-Builder = Callable[[int, int], Built]  # arguments: the EtherType of the next header, and bits to fill the header with
+Builder = Callable[[int, int], Built]  # arguments: the EtherType of the next header, and the bits that fill the header
 
 
 def fixed(kind: int) -> Builder:
-    """Returns a builder of a header with a fixed size. The fields that the program does not read are filled with
-    `bits`."""
+    """Returns a builder of a header with a fixed size.
+
+    If the program does not read a field, the builder fills the field with `bits`.
+    """
 
     def build(following: int, bits: int) -> Built:
         size = FIXED[kind]
@@ -233,7 +241,10 @@ def nsh(following: int, bits: int) -> Built:
 
 
 def llc(following: int, bits: int) -> Built:
-    """Builds LLC with the greatest length, because a builder does not know how many bytes follow the header."""
+    """Builds an LLC header.
+
+    The length field has the greatest value, because a builder does not know the length of the data.
+    """
     if following == IPV4 and bits % 3 == 0:
         return LONGEST_802_3, b"\x06\x06\x03"
     return LONGEST_802_3, b"\xaa\xaa\x03" + (b"\0\0\xf8" if bits % 3 == 1 else b"\0\0\0") + number_of(following)
@@ -244,7 +255,7 @@ def jumbo_llc(following: int, bits: int) -> Built:
 
 
 def pseudowire(following: int, bits: int) -> Built:
-    """Builds an Ethernet frame after the last label, with or without a control word."""
+    """Builds an MPLS label and an Ethernet header after the label, with or without a control word between them."""
     control_word = bytes(4) if bits % 2 else b""
     return LABELS[bits % 4 // 2], struct.pack(">I", 16 << 12 | 1 << 8 | 64) + control_word + frame_of(following)
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models the meaning of a packet. The model reads the packet's bytes as the RFCs define them.
+"""Models the meaning of a packet. The model interprets the bytes of the packet as the RFCs define.
 
-Some cases are not defined by the RFCs. The program's choices for these cases are the constants below, the comments next
-to the constants, and the following rules:
+The RFCs do not define some cases. For these cases, the kernel program has the limits in the constants below, and the
+following rules:
 
-- A packet is `malformed` if its IP header, a header before the IP header, or its TCP header is broken, truncated, or
-  longer than the packet's length field allows. A packet is also `malformed` if its IP header announces more bytes than
-  the packet had on the wire.
+- A packet is `malformed` if its TCP header, its IP header or a header before the IP header is broken, truncated, or
+  longer than a length field allows. A packet is also `malformed` if the length in its IP header is greater than the
+  length of the packet on the wire.
 - A packet with a truncated UDP or ICMP header keeps its kind, but is not measured.
-- All headers must be complete. The payload may be truncated, because captures truncate it.
-- A first fragment counts as the packet that it starts, if it has a complete TCP, UDP or ICMP header. The end of a TCP
-  segment in a first fragment is unknown. All other fragments count as fragments.
-- In a tunnel, the program reads one inner packet, and only if the header of the tunnel is complete.
+- All headers must be complete. The payload may be truncated, because captures truncate payloads.
+- A first fragment counts as a TCP, UDP or ICMP packet, if the fragment contains the complete TCP, UDP or ICMP header.
+  The end of a TCP segment in a first fragment is unknown. All other fragments count as fragments.
+- If a packet is in a tunnel and the tunnel header is complete, the program reads the inner packet. If the inner packet
+  is also a tunnel packet, the program does not read the second tunnel.
 """
 
 from contextlib import suppress
@@ -27,8 +28,8 @@ TAG = 0x8100
 MOST_LINK_HEADERS = 8  # a packet with more link headers counts as not IP
 
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
-MOST_EXTENSIONS = 8  # a packet with more extension headers than this is malformed
-MOST_EXTENSION_BYTES = 2048  # a packet with more bytes of extension headers than this is malformed
+MOST_EXTENSIONS = 8  # a packet with more extension headers is malformed
+MOST_EXTENSION_BYTES = 2048  # a packet with more bytes of extension headers is malformed
 
 TCP, UDP, GRE = 6, 17, 47
 IP_IN_IP = {4: 4, 41: 6}
@@ -50,24 +51,25 @@ class Meaning:
     ecn: int = 0
     network_at: int = 0  # the offset of the IP header
     transport_at: int = 0  # the offset after the IP headers
-    headers: int = 0  # bytes before the payload. The header of an ICMP message has 8 bytes
+    headers: int = 0  # the number of bytes before the payload; an ICMP header has 8 bytes
     flags: int = 0
     sequence: int = 0
     acknowledged: int = 0
-    payload: int = 0  # bytes after the header of TCP, UDP or ICMP, including bytes that are not in the capture
+    payload: int = 0  # bytes after the TCP, UDP or ICMP header, including bytes that are not in the capture
     checksum: bytes = b""  # for TCP, UDP, and ICMP with code 0
     window: int = 0
     timestamp: tuple[int, int] | None = None  # TSval, TSecr
     echo: tuple[int, bytes] | None = None  # ICMP type; identifier and sequence number
     link_end: int = 0
-    is_first_fragment: bool = False  # other fragments contain the rest of the packet
-    head: bytes = b""  # the first 8 bytes of UDP payload; empty if the payload is shorter
+    is_first_fragment: bool = False  # all other fragments have the kind "fragment"
+    head: bytes = b""  # the first 8 bytes of the UDP payload; empty if the payload has fewer than 8 bytes
 
 
 @dataclass(slots=True)
 class Place:
-    """The offset of an IP header, the IP version that the header before it announces, and the end of the packet that
-    the link header announces."""
+    """The place of an IP header: the IP version according to the previous header, the offset of the IP header, and the
+    end of the packet according to the link headers.
+    """
 
     version: int
     at: int
@@ -95,7 +97,7 @@ def read(
 
 
 def read_link(frame: bytes, link_header: int, end: int, aggregate: bool) -> Place:
-    """Returns the place of the IP header after the link headers."""
+    """Skips the link headers. Returns the place of the IP header."""
     if not link_header:
         version = number(frame, 0, 1) >> 4
         if version not in (4, 6):
@@ -114,16 +116,18 @@ def read_link(frame: bytes, link_header: int, end: int, aggregate: bool) -> Plac
 
 
 def look_inside(frame: bytes, place: Place) -> None:
-    """Moves to the IP header inside a tunnel, if the header of the tunnel is complete."""
+    """If the packet is in a tunnel with a complete tunnel header, changes `place` to the inner IP header."""
     with suppress(MalformedError, NotIpError):
         place.version, place.at = read_tunnel(frame, place.version, place.at)
 
 
 def read_tunnel(frame: bytes, version: int, at: int) -> tuple[int, int]:
-    """Returns the version and the offset of the inner IP header. The outer packet must not be a fragment and must not
-    have extension headers. The outer IP header is followed by IP (RFC 2003, 2473, 4213), GRE (RFC 2784, 2890) or VXLAN
-    (RFC 7348), with at most one tag. Only the length field of the inner packet is checked, not that of the outer
-    packet."""
+    """Returns the version and the offset of the inner IP header.
+
+    The outer packet must not be a fragment and must not have extension headers. After the outer IP header, the packet
+    has IP (RFC 2003, 2473, 4213), GRE (RFC 2784, 2890) or VXLAN (RFC 7348), with at most one VLAN tag. The length field
+    of the inner packet is checked. The length field of the outer packet is not checked.
+    """
     if number(frame, at, 1) >> 4 != version:
         raise MalformedError
     if version == 4:
@@ -156,13 +160,14 @@ def read_tunnel(frame: bytes, version: int, at: int) -> tuple[int, int]:
 
 
 def read_ipv4(frame: bytes, end: int, meaning: Meaning) -> None:
-    """RFC 791 section 3.1."""
+    """Reads an IPv4 header (RFC 791 section 3.1)."""
     at = meaning.network_at
     if at + 20 > len(frame) or frame[at] >> 4 != 4:
         raise MalformedError
     header = (frame[at] & 15) * 4
     on_the_wire = end - at
-    # BIG TCP: if an aggregate is too long for the length field, the field is 0. The link then gives the length.
+    # BIG TCP: if an aggregate is too long for the length field, the length field is 0, and the length on the wire is
+    # used.
     total = (frame[at + 2] << 8 | frame[at + 3]) or on_the_wire
     if header < 20 or not header <= total <= on_the_wire or at + header > len(frame):
         raise MalformedError
@@ -181,11 +186,11 @@ def read_ipv4(frame: bytes, end: int, meaning: Meaning) -> None:
 
 
 def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
-    """RFC 8200 section 3."""
+    """Reads an IPv6 header (RFC 8200 section 3)."""
     at = meaning.network_at
     if at + 40 > min(len(frame), end) or frame[at] >> 4 != 6:
         raise MalformedError
-    # 0: a jumbogram, or an aggregate (RFC 2675).
+    # The length field is 0 in a jumbogram (RFC 2675) and in a long aggregate.
     rest = (frame[at + 4] << 8 | frame[at + 5]) or end - at - 40
     if at + 40 + rest > end:
         raise MalformedError
@@ -197,7 +202,7 @@ def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
     try:
         protocol, rest = skip_extensions(frame, frame[at + 6], rest, meaning)
     except MalformedError:
-        # A first fragment may end before the last extension header does. It is not malformed then.
+        # A first fragment may end before the end of the last extension header. Such a first fragment is not malformed.
         if not meaning.is_first_fragment:
             raise
         meaning.kind = "fragment"
@@ -212,9 +217,11 @@ def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
 
 
 def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> tuple[int, int]:
-    """Skips extension headers (RFC 8200 section 4.2). Returns the next protocol, and how many bytes of the packet
-    follow. Stops at the fragment header of a fragment other than the first. The fragment header of a whole packet (RFC
-    6946) is skipped like other headers."""
+    """Skips extension headers (RFC 8200 section 4.2).
+
+    Returns the protocol after the last skipped header, and the number of the bytes that follow. Does not skip the
+    fragment header of a second or later fragment. Skips the fragment header of an unfragmented packet (RFC 6946).
+    """
     seen, begin = 0, meaning.transport_at
     while protocol in (HOP_BY_HOP, ROUTING, DESTINATION, MOBILITY, AUTHENTICATION, FRAGMENT):
         at = meaning.transport_at
@@ -225,7 +232,8 @@ def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) ->
                 break
             meaning.is_first_fragment |= bool(offset_and_more & 1)
             units = 0
-        # The length field of an authentication header counts words of 4 bytes, minus 2 (RFC 4302 section 2.2).
+        # In an authentication header, the length field contains the header's length in 4-byte words minus 2 (RFC 4302
+        # section 2.2).
         size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8
         seen += 1
         if size > rest or seen > MOST_EXTENSIONS:
@@ -238,8 +246,10 @@ def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) ->
 
 
 def read_first_fragment(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> None:
-    """Treats a first fragment as the packet that it starts, if it has a complete transport header that the program
-    reads."""
+    """Reads the transport header of a first fragment.
+
+    The kind is "fragment" if the header is incomplete or unsupported.
+    """
     meaning.is_first_fragment = True
     try:
         read_transport(frame, protocol, rest, meaning)
@@ -250,8 +260,12 @@ def read_first_fragment(frame: bytes, protocol: int, rest: int, meaning: Meaning
 
 
 def read_transport(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> None:
-    """Reads the transport header. `rest` is the number of bytes after the IP headers according to the length field. It
-    includes bytes that are not in the capture. A length in a link header may reduce the number."""
+    """Reads the transport header.
+
+    `rest` is the number of bytes after the IP headers, according to the length field of the IP header. `rest` includes
+    bytes that are not in the capture. If the length in a link header leaves fewer bytes, the
+    smaller number is used.
+    """
     rest = max(0, min(rest, meaning.link_end - meaning.transport_at))
     meaning.protocol = protocol
     if protocol == TCP:
@@ -275,7 +289,7 @@ def read_transport(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> 
 
 
 def read_tcp(frame: bytes, rest: int, meaning: Meaning) -> None:
-    """RFC 9293 section 3.1."""
+    """Reads a TCP header (RFC 9293 section 3.1)."""
     at = meaning.transport_at
     if at + 20 > len(frame):
         raise MalformedError
@@ -295,8 +309,11 @@ def read_tcp(frame: bytes, rest: int, meaning: Meaning) -> None:
 
 
 def find_timestamp(options: bytes) -> tuple[int, int] | None:
-    """Returns the first timestamp option (RFC 7323 section 3.2). The list ends at its end marker (RFC 9293 section
-    3.1), at an option shorter than 2 bytes, or at an option that is longer than the rest of the list."""
+    """Returns the first timestamp option (RFC 7323 section 3.2).
+
+    The list of options ends at the End of Option List option (RFC 9293 section 3.1), at an option with a length below 2
+    bytes, or at an option that is longer than the rest of the list.
+    """
     while len(options) >= 2 and options[0] != 0:
         if options[0] == 1:
             options = options[1:]
@@ -311,7 +328,7 @@ def find_timestamp(options: bytes) -> tuple[int, int] | None:
 
 
 def read_udp(frame: bytes, rest: int, meaning: Meaning) -> None:
-    """RFC 768."""
+    """Reads a UDP header (RFC 768)."""
     at = meaning.transport_at
     if rest < 8 or at + 8 > len(frame):
         return
@@ -330,7 +347,7 @@ def set_ports(frame: bytes, at: int, meaning: Meaning) -> None:
 
 @lru_cache(maxsize=1 << 16)
 def prefix(address: bytes, bits: int) -> bytes:
-    """Returns an address with only its first `bits` bits; the other bits are 0."""
+    """Returns the address with only its first `bits` bits. All other bits are 0."""
     all_bits = 8 * len(address)
     mask = (1 << all_bits) - (1 << (all_bits - bits))
     return (int.from_bytes(address, "big") & mask).to_bytes(len(address), "big")

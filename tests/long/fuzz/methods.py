@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models which RTT samples a sequence of packets completes. Implements the rules of docs/methods.md.
 
-Each method is a class whose `see` gets all packets. If a packet replies to an earlier packet, `see` returns the time of
-the earlier packet.
+Each method is a class with a function `see`, which is called for all packets. If a packet replies to an earlier packet,
+`see` returns the time of the earlier packet.
 """
 
 from collections import Counter
@@ -19,22 +19,22 @@ from tests.long.fuzz.timing import Fault, Timing
 class Seen:
     """A packet, with the data that all methods need.
 
-    `way` is "in" or "out". `way_back` is the direction of a reply. A router may receive a packet and send it back
-    through the same interface. Then the received packets of a connection are one flow, and the transmitted packets are
-    another flow. In a capture, the direction is unknown, and `way` is None.
+    `way` is the direction of the packet, "in" or "out". `way_back` is the direction of a reply. A router may receive a
+    packet and transmit the same packet through the same interface. Then the received packets of a connection are one
+    flow, and the transmitted packets are another flow. In a capture, the direction is unknown, and `way` is None.
     """
 
     meaning: Meaning
     now_ns: int
     way: str | None
     way_back: str | None
-    flow: Flow | None = None  # only for TCP. If it is set, all fields below are set, too
+    flow: Flow | None = None  # only for TCP. If `flow` is set, the fields below are also set
     sender: Half | None = None
     receiver: Half | None = None
     segment: Segment | None = None
 
 
-# If an equal request follows within this time, it is the same request, captured a second time.
+# If an equal request follows within this time, the second request is a copy of the first request.
 COPY_NS = 20_000_000
 
 
@@ -44,11 +44,11 @@ class Method(Protocol):
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None: ...
 
     def see(self, seen: Seen) -> int | None:
-        """Returns the time of the packet that this packet replies to, if there is one."""
+        """Returns the time of the earlier packet to which this packet replies, or None if this packet is no reply."""
 
 
 def too_soon(half: Half, now_ns: int, interval_ns: int) -> bool:
-    """Returns true if the sample interval forbids another sample now."""
+    """Returns true if the sample interval has not passed since the latest RTT sample was started."""
     return bool(interval_ns) and half.begun_ns is not None and 0 <= now_ns - half.begun_ns < interval_ns
 
 
@@ -71,8 +71,11 @@ class TcpTimestamp:
         return asked_ns
 
     def recall(self, half: Half, meaning: Meaning) -> int | None:
-        """Matches an echo with the pending samples. Samples of older TSvals are superseded, because an endpoint that
-        has echoed a TSval never echoes an older one."""
+        """Matches an echo with the pending samples.
+
+        Pending samples of older TSvals are superseded, because an endpoint that has echoed a TSval never echoes an
+        older TSval.
+        """
         assert meaning.timestamp is not None
         tsecr, asked_ns, before = meaning.timestamp[1], None, list(half.waiting)
         for place, waiting in enumerate(before):
@@ -90,8 +93,11 @@ class TcpTimestamp:
         return asked_ns
 
     def advances(self, half: Half, tsval: int, meaning: Meaning, now_ns: int) -> bool:
-        """Returns true if this segment certainly is the first with its TSval. Returns false for a SYN, for the first
-        TSval of an endpoint, and for the first TSval after a silence that is longer than the maximum age."""
+        """Returns true if this segment is certainly the first segment with its TSval.
+
+        Returns false for a SYN, for the first TSval of an endpoint, and for the first TSval after a silence that is
+        longer than the maximum age.
+        """
         known, newest, changed_ns = half.newest is not None, half.newest or 0, half.newest_ns
         if meaning.flags & SYN or not known:
             if half.handed_over:
@@ -111,8 +117,10 @@ class TcpTimestamp:
         return known
 
     def remember(self, half: Half, tsval: int, now_ns: int) -> None:
-        """Stores a sample in the first place that is free or whose sample has expired. Stores at most one sample per
-        sample interval."""
+        """Stores an RTT sample in the first free place.
+
+        A place is free if it has no sample or an expired sample. Stores at most one sample per sample interval.
+        """
         if too_soon(half, now_ns, self.config.sample_interval_ns):
             return
         for place, waiting in enumerate(half.waiting):
@@ -130,9 +138,10 @@ class TcpTimestamp:
 
 
 class TcpSequence:
-    """Measures from a segment that continues the earlier data to the acknowledgement of exactly this segment's last
-    byte. At most one sample is pending at a time. Used only for endpoints whose segments are not timed by
-    timestamps."""
+    """Measures from a segment that continues the earlier data to the ACK that acknowledges this segment and nothing
+    after it. At most one sample is pending at a time. This method is used only if an endpoint has no working
+    timestamps.
+    """
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters, self.timing = config, counters, Timing(config, counters)
@@ -154,8 +163,9 @@ class TcpSequence:
                 return asked_ns
             self.timing.hand_over(sender, Fault.MISSING)
         if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
-            # Karn's rule, RFC 6298 section 3. A segment that fills a gap discards the sample, too: the next
-            # acknowledgement may be a reply to this segment or to the timed segment.
+            # A retransmission discards the sample (Karn's rule, RFC 6298 section 3). A segment that fills a gap also
+            # discards the sample, because the next acknowledgement may be a reply to this segment or to the timed
+            # segment.
             self.counters["rtt_repeated"] += sender.timed is not None
             sender.timed = None
         elif seen.segment is Segment.NEXT:
@@ -163,16 +173,19 @@ class TcpSequence:
         return asked_ns
 
     def acknowledge(self, half: Half, acknowledged: int) -> int | None:
-        """Completes the sample if the acknowledgement ends exactly at the end of the timed segment. If it acknowledges
-        more data, the sample ends without an RTT. If it acknowledges less data, the sample stays pending."""
+        """Completes the sample if the acknowledgement number is exactly the end of the timed segment.
+
+        If the acknowledgement number is greater than this end, the sample ends without an RTT. If the acknowledgement
+        number is smaller, the sample stays pending.
+        """
         if half.timed is None or later(half.timed[0], acknowledged):
             return None
         (end, sent_ns), half.timed = half.timed, None
         if end == acknowledged:
             return sent_ns
         self.counters["rtt_superseded"] += 1
-        # The receiver may acknowledge only every second segment, and so never exactly a segment like this one. So the
-        # next sample starts at the other segment of a pair, without waiting for the sample interval.
+        # The receiver may acknowledge only pairs of segments, and the timed segment was the first of a pair. So the
+        # next sample skips one segment, and starts at the second segment of a pair, even within the sample interval.
         half.leaves_one_out, half.begun_ns = True, None
         return None
 
@@ -202,8 +215,11 @@ class Exchanges:
         self.aliases: dict[object, object] = {}
 
     def ask(self, seen: Seen, identifier: object, grace_ns: int = 0, is_unique: bool = False) -> None:
-        """Stores a request. If a request with this identifier is stored already, the new request is a repetition. But
-        if that request has expired and identifiers are not unique, the new request replaces it."""
+        """Stores a request.
+
+        If a request with this identifier is already stored, the new request is a repetition. Exception: if the stored
+        request has expired and identifiers are not unique, the new request replaces the stored request.
+        """
         key = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way, identifier)
         asked_ns, state = self.asked.get(key, (0, "never"))
         age_ns = seen.now_ns - asked_ns
@@ -218,16 +234,21 @@ class Exchanges:
         self.counters["rtt_begun"] += 1
 
     def alias(self, seen: Seen, identifier: object, asked_as: object) -> None:
-        """Stores a second identifier for a request: a reply with this identifier completes the request, too. Does
-        nothing if a request with this identifier exists."""
+        """Stores a second identifier for a request.
+
+        A reply with the second identifier also completes the request. Does nothing if a request with the second
+        identifier exists.
+        """
         ends = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way)
         if (*ends, identifier) not in self.asked:
             self.asked[(*ends, identifier)] = 0, "alias"
             self.aliases[(*ends, identifier)] = (*ends, asked_as)
 
     def answer(self, seen: Seen, identifier: object) -> tuple[bool, int | None]:
-        """Returns two values: whether a request with this identifier was seen, and the time of this request. The time
-        is None if the request was repeated, or if this is not the first reply."""
+        """Returns two values: true if a request with this identifier was seen, and the time of this request.
+
+        The time is None if the request was repeated, or if the request already had a reply.
+        """
         key: object = (seen.meaning.version, seen.meaning.destination, seen.meaning.source, seen.way_back, identifier)
         asked_ns, state = self.asked.get(key, (0, "never"))
         if state == "alias":
@@ -240,8 +261,7 @@ class Exchanges:
 
 
 class TcpHandshake(Exchanges):
-    """Measures from a SYN to the SYN-ACK that replies to it, and from the SYN-ACK to the ACK that completes the
-    handshake."""
+    """Measures from a SYN to its SYN-ACK, and from the SYN-ACK to the ACK that completes the handshake."""
 
     def see(self, seen: Seen) -> int | None:
         meaning = seen.meaning
@@ -322,8 +342,9 @@ class Dns(Exchanges):
 
 
 class QuicHandshake(Exchanges):
-    """Measures from the first Initial packet to the first packet with a long header in the other direction (RFC 9000
-    section 17.2, RFC 9369 section 3.2)."""
+    """Measures from the first Initial packet of a flow to the first packet in the other direction that has a long
+    header (RFC 9000 section 17.2, RFC 9369 section 3.2).
+    """
 
     INITIAL: ClassVar = {b"\x00\x00\x00\x01": 0, b"\x6b\x33\x43\xcf": 1}
     FLIGHT_NS = 200_000_000

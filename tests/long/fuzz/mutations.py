@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutates whole packets.
 
-A mutation takes a step and the meaning of its packet, and returns the changed step. Most mutations change
-chosen header fields, because a bit that is flipped at a random place seldom reaches the code for inner headers.
+A mutation takes a step and the meaning of its packet, and returns the changed step. Most mutations change chosen header
+fields, because packets with random bit flips seldom reach the code for inner headers.
 """
 
 import itertools
@@ -24,8 +24,7 @@ from tests.long.fuzz.meaning import (
 )
 from tests.long.fuzz.rules import Step
 
-# The minimum lengths of a frame in BPF_PROG_TEST_RUN. If the EtherType is that of IP, the frame must have a complete IP
-# header.
+# The minimum lengths of a frame in BPF_PROG_TEST_RUN. A frame with an EtherType of IP must have a complete IP header.
 SHORTEST_FRAME = 15
 SHORTEST_OF_TYPE = {b"\x08\x00": ETHERNET + 20, b"\x86\xdd": ETHERNET + 40}
 MOST_WIRE_LENGTH = 65_536
@@ -37,7 +36,7 @@ Mutation = Callable[[random.Random, Step, Meaning], Step]
 
 
 def fit(step: Step) -> Step:
-    """Returns the step with a frame that is neither too short nor too long for BPF_PROG_TEST_RUN."""
+    """Shortens or extends the frame of a step to a length that BPF_PROG_TEST_RUN accepts."""
     frame = step.frame[: talks.LONGEST_FRAME]
     least = SHORTEST_OF_TYPE.get(frame[12:14], SHORTEST_FRAME)
     if len(frame) < least:
@@ -52,7 +51,7 @@ def put(step: Step, at: int, data: bytes) -> Step:
 
 
 def cut(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Truncates the frame. Either the capture is truncated, and the length on the wire stays, or the packet itself."""
+    """Truncates the frame. Sometimes the length on the wire stays unchanged, as in a truncated capture."""
     begin = min(meaning.network_at or SHORTEST_FRAME, len(step.frame))
     size = chance.randrange(begin, len(step.frame) + 1)
     if chance.random() < 0.3:
@@ -70,7 +69,7 @@ def turn_bits(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def set_bytes(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Sets a few bytes to values that are special in many header fields."""
+    """Sets a few bytes to values that have a special meaning in many header fields."""
     frame = bytearray(step.frame)
     end = min(len(frame), (meaning.headers or 60) + 8)
     for _ in range(chance.choice((1, 1, 2, 4))):
@@ -79,8 +78,7 @@ def set_bytes(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def lie_about_length(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Changes a length field: that of PPPoE, the total or payload length, the IHL, the data offset, or the length of
-    UDP."""
+    """Changes the length field of PPPoE, IP or UDP, the IHL of IPv4, or the data offset of TCP."""
     at, transport = meaning.network_at, meaning.transport_at
     place = chance.randrange(4)
     if chance.random() < 0.3 and builders.PPPOE in step.frame[:at]:
@@ -102,7 +100,7 @@ def lie_about_length(chance: random.Random, step: Step, meaning: Meaning) -> Ste
 
 
 def any_options(chance: random.Random, tsval: int, tsecr: int) -> bytes:
-    """Returns a list of TCP options in any order and of any length. Some options are broken."""
+    """Returns a random number of TCP options in random order. Some options are broken."""
     options = b""
     while len(options) < 40 and chance.random() < 0.9:
         kind = chance.random()
@@ -167,8 +165,11 @@ def insert_extensions(chance: random.Random, step: Step, meaning: Meaning) -> St
 
 
 def change_tunnel(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Puts the packet into a tunnel. If it is in a tunnel already, the tunnel is replaced by another one. May change
-    one byte of the new outer headers."""
+    """Puts the packet into a tunnel.
+
+    If the packet is already in a tunnel, replaces this tunnel by another tunnel. May change one byte of the new outer
+    headers.
+    """
     at = meaning.network_at
     if not meaning.version or at > 100:
         return turn_bits(chance, step, meaning)
@@ -183,8 +184,10 @@ def change_tunnel(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def change_link(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Replaces the headers before the IP header by random headers in random order. They may be more headers than the
-    program permits."""
+    """Replaces the headers before the IP header by random headers in random order.
+
+    The number of these headers may exceed the program's limit.
+    """
     if not meaning.network_at or not meaning.version:
         return turn_bits(chance, step, meaning)
     names = chance.choice((builders.LINKS, builders.ALL_LINKS))
@@ -194,7 +197,9 @@ def change_link(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def change_numbers(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Changes the sequence numbers, flags, windows, timestamps or identifiers slightly. The flow stays the same."""
+    """Changes a sequence number, the flags, the window, a timestamp or an identifier, usually without changing the
+    flow.
+    """
     at = meaning.transport_at
     if not at or at + 20 > len(step.frame):
         return turn_bits(chance, step, meaning)
@@ -209,7 +214,7 @@ def change_numbers(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def change_payload(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Changes the fields that the methods read in UDP and ICMP: the ports and the first 8 bytes."""
+    """Changes the fields of UDP and ICMP packets that the methods read: the ports and the first 8 bytes."""
     at = meaning.transport_at
     if meaning.kind not in ("udp", "icmp") or at + 8 > len(step.frame):
         return turn_bits(chance, step, meaning)
@@ -217,7 +222,7 @@ def change_payload(chance: random.Random, step: Step, meaning: Meaning) -> Step:
         ports = builders.udp((chance.choice((53, 443, 40_000)), chance.choice((53, 443, 40_000))), b"")[:4]
         return put(step, at, ports)
     if chance.random() < 0.2:
-        # An empty datagram, followed by the padding of a short Ethernet frame.
+        # An empty UDP datagram, followed by the padding that a short Ethernet frame needs.
         shorter = replace_transport(step, meaning, step.frame[at : at + 4] + b"\x00\x08\x00\x00")
         return shorter._replace(frame=shorter.frame + bytes(chance.randrange(20)))
     place = at + chance.randrange(16 if meaning.kind == "udp" else 8)
@@ -232,8 +237,10 @@ def pad(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def fragment(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Sets the fragment fields of IPv4, or inserts the fragment header of IPv6. Or truncates the packet, so that it
-    becomes a real first fragment."""
+    """Sets the fragment fields of IPv4, or inserts an IPv6 fragment header.
+
+    In half of the cases, also truncates the packet to a real first fragment.
+    """
     at = meaning.network_at
     if meaning.version not in (4, 6):
         return turn_bits(chance, step, meaning)
@@ -251,7 +258,7 @@ def fragment(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def go_back(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Reverses the direction in which the packet passes the interface, as a router with only one interface does."""
+    """Reverses the direction in which the packet passes the interface, as on a router that has only one interface."""
     return step._replace(ingress=not step.ingress)
 
 
@@ -271,8 +278,11 @@ def rubbish(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def is_whole(step: Step, link_header: int) -> bool:
-    """Returns true if an aggregate can be made of the packet. Each segment of an aggregate has the headers of the
-    packet, so their length must be known, both if tunnels are read and if they are not."""
+    """Returns true if the packet can become an aggregate.
+
+    Each segment of an aggregate has the headers of the packet. So the length of the headers must be known, with and
+    without the option `tunnels`.
+    """
     length = step.wire_length or len(step.frame)
     kinds = {read(step.frame, link_header, length, tunnels=tunnels).kind for tunnels in (False, True)}
     return not kinds & {"malformed", "non_ip"}
@@ -297,8 +307,8 @@ MUTATIONS: dict[Mutation, int] = {
 
 
 def mutate(chance: random.Random, step: Step, link_header: int) -> Step:
-    """Applies one mutation, or sometimes two or three. Or makes an aggregate of a packet that is not mutated."""
-    tunnels = chance.random() < 0.7  # usually, the mutations change the inner packet
+    """Applies one mutation, or sometimes two or three mutations. Some packets become an aggregate instead."""
+    tunnels = chance.random() < 0.7  # in most cases, the mutations change the inner packet
     meaning = read(step.frame, link_header, step.wire_length or len(step.frame), tunnels=tunnels)
     if chance.random() < 0.03 and is_whole(step, link_header):
         chosen: list[Mutation] = [aggregate]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computes the counts for a sequence of packets. Implements the rules of docs/design.md and docs/metrics.md."""
+"""Computes the counts that the program must have after a sequence of packets.
+
+Implements the rules of docs/design.md and docs/metrics.md.
+"""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -16,15 +19,17 @@ from tests.long.fuzz.timing import Timing
 RTT_MIN_NS, RTT_MAX_NS = 1_000, 64_000_000_000
 CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 EXTERNAL, INTERNAL, UNKNOWN = 0, 1, 2
-# The side of the source address of a received packet, and of a transmitted packet.
+# The side of the source address, for received packets and for transmitted packets.
 SIDES = {Role.WAN: (EXTERNAL, INTERNAL), Role.LAN: (INTERNAL, EXTERNAL), Role.CAPTURE: (UNKNOWN, UNKNOWN)}
 
-TRAFFIC = "tcp_timestamp"  # the method under which the traffic of a subnet is counted
+TRAFFIC = "tcp_timestamp"  # the method in the key of a subnet's traffic
 
 
 class Step(NamedTuple):
-    """A packet, and how it is fed to the program. If `wire_length` is 0, the frame is the complete packet. `note` says
-    how the packet was made."""
+    """A packet, and how the fuzzer sends the packet through the program.
+
+    If `wire_length` is 0, the frame is the complete packet. `note` names the mutations of the packet.
+    """
 
     ingress: bool
     frame: bytes
@@ -35,7 +40,7 @@ class Step(NamedTuple):
 
 
 class Subnet(NamedTuple):
-    """The key of traffic or RTTs. The traffic of a subnet is counted under the method TRAFFIC."""
+    """The key under which traffic or RTTs are counted. All traffic of a subnet has the method TRAFFIC."""
 
     version: int
     prefix: bytes
@@ -63,12 +68,15 @@ class Tally:
 
 
 class Model:
-    """The counts that the program must have after the same packets. A new model knows no flow and no subnet."""
+    """A model of the program, which counts the packets and RTTs that the program must count.
+
+    A new model has no flows and no subnets.
+    """
 
     def __init__(self, config: EppingConfig, link_header: int, role: Role = Role.WAN) -> None:
         self.config, self.link_header, self.role = config, link_header, role
         self.tally = Tally()
-        self.flows: dict[object, Flow] = {}  # TCP flows, by the key of each direction
+        self.flows: dict[object, Flow] = {}  # TCP flows; each flow has a key for each direction
         self.subnets: set[Subnet] = set()
         self.copies = Copies() if config.copies else None
         self.timing = Timing(config, self.tally.interface)
@@ -130,7 +138,7 @@ class Model:
                 self.timing.check_clock(seen.sender, meaning, seen.segment)
             if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
                 self.timing.doubt(seen.sender, meaning)
-        # A packet may complete two RTTs. So all methods see the packet before any RTT is counted.
+        # A packet may complete two RTT samples. So all methods see the packet before any RTT is counted.
         ended = [(name, method.see(seen)) for name, method in self.methods]
         for name, asked_ns in ended:
             if asked_ns is not None:
@@ -142,7 +150,7 @@ class Model:
         here: object = (version, source, destination, seen.way)
         there: object = (version, destination, source, seen.way_back)
         if source == destination:
-            there = here, "both endpoints are equal, so requests and replies look alike"
+            there = here, "the endpoints are equal, so requests and replies look alike"
         if here not in self.flows:
             if seen.meaning.flags & RST or seen.meaning.flags & (SYN | ACK) == SYN:
                 return
@@ -152,8 +160,10 @@ class Model:
         seen.sender, seen.receiver = seen.flow.halves[here], seen.flow.halves[there]
 
     def subnet(self, version: int, address: bytes, side: int, method: str, half: Half | None = None) -> Subnet:
-        """Returns the subnet of an address, or OVERFLOW if all slots are used. A flow looks up each of its two subnets
-        only once."""
+        """Returns the subnet of an address, or OVERFLOW if all slots are used.
+
+        A failed look-up is counted only once for each endpoint of a flow.
+        """
         bits = self.config.prefix_v4 if version == 4 else self.config.prefix_v6
         subnet = Subnet(version, prefix(address, bits), side, method)
         if subnet in self.subnets:
@@ -172,7 +182,7 @@ class Model:
         if not 0 <= rtt_ns <= self.config.max_age_ns:
             self.tally.interface["rtt_expired"] += 1
             return
-        # A TCP flow looked up its subnets when its first packets were counted.
+        # The flow looked up the subnet when the first packets of the flow were counted.
         half = seen.sender if method == TRAFFIC else None
         subnet = self.subnet(seen.meaning.version, seen.meaning.source[0], side, method, half)
         self.tally.interface["rtt_clamped 0"] += rtt_ns < RTT_MIN_NS
@@ -182,7 +192,7 @@ class Model:
 
 
 def class_of(meaning: Meaning) -> str:
-    """Returns the class in which a packet's traffic is counted."""
+    """Returns the class of traffic in which a packet is counted."""
     if meaning.kind == "tcp":
         return "tcp_timestamp" if meaning.timestamp else "tcp_other"
     return meaning.kind if meaning.kind in CLASSES else "other"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Creates conversations: whole packets, in the order and at the times at which two hosts would send them.
+"""Creates conversations. A conversation consists of whole packets in a realistic order, with realistic times.
 
-A talk is a list of steps that starts at time 0. Usually the internal host sends the first packet.
+A talk is a conversation: a list of steps that starts at time 0. Usually the internal host sends the first packet.
 """
 
 import random
@@ -19,15 +19,15 @@ from tests.long.fuzz.rules import Step
 
 MS = 1_000_000
 PSH = 8
-# The captures in this folder add more forms of packets. The fuzzer also works without this folder. See command.py.
+# The captures in this folder contain more forms of packets. The fuzzer also works without this folder.
 CAPTURES = Path(__file__).parents[4] / "shared" / "pcaps"
-LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of about this length
-SNAPPED = 256  # bytes that are kept of each captured frame
+LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of up to about this length
+SNAPPED = 256  # the fuzzer uses this number of bytes of each captured frame
 MOST_LINK_HEADERS = 8
 
 
 class Hosts(NamedTuple):
-    """The two hosts of a conversation, the link headers before their packets, and their tunnel, if there is one."""
+    """The two hosts of a conversation, the link headers of their packets, and a tunnel or None."""
 
     version: int
     inside: bytes
@@ -44,9 +44,12 @@ class Hosts(NamedTuple):
 
 
 def any_hosts(chance: random.Random, link_header: int, tunnels: float = 0) -> Hosts:
-    """Returns two random hosts. They are chosen from few hosts in few subnets, so some talks belong to the same flow.
-    The packets have no link header, or an Ethernet header with or without tags. `tunnels` is the share of the pairs of
-    hosts whose packets are in a tunnel."""
+    """Returns two random hosts.
+
+    There are only a few hosts in a few subnets to choose from, so some talks belong to the same flow. The packets have
+    no link header, or an Ethernet header with or without tags. `tunnels` is the probability that the packets of the
+    hosts are in a tunnel.
+    """
     version = chance.choice((4, 6))
     if version == 4:
         ends = [bytes([10 + side, chance.randrange(3), chance.randrange(3), chance.randrange(1, 4)]) for side in (0, 1)]
@@ -63,8 +66,10 @@ def any_hosts(chance: random.Random, link_header: int, tunnels: float = 0) -> Ho
 
 
 def any_tunnel(chance: random.Random, outer: int) -> Callable[[bytes, int], bytes]:
-    """Returns a function that puts an IP packet into a tunnel. The outer packets have the IP version `outer`, and the
-    second argument selects their direction."""
+    """Returns a function that puts an IP packet into a tunnel.
+
+    The outer packets have the IP version `outer`. The second argument of the function is the direction of the packet.
+    """
     ends = [
         bytes([192, 0, 2, 1 + end]) if outer == 4 else bytes.fromhex("20010db8ff") + bytes([0] * 10 + [end])
         for end in (0, 1)
@@ -100,7 +105,7 @@ def any_link(chance: random.Random, version: int) -> bytes:
 
 
 def any_stack(chance: random.Random) -> list[str]:
-    """Returns headers in a sensible order: tags, then a PPPoE session, then MPLS labels."""
+    """Returns the names of link headers in a sensible order: VLAN tags, then a PPPoE header, then MPLS labels."""
     rare = tuple(links.BUILDERS) if chance.random() < 0.3 else ()
     tags = [chance.choice(("802.1Q", "802.1ad", "802.1Q of old", *rare)) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
     session = [chance.choice(("pppoe", "pppoe, one byte"))] * chance.choice((0, 0, 1))
@@ -111,17 +116,21 @@ _ODDITIES = ("missing", "still", "slow", "zero", "unechoed")
 
 
 def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
-    """A TCP connection. The handshake, the timestamps and the end of the connection may be missing. Some replies are
-    late, and some segments are repeated."""
+    """Returns a TCP connection.
+
+    The handshake, the timestamps and the end of the connection may be missing. Some replies are late. Some segments are
+    repeated.
+    """
     steps: list[Step] = []
     ports = chance.choice((40_000, 40_001, chance.randrange(1024, 65_536))), chance.choice((443, 80, 53))
-    # The share of segments with a timestamp, for each endpoint. In some talks, an endpoint sends timestamps only for a
-    # part of the connection.
+    # The probability that a segment has a timestamp, for each endpoint. In some talks, an endpoint sends timestamps
+    # only in some segments.
     with_timestamps = [chance.choice((0, 0, 0.1, 1, 1, 1))] * 2 if chance.random() < 0.9 else [1, 0]
     sequence = [chance.choice((1, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     clock = [chance.choice((1000, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     heard = [0, 0]  # the newest TSval that each endpoint has sent
-    # How the timestamps of an endpoint change wrongly from one segment of the talk to the next.
+    # The fault of each endpoint's timestamps, or "". The first faulty segment has the number `oddity_begins`. The fault
+    # ends before the segment with the number `oddity_ends`.
     oddity = [chance.choice((*[""] * 6, *_ODDITIES)) for _ in range(2)]
     oddity_begins = chance.choice((0, 0, 3, 6))
     oddity_ends = oddity_begins + chance.choice((4, 10, 100))
@@ -130,7 +139,9 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
 
     def say(end: int, flags: int, size: int = 0, back: int = 0, ahead: int = 0, window: int = 1024) -> None:
         """Sends a segment that starts `back` bytes before or `ahead` bytes after the expected sequence number.
-        `sequence` has the sequence number after all data that was sent so far."""
+
+        `sequence` is the next sequence number of each endpoint.
+        """
         odd = oddity[end] if oddity_begins <= len(steps) < oddity_ends else ""
         has_timestamp = chance.random() < with_timestamps[end] and odd != "missing"
         tsval, tsecr = clock[end] + now_ns // MS, heard[1 - end]
@@ -159,20 +170,20 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
         sequence[end] = max(sequence[end], begin + size + bool(flags & (SYN | FIN)))
 
     def disturbance(end: int) -> None:
-        """Sends one or more segments that do not continue the earlier data in order."""
+        """Sends segments out of the usual order, such as a retransmission or a keep-alive."""
         nonlocal now_ns
         size = chance.randrange(1, 30)
         kind = chance.randrange(6)
-        if kind == 0:  # a retransmission of the whole segment, of a part, or with more data
+        if kind == 0:  # a retransmission of the whole segment, of a part of it, or with more data
             say(end, ACK | PSH, size, back=chance.choice((1, size, size + 5, max(1, size - 5))))
-        elif kind == 1:  # a segment is missing at first; the segment that fills the gap comes soon or late
+        elif kind == 1:  # a gap: the missing segment arrives later, after a short or a long time
             say(end, ACK | PSH, size, ahead=10)
             now_ns += chance.choice((1, MS, 3 * MS - 1, 3 * MS, 50 * MS))
             say(end, ACK | PSH, 10, back=size + 10)
         elif kind == 2:  # a keep-alive and its reply
             say(end, ACK, chance.choice((0, 1)), back=1)
             say(1 - end, ACK)
-        elif kind == 3:  # a window closes, and the sender probes it
+        elif kind == 3:  # the receive window closes, and the sender sends a zero-window probe
             say(1 - end, ACK, window=0)
             now_ns += 10 * MS
             say(end, ACK, chance.choice((1, 1, 2)))
@@ -186,7 +197,7 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     if chance.random() < 0.7:
         data = chance.choice((0, 0, 0, 30))
         say(0, SYN, data)
-        if chance.random() < 0.3:  # the server does not accept this data
+        if chance.random() < 0.3:  # the server does not accept the data in the SYN
             sequence[0] -= data
         now_ns += rtt_ns
         say(1, SYN | ACK, chance.choice((0, 0, 0, 0, 10)))
@@ -211,8 +222,10 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
 
 
 def questions(chance: random.Random, hosts: Hosts) -> list[Step]:
-    """Pings, DNS queries or QUIC handshakes. Some requests are repeated, some get no reply, and some get two
-    replies."""
+    """Returns pings, DNS queries or QUIC handshakes.
+
+    Some requests are repeated, some requests get no reply, and some requests get two replies.
+    """
     steps: list[Step] = []
     kind = chance.choice(("icmp_echo", "dns", "quic_handshake"))
     port = chance.choice((40_000, 53, chance.randrange(1024, 65_536)))
@@ -249,8 +262,9 @@ def questions(chance: random.Random, hosts: Hosts) -> list[Step]:
 
 
 def others(chance: random.Random, hosts: Hosts) -> list[Step]:
-    """Packets that no method measures: other protocols, unassigned protocol numbers, other UDP ports, and packets
-    without IP."""
+    """Returns packets that no method measures: other protocols, unassigned protocol numbers, other UDP ports, and
+    packets without IP.
+    """
     steps = []
     for place in range(chance.randrange(1, 6)):
         protocol = chance.choice((17, 17, 47, 50, 132, 4, 41, 1, 58, 59, chance.randrange(148, 253)))
@@ -279,8 +293,10 @@ def captures() -> list[list[tuple[int, bytes, int]]]:
 
 
 def captured(chance: random.Random, link_header: int, most: int) -> list[Step]:
-    """Returns a part of a capture. The endpoint with the lower address is internal. Without a link header, only IP
-    packets are used."""
+    """Returns a part of a capture.
+
+    The endpoint with the lower address is internal. If `link_header` is 0, only IP packets are used.
+    """
     records = chance.choice(captures())
     begin = chance.randrange(max(1, len(records) - most))
     steps = []

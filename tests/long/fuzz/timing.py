@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the method that times the segments of an endpoint. Implements the rules of docs/methods.md."""
+"""Chooses the method that times an endpoint's segments: timestamps or sequence numbers.
+
+Implements the rules of docs/methods.md.
+"""
 
 from collections import Counter
 from enum import IntEnum
@@ -12,7 +15,7 @@ STILL_NS = 250_000_000
 
 
 class Fault(IntEnum):
-    """The reason why the segments of an endpoint are not timed by timestamps."""
+    """The reason why the segments of an endpoint cannot be timed by timestamps."""
 
     MISSING = 0
     STILL = 1
@@ -20,7 +23,7 @@ class Fault(IntEnum):
 
 
 class Timing:
-    """Switches an endpoint from timestamps to sequence numbers and back, if both methods are enabled."""
+    """Switches an endpoint between timestamps and sequence numbers, if both methods are enabled."""
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.counters = counters
@@ -32,14 +35,14 @@ class Timing:
         return half.newest is None if self.hands_over else self.always_by_sequence
 
     def begin(self, half: Half, meaning: Meaning) -> None:
-        """Resets an endpoint at a SYN, which starts a connection."""
+        """Resets the state of an endpoint when it sends a SYN, because a SYN starts a connection."""
         self.abandon(half)
         half.handed_over = half.advanced = half.unechoed = half.leaves_one_out = False
         if not meaning.timestamp:
             half.newest = None
 
     def abandon(self, half: Half) -> None:
-        """Discards all pending samples, because they will not be completed."""
+        """Discards all pending RTT samples of an endpoint, because no reply will complete these samples."""
         self.counters["rtt_abandoned"] += sum(waiting is not None for waiting in (*half.waiting, half.timed))
         half.waiting, half.timed = [None] * 4, None
 
@@ -52,7 +55,7 @@ class Timing:
         half.unechoed = fault is Fault.UNECHOED
 
     def check_clock(self, half: Half, meaning: Meaning, segment: Segment) -> None:
-        """Checks a segment that continues the earlier data: its TSval must not stand still for more than STILL_NS."""
+        """If a segment continues the earlier data, checks that the endpoint's TSval has changed within STILL_NS."""
         if not self.hands_over or half.waits or segment is not Segment.NEXT:
             return
         if meaning.timestamp is None or half.newest is None or later(meaning.timestamp[0], half.newest):
@@ -61,8 +64,9 @@ class Timing:
             self.hand_over(half, Fault.STILL)
 
     def doubt(self, half: Half, meaning: Meaning) -> None:
-        """Discards the pending sample if its segment is retransmitted with the same TSval (Karn's rule, RFC 6298
-        section 3)."""
+        """Discards the pending sample of the TSval that a retransmitted segment repeats (Karn's rule, RFC 6298 section
+        3).
+        """
         if not meaning.timestamp or half.newest is None:
             return
         for place, waiting in enumerate(half.waiting):
@@ -71,12 +75,15 @@ class Timing:
                 self.counters["rtt_repeated"] += 1
 
     def miss_echo(self, half: Half, meaning: Meaning) -> None:
-        """Notes an acknowledgement that echoes no pending TSval. The first such acknowledgement is tolerated, because
-        it may echo an older TSval."""
+        """Handles an acknowledgement that echoes no pending TSval.
+
+        Tolerates the first acknowledgement that echoes no pending TSval, because the acknowledgement may echo an older
+        TSval. After the second one, switches to sequence numbers.
+        """
         if not self.hands_over or later(half.awaited, meaning.acknowledged):
             return
         if later(meaning.acknowledged, half.following or 0):
-            return  # the acknowledged segment was not seen, so its TSval may be unknown, too
+            return  # the acknowledged segment was not seen, so its TSval may be unknown
         if meaning.timestamp and later(meaning.timestamp[1], half.tsval):
             return
         if not meaning.timestamp or not meaning.timestamp[1] or half.unechoed:
@@ -85,15 +92,18 @@ class Timing:
             half.unechoed, half.awaited = True, ((half.following or 0) + 1) % (1 << 32)
 
     def takes_back(self, half: Half, tsval: int, is_answered: bool, now_ns: int) -> bool:
-        """Returns true if this segment has a new TSval, so that timestamps time the endpoint again from this segment
-        on. If the echoes were missing before, an echo must come first."""
+        """Returns true if the endpoint's segments are timed by timestamps again, starting with this segment.
+
+        The segment must have a new TSval. If the endpoint was switched to sequence numbers because echoes were
+        missing, an echo must come first.
+        """
         is_new, half.tsval = later(tsval, half.tsval), tsval
         if not is_new or not is_answered:
             return False
         if half.unechoed:
             half.awaited, half.advanced = tsval, True
             return False
-        if half.waits:  # this segment is timed instead
+        if half.waits:  # the new segment is timed instead of the pending segment
             self.abandon(half)
             half.begun_ns = None
         self._work_again(half, now_ns)

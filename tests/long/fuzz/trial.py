@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs an episode through the program and the model, and reports their disagreements.
+"""Runs an episode through the kernel program and the model, and reports disagreements between the program and the
+model.
 
-Before each episode, the program's flows, pending requests, subnets and used slots are removed. The counters keep their
-values, because the program can only increment them. The result of an episode is the increase of the counters.
+Before each episode, the flows, pending requests and subnets in the program's maps are removed, and all slots are freed.
+The counters are not reset. The program only increments counters. The result of an episode is the number by which each
+counter increased during the episode.
 """
 
 import bisect
@@ -24,7 +26,7 @@ from tests.support.flow_table import forget_flows
 from tests.support.prog_test_run import EGRESS, INGRESS, Bench
 
 _MAP_TYPES_OF_KEYS = {1: "hash", 9: "lru_hash"}  # enum bpf_map_type, linux/bpf.h
-# The counters of ended RTT samples. Each started sample must be pending or be counted in one of them.
+# The counters of ended RTT samples. Each started RTT sample must be pending or be counted in one of these counters.
 ENDS = ("rtt_measured", "rtt_expired", "rtt_superseded", "rtt_repeated", "rtt_abandoned")
 _MAPPED = bytes(10) + b"\xff\xff"
 _IFINDEX = 1
@@ -34,7 +36,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The counts of the program at one moment."""
+    """A copy of all counts of the program, made at one moment."""
 
     interface: Counter[str]
     traffic: Counts
@@ -45,7 +47,7 @@ class Snapshot:
 
 
 class HashMap:
-    """A hash map of the program. All its elements can be read and deleted in one system call."""
+    """A hash map of the program. One system call reads and deletes all elements of the hash map."""
 
     def __init__(self, fd: int) -> None:
         info = map_array.map_info(fd)
@@ -74,8 +76,10 @@ class HashMap:
 
 
 class Trial:
-    """A loaded program with one configuration, and its model. Use it on one CPU only: an LRU map has a list for each
-    CPU, so the results on several CPUs would differ."""
+    """Loads the program with one configuration, and compares the program with the model.
+
+    All episodes must run on the same CPU, because an LRU map has a separate list of free entries for each CPU.
+    """
 
     def __init__(self, config: EppingConfig) -> None:
         self.config = config
@@ -99,8 +103,10 @@ class Trial:
         self.bench.close()
 
     def run(self, episode: Episode, steps: list[Step] | None = None) -> list[str]:
-        """Runs these steps of the episode (default: all steps). Returns a description of each disagreement between the
-        program and the model."""
+        """Runs the given steps of the episode (default: all steps).
+
+        Returns a description of each disagreement between the program and the model.
+        """
         self._prepare(episode)
         steps = episode.steps if steps is None else steps
         model = Model(self.config, episode.link_header, episode.role or Role.WAN)
@@ -154,7 +160,7 @@ class Trial:
         )
 
     def _traffic(self) -> Counts:
-        """Returns packets and bytes, shape (slots, from or to, classes, packets or bytes)."""
+        """Returns the traffic. The axes of the array are: slots, directions (from, to), classes, packets or bytes."""
         rows = self.bench.traffic["classes"]
         total: Counts = np.stack(
             [[rows[way][unit].sum(1).reshape(len(rows), -1) for unit in ("packets", "bytes")] for way in ("from", "to")]
@@ -162,7 +168,10 @@ class Trial:
         return total.transpose(2, 0, 3, 1)
 
     def _behaviour(self) -> dict[str, Counts]:
-        """Returns the counts of all slots: name of the counter with an index -> array of the shape (slots,)."""
+        """Returns the counts of all slots.
+
+        The keys are counter names with an index, and the values are arrays of the shape (slots,).
+        """
         flows = self._flow_counters
         places = [(name, place) for name in flows.dtype.names or () for place in range(flows.dtype[name].shape[0])]
         counted = {f"{name} {place}": flows[name][:, place].copy() for name, place in places}
@@ -181,21 +190,24 @@ class Trial:
         waiting = self.bench.collector.waiting()
         if counted["rtt_begun"] != sum(counted[end] for end in ENDS) + waiting:
             found.append(
-                f"{counted['rtt_begun']} RTT samples started, {waiting} are pending, but some others are in no counter"
+                f"{counted['rtt_begun']} RTT samples started. This number differs from the ended samples "
+                f"plus {waiting} pending samples"
             )
         slots, wrong = self._slots()
         found += wrong
         names = {slot: subnet for subnet, slot in slots.items()}
         for subnet in {*tally.traffic, *tally.rtts} - set(slots):
-            found.append(f"{subnet}: the model has it, the program does not")
+            found.append(f"{subnet}: the model has this subnet, the program does not have it")
         found += self._compare_traffic(after.traffic - before.traffic, tally, slots, names)
         found += self._compare_behaviour(before, after, tally, slots, names)
         found += self._compare_rtts(before, after, tally, slots, names)
         return found
 
     def _slots(self) -> tuple[dict[Subnet, int], list[str]]:
-        """Returns the program's slots by subnet, and a list of errors. It is an error if the hash map and the row of a
-        slot have different keys for the slot."""
+        """Returns the slot of each subnet, and a list of errors.
+
+        It is an error if the hash map and the slot's row have different keys for the same slot.
+        """
         slots, wrong = {OVERFLOW: 0}, []
         taken = self._subnets.take_all()
         for packed, value in taken:
@@ -213,7 +225,7 @@ class Trial:
             )
             slots[subnet] = slot
             if self.bench.slots["key"][slot].tobytes() != packed or not self.bench.slots["live"][slot]:
-                wrong.append(f"slot {slot} was assigned to {subnet}, but its row has another key")
+                wrong.append(f"slot {slot} was assigned to {subnet}, but the row of the slot has another key")
             libbpf.map_update(self.bench.collector.program.maps["free_slots"].fd, None, value)
         return slots, wrong
 
@@ -257,7 +269,7 @@ class Trial:
             rtts = expected.get(slot, [])
             in_buckets = np.zeros(len(after.buckets[slot]), np.uint32)
             for rtt_ns in rtts:
-                # Bucket i counts the values above its edge and up to the next edge, inclusive.
+                # Bucket i counts values that are greater than edge i, and less than or equal to edge i + 1.
                 in_buckets[bisect.bisect_left(self._edges, rtt_ns) - 1] += 1
             model = len(rtts), sum(rtts)
             program = int(after.ended[slot] - before.ended[slot]), int(after.sums[slot] - before.sums[slot])
@@ -268,8 +280,11 @@ class Trial:
 
 
 def shrink(trial: Trial, episode: Episode, narrate: Callable[[str], None]) -> list[Step]:
-    """Returns a short list of steps that still shows a disagreement. First drops all steps after the first
-    disagreement. Then drops as many earlier steps as possible (Zeller's delta debugging)."""
+    """Returns a short list of steps that still causes a disagreement.
+
+    First drops all steps after the first disagreement. Then drops as many earlier steps as possible (Zeller's delta
+    debugging).
+    """
     low, high = 0, len(episode.steps)
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests files that are not captures. Each file is rejected at once.
 
-The error names the format of the file and the cure.
+The error names the cure and the format of the file.
 """
 
 import io
@@ -51,18 +51,21 @@ FILES: dict[str, tuple[bytes, str]] = {
     "iptrace": (b"iptrace 2.0\0" + bytes(100), f"is an AIX iptrace capture: {EDITCAP}"),
     "zip": (_zip(), "is a zip archive: unzip FILE"),
     "tar": (_tar(), "is a tar archive: tar -xf FILE"),
-    "compress": (b"\x1f\x9d\x90" + bytes(50), "is compressed by compress: gzip -dc FILE | otel-epping replay -"),
+    "compress": (
+        b"\x1f\x9d\x90" + bytes(50),
+        "is compressed by the program compress: gzip -dc FILE | otel-epping replay -",
+    ),
     "legacy lz4": (
         b"\x02\x21\x4c\x18" + bytes(50),
-        "is compressed by lz4 in its legacy format: lz4 -dc FILE | otel-epping replay -",
+        "is compressed in the legacy format of lz4: lz4 -dc FILE | otel-epping replay -",
     ),
     "what tcpdump prints": (
         b"12:00:00.000000 IP 10.0.0.1.443 > 10.0.0.2.40000: Flags [.], ack 1, win 500, length 0\n" * 9,
-        "is text: replay reads binary captures, as tcpdump -w writes them",
+        "is text: replay reads binary captures, like the output of tcpdump -w",
     ),
     "what tshark prints": (
         json.dumps([{"_index": "packets"}], indent=2).encode(),
-        "is text: replay reads binary captures, as tcpdump -w writes them",
+        "is text: replay reads binary captures, like the output of tcpdump -w",
     ),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer: git lfs pull"),
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * BCC accepts any directory with an include/linux/kconfig.h as kernel headers. The program needs only these stubs and
- * the distribution's user-space headers (linux-libc-dev), so no kernel headers have to be installed.
+ * BCC accepts any directory with an include/linux/kconfig.h as kernel headers. The program needs only the headers in
+ * this directory and the distribution's user-space headers (linux-libc-dev). Kernel headers need not be installed.
  */
 #define CONFIG_BPF_SYSCALL 1
 #include <linux/types.h>
