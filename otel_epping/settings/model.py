@@ -173,8 +173,8 @@ class Settings:
         int,
         Spec(
             click.IntRange(*LIMITS["max_subnets"]),
-            "Number of subnets for which there is room, if each subnet is seen on two interfaces. If the room is nearly "
-            "used up, the quietest subnets make room for others.",
+            "Number of subnets for which there is room, if each subnet is seen on two interfaces. If the room is "
+            "nearly used up, the quietest subnets make room for others.",
             kernel=True,
         ),
     ] = _KERNEL_DEFAULTS.max_subnets
