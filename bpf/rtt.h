@@ -8,26 +8,30 @@
 #include "flow_events.h"
 #include "histogram.h"
 
-/*
- * Returns the slot of the packet's source, for which an RTT has been measured. If the subnet is a newcomer, it becomes
- * an answered subnet.
- */
+/* Makes a newcomer an answered subnet. */
+static __always_inline void mark_answered(struct slot *slot)
+{
+    u32 row = CLAIMS_NEWCOMERS;
+    struct claims *newcomers = claims.lookup(&row);
+
+    if (newcomers && (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
+        __sync_fetch_and_add(&newcomers->claimed, -1);
+}
+
+/* Returns the slot of the packet's source, for which an RTT has been measured. */
 static __always_inline u32 answered_slot(const struct context *ctx)
 {
-    u32 index = ctx->source.slot, newcomers_row = CLAIMS_NEWCOMERS;
+    u32 index = ctx->source.slot;
+    struct slot *slot;
 
     if (index < SHARED_SLOTS) {
         index = slot_of(ctx, &ctx->source, true);
         if (ctx->has_flow)
             ctx->flow->cached_slots[ctx->source_index] = (u64)current_control()->epoch << 32 | index;
     }
-
-    struct slot *slot = slots.lookup(&index);
-    struct claims *newcomers = claims.lookup(&newcomers_row);
-
-    if (slot && newcomers && !(slot->state & SLOT_ANSWERED) &&
-        (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
-        __sync_fetch_and_add(&newcomers->claimed, -1);
+    slot = slots.lookup(&index);
+    if (slot && index >= SHARED_SLOTS && !(slot->state & SLOT_ANSWERED))
+        mark_answered(slot);
     return index;
 }
 
