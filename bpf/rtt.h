@@ -86,15 +86,12 @@ static __always_inline u32 histogram_of(u32 index, enum method method)
     return number_of(slot->histograms[pair], method & 1) ?: claim_histogram(slot, index, pair, method);
 }
 
-static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum method method, u64 sent_ns)
+static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum method method, u64 rtt_ns)
 {
-    u64 rtt_ns = precise_now(ctx->skb) - sent_ns;
-
     if (rtt_ns > MAX_AGE_NS) {
         ctx->counters->rtt_expired++;
         return;
     }
-
     ctx->counters->rtt_measured++;
     histogram_record(histogram_of(slot, method), rtt_ns, ctx->counters);
 #if EVENTS
@@ -102,14 +99,22 @@ static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum
 #endif
 }
 
-/* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 static __always_inline void record_rtts(const struct context *ctx)
 {
-    u32 slot = hide_from_verifier(ctx->packet, answered_slot(ctx));
+    u64 now_ns = precise_now(ctx->skb);
+    u32 slot = OVERFLOW_SLOT;
+    bool is_measured = false;
 
+    for (int i = 0; i < MAX_RTTS_PER_PACKET; i++)
+        is_measured |= i < ctx->packet->rtt_count && now_ns - ctx->packet->rtts[i].sent_ns <= MAX_AGE_NS;
+    if (is_measured)
+        slot = answered_slot(ctx);
+    slot = hide_from_verifier(ctx->packet, slot);
+
+    /* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 #pragma clang loop unroll(disable)
     for (int i = 0; i < MAX_RTTS_PER_PACKET; i++) {
         if (i < ctx->packet->rtt_count)
-            record_rtt(ctx, slot, ctx->packet->rtts[i].method, ctx->packet->rtts[i].sent_ns);
+            record_rtt(ctx, slot, ctx->packet->rtts[i].method, now_ns - ctx->packet->rtts[i].sent_ns);
     }
 }
