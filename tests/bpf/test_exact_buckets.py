@@ -78,11 +78,12 @@ class Recorder:
         self._reply = Feeder(bench.collector.program.entry_points[INGRESS])
         self._reply.set(reply)
         self._tsval, self._now_ns = 0, flow.start_ns
-        # The reply creates the slot of its subnet before the first RTT.
-        self._reply.run(self._now_ns)
+        # The first RTT creates the histogram.
+        self.record(FIRST_NS)
         slot = bench.slot_of(ip_network(f"{flow.addresses[1]}/{bench.config.prefix_v4}", strict=False), EXTERNAL)
         assert slot
-        self.slot = slot
+        self.row = bench.histogram_of(slot)
+        assert self.row != OVERFLOW_HISTOGRAM
 
     def record(self, rtt_ns: int) -> None:
         self._tsval += 1
