@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks. A benchmark that compares programs measures all these programs in the same run.
+"""Benchmarks. If a benchmark compares several programs, it measures all of them in the same run.
 
 Run the benchmarks with `python -m bench` (see `__main__.py`). docs/performance.md describes the methods and has the
 results.

@@ -52,7 +52,7 @@ class AgentProcess:
         return self._log.read()
 
     def wait_until(self, condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.01) -> None:
-        """Waits until `condition()` is true. Raises EppingError if the agent ends before that, or after `timeout_s`."""
+        """Waits until `condition()` is true. Raises EppingError if the agent ends first, or `timeout_s` have passed."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.process.poll() is not None:
@@ -76,8 +76,8 @@ class AgentProcess:
             return programs.attached_program(self._veth.ifindex, "egress")
 
     def maps(self) -> dict[str, int]:
-        """Returns the descriptors of the maps that the agent's program uses, by the first 15 characters of the map
-        names.
+        """Returns the descriptors of the maps that the agent's program uses. The key of a descriptor consists of the
+        first 15 characters of the map's name.
         """
         program = self.program()
         assert program

@@ -2,11 +2,12 @@
 """CPU share and memory of `otel-epping run`, which exports over gRPC every 10 s to a receiver on the same machine.
 
 Once per export interval, each subnet receives a segment and replies with a segment. The segments and replies are real
-packets that pass the agent's interface (active_subnets.py). So each subnet has new packet counts and new RTTs in each
-interval. The histograms have as many RTTs as after a day of traffic (fill_maps.py). The first interval is not measured,
-because the agent creates the state of the subnets in this interval. The CPU time is the user and system time that the
-kernel charges to the agent's process during several intervals. The CPU time does not include the time of the BPF
-program, which kernel.py and live_traffic.py measure. The memory is the agent's resident memory after the last interval.
+packets that pass through the agent's interface (active_subnets.py). So each subnet has new packet counts and new RTTs
+in each interval. The histograms contain as many RTTs as they would contain after a day of traffic (fill_maps.py). The
+first interval is not measured, because the agent creates the state of the subnets in this interval. The CPU time is the
+user and system time that the kernel charges to the agent's process during several intervals. The CPU time does not
+include the time of the BPF program, which kernel.py and live_traffic.py measure. The memory is the agent's resident
+memory after the last interval.
 """
 
 import time

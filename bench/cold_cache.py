@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the time per packet when the CPU caches are cold. Use this benchmark to evaluate changes of the program.
 
-All programs run on each packet, one after the other, in random order. Before each run a datagram passes the loopback
-interface. So the network stack displaces the program's code, data and branch predictions, as on a busy host. The
-datagrams and the other virtual machines on the host slow down all programs equally. So one run of the benchmark can
+All programs run on each packet, one after the other, in random order. Before each run a datagram is sent through the
+loopback interface. So the network stack displaces the program's code, data and branch predictions, as on a busy host.
+The datagrams and the other virtual machines on the host slow down all programs equally. So one run of the benchmark can
 show differences of a few ns between programs. The time is the duration that BPF_PROG_TEST_RUN reports. The duration
 does not include memory accesses that complete after the program ends, or cache misses that the program causes in other
 code.

@@ -11,8 +11,8 @@ readout.py measures the reading alone. The methods are:
            acknowledges each request. The CPU time is the time of our process for reading, building, encoding and
            sending.
 
-The first export creates state that is kept for each subnet: its encoded attributes. The time is the median time of the
-exports after the first. The memory is the peak during the first export.
+The first export encodes the attributes of each subnet, and all later exports use these encoded attributes. The time is
+the median time of all exports except the first export. The memory is the peak during the first export.
 """
 
 import statistics

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills a collector's maps with thousands of subnets. Each subnet has as many RTTs as after a day of traffic.
+"""Fills a collector's maps with thousands of subnets. Each subnet gets as many RTTs as a day of traffic would give.
 
 For each subnet, the program runs on one packet in each direction. These runs create slots, counters and flow table
 entries. Each subnet then has about seven data points: a histogram, packets and bytes in each direction, opened flows
@@ -76,7 +76,7 @@ def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int
 
 
 def records(array: Map, rows: int) -> MapValues:
-    """Returns rows 1 to `rows - 1` of an array map, mapped by mmap. A write to the returned array changes the map."""
+    """Maps an array map into memory. Returns rows 1 to `rows - 1`. A write to the returned array changes the map."""
     dtype = Array("", array).dtype
     return np.frombuffer(mmap.mmap(array.fd, rows * dtype.itemsize), dtype, rows)[1:]
 
@@ -84,7 +84,7 @@ def records(array: Map, rows: int) -> MapValues:
 def fill(maps: Maps, subnets: int, scale: int) -> None:
     """Adds the RTTs of a day to the histograms of the first `subnets` slots.
 
-    Writes the fields in the same order as the program (bpf/histogram.h), because the agent may read at the same time.
+    Writes the fields in the same order as the program (bpf/histogram.h), because the agent may read them meanwhile.
     """
     chance = np.random.default_rng(1)
     histograms = records(maps["histograms"], subnets + 1)

@@ -39,8 +39,8 @@ def call(function: Callable[..., Any], **arguments: Any) -> Any:
 
 @dataclass
 class Usage:
-    """The CPU time (user and system) and wall time in s, and the growth from the first to the peak resident memory in
-    MB.
+    """The CPU time (user and system) and wall time in s, and the growth of the resident memory from the start to the
+    peak in MB.
     """
 
     cpu_s: float = 0.0

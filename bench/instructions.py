@@ -26,14 +26,14 @@ from otel_epping.kernel.load import loader
 _FORMS = (DATA, ACK, DATA_NO_TS, ACK_NO_TS, UDP, ECHO)
 _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
-# Time between two packets. With this value, the sender of the mixed packets uses each TSval for 120 ms. A TSval must
-# change within 250 ms. Otherwise the program assumes that the sender's clock has stopped (STILL_NS in
+# Time between two packets. If this time is 0.1 ms, the sender of the mixed packets uses each TSval for 120 ms. A TSval
+# must change within 250 ms. Otherwise the program assumes that the sender's clock has stopped (STILL_NS in
 # bpf/tcp_method_choice.h).
 _APART_NS = 100_000
 # The bytes of a struct interface (bpf/maps.h): index 1, length of an Ethernet header, number 1, identifier 1, sides.
 _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")
 
-# This code runs in the Python interpreter that can import BCC, like the loader. The code compiles the BPF programs, and
+# Like the loader, this code runs in the Python interpreter that can import BCC. The code compiles the BPF programs, and
 # prints the programs and maps as JSON.
 _COMPILE = """
 import json, os, sys

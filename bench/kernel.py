@@ -118,7 +118,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
 
 
 def hooks_of(workload: Workload, tiny: bool) -> list[str]:
-    """Returns the hooks to measure. Mixed packets use BOTH. A million flows use only egress, to save time."""
+    """Returns the hooks to measure: BOTH for mixed packets, and, to save time, only egress for a million flows."""
     if workload.form == MIXED:
         return [BOTH]
     return ["egress"] if tiny or workload.flows == MILLION else list(HOOKS)

@@ -47,7 +47,7 @@ class Times:
 
     @property
     def ours(self) -> str:
-        """LARGE if our program was measured with large tables, otherwise OURS."""
+        """The key of our program in `gross`: LARGE if the program was measured with large tables, otherwise OURS."""
         return LARGE if LARGE in self.gross else OURS
 
     def share(self, other: str) -> float | None:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the time per packet of live traffic with the kernel's run-time statistics (BPF_ENABLE_STATS).
 
-All programs are attached to both hooks of one interface at the same time. Each packet passes the programs one after the
-other. The packets are datagrams, and the requests and replies of 1,024 TCP connections between real network stacks
+All programs are attached to both hooks of one interface at the same time. All programs run on each packet, one after
+the other. The packets are datagrams, and the requests and replies of 1,024 TCP connections between real network stacks
 (otel_epping.lab.traffic). The first program finds less of the packet in the CPU caches than the last program. So in the
 second half of the measurement, the programs run in the opposite order. The program that does nothing always runs first.
 
-For each run of a program, the statistics include the time of two clock reads. The program that does nothing shows how
-long two clock reads take. *Net* is the time of a program minus the time of the program that does nothing.
+For each run of a program, the statistics include the time for reading the clock twice. The program that does nothing
+shows how long it takes to read the clock twice. *Net* is the time of a program minus the time of the program that does
+nothing.
 """
 
 import socket

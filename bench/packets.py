@@ -27,7 +27,7 @@ _ETHERNET = 14
 _PROTOCOLS = {4: {DATA: 6, ACK: 6, DATA_NO_TS: 6, ACK_NO_TS: 6, UDP: 17, ECHO: 1}}
 _PROTOCOLS[6] = _PROTOCOLS[4] | {ECHO: 58}
 _CLIENT = {4: bytes((10, 0, 0, 1)), 6: bytes.fromhex("20010db80001") + bytes(9) + b"\x01"}
-# The address of the server in the first of 2^20 consecutive subnets. An IPv4 subnet is a /24, an IPv6 subnet is a /48.
+# The address of the server in the first of 2^20 consecutive subnets: a /24 for IPv4, and a /48 for IPv6.
 _SERVERS = {4: bytes((16, 0, 0, 1)), 6: bytes.fromhex("200110000000") + bytes(9) + b"\x01"}
 _SERVER_PORT = {DATA: 443, ACK: 443, DATA_NO_TS: 443, ACK_NO_TS: 443, UDP: 443}
 _FIRST_PORT, _PORTS, _HOSTS = 0x4000, 0x8000, 250
@@ -115,7 +115,8 @@ def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int =
 class Packets:
     """Packets in the order in which they are sent.
 
-    `rows` has the frames, and `sizes` has the lengths of the frames. `egress` is true for packets that leave the host.
+    `rows` contains the frames, and `sizes` contains the lengths of the frames. `egress` is true for packets that leave
+    the host.
     """
 
     rows: Bytes

@@ -37,7 +37,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 class Contender:
     """A measured program, or a pair of programs with one program for each hook.
 
-    `hooks` has the descriptor for each hook.
+    `hooks` contains the descriptor for each hook.
     """
 
     name: str
@@ -160,7 +160,7 @@ def attached_program(ifindex: int, hook: str) -> int | None:
 
 
 def maps_of(program_id: int) -> dict[str, int]:
-    """Returns the descriptors of a program's maps, by the first 15 characters of the map names."""
+    """Returns the descriptors of a program's maps. The keys are the first 15 characters of the map names."""
     fd = check(int(_library.bpf_prog_get_fd_by_id(program_id)), f"open the program {program_id}")
     ids = np.zeros(64, np.uint32)
     program = np.zeros(1, _PROG_INFO)

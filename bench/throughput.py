@@ -7,15 +7,16 @@ CPU sends and receives the packets, and executes the code of the path and of the
 the path is saturated. A program that needs more time reduces the packets per second. This reduction is called the loss.
 No packet is larger than the MTU.
 
-    TCP Writes as much as possible to 16 connections. The kernel creates segments and acknowledgements. UDP Sends
-    datagrams with 18 bytes of payload. The datagrams belong to 1,024 flows. The far end drops the datagrams.
+    TCP  Writes as much as possible to 16 connections. The kernel creates segments and acknowledgements.
+    UDP  Sends datagrams with 18 bytes of payload. The datagrams belong to 1,024 flows. The far end drops the datagrams.
 
-Each round measures each program for less than 0.1 s. The order of the programs changes from round to round. The loss is
-relative to the measurement without a program in the same round. Measurements must be short, because the speed of the
-machine changes. With measurements of 0.5 s, our loss divided by the loss of another program varied by up to a third.
-Unfavourable addresses of code and maps can increase the loss by a quarter. So our program is loaded several times, at
-different addresses. The rounds use these loaded programs in turn. This benchmark does not measure the effects of
-several cores, real network cards or aggregates (GRO, GSO).
+Each round measures each program for less than 0.1 s. The order of the programs changes from round to round. In each
+round, the packets per second with the program are divided by the packets per second without a program. The loss is 1
+minus this quotient. Measurements must be short, because the speed of the machine changes. With measurements of 0.5 s,
+the ratio of our loss to the loss of another program varied by up to a third. Unfavourable addresses of code and maps
+can increase the loss by a quarter. So our program is loaded several times, at different addresses. The rounds use these
+copies of our program in turn. This benchmark does not measure the effects of several cores, real network cards or
+aggregates (GRO, GSO).
 """
 
 import random
@@ -102,7 +103,7 @@ def _measure(veth: VethPair, contenders: list[list[Contender]], send: Callable[[
 
 
 def _loss(turns: Turns, name: str) -> float:
-    """Returns the median loss of a program, relative to the packets per second without a program in the same round."""
+    """Returns the median of a program's loss over all rounds."""
     return statistics.median(1 - a[0] / b[0] for a, b in zip(turns[name], turns[NOTHING], strict=True))
 
 

@@ -2,19 +2,19 @@
 """A model of real traffic, as a stream of mixed packets.
 
 The model uses the shares that Sundberg et al. (IMC 2024) measured for 356 billion packets of a wireless provider: 72 %
-of the packets are TCP, and 87 % of the TCP packets have timestamps. The other 28 % are UDP and a little ICMP. Half of
-the TCP packets carry data, and the other half acknowledge the data. In half of the flows the client sends the data. In
-the other half the server sends the data. Several packets have the same TSval, so that 4 % of the packets with
-timestamps complete an RTT sample, as in the study. All packets are IPv4.
+of the packets are TCP, and 87 % of the TCP packets have timestamps. The other 28 % of the packets are UDP and a little
+ICMP. Half of the TCP packets carry data, and the other half acknowledge the data. In half of the flows the client sends
+the data, and in the other half of the flows the server sends the data. Several packets have the same TSval, so that 4 %
+of the packets with timestamps complete an RTT sample, as in the study. All packets are IPv4.
 
 The flows that send the packets are selected in one of two ways:
 
 - *Uniform*: each flow sends the next packet with the same probability. If there are many flows, the CPU caches do not
   help.
 - *Skewed*: the flows are a sample of the flows that are in a flow table at the same time. The flow lengths have the
-  distribution of real traffic, where most flows are short. A flow stays in the table until its last packet, and then
-  until its idle timeout. All flows send at the same low rate. If some flows sent faster, most packets would belong to
-  fewer flows, and the CPU caches would help more.
+  distribution of real traffic, where most flows are short. After its last packet, a flow stays in the table until the
+  idle timeout ends. All flows send at the same low rate. If some flows sent faster, most packets would belong to fewer
+  flows, and the CPU caches would help more.
 """
 
 import numpy as np
@@ -35,9 +35,9 @@ _DRAWN = 20  # the model draws this many random flow lengths for each flow in th
 
 # The distribution of flow lengths in packets, from 4 billion flows of a campus network (Jurkiewicz, Rzym, Borylo: "Flow
 # length and size distributions in campus Internet traffic", Computer Communications 167, 2021). This distribution is a
-# mixture of uniform and log-normal distributions (docs/tutorial.rst of the project flow-models). _SHORT has the shares
-# of six uniform distributions: the first covers flows of 1 packet, the second flows of 1 to 2 packets, and the last
-# flows of 1 to 6 packets. _LONG has the share, sigma and median of each log-normal distribution.
+# mixture of uniform and log-normal distributions (docs/tutorial.rst of the project flow-models). _SHORT contains the
+# shares of six uniform distributions: the first covers flows of 1 packet, the second flows of 1 to 2 packets, and the
+# last flows of 1 to 6 packets. _LONG contains the share, sigma and median of each log-normal distribution.
 _SHORT = (0.3050, 0.2484, 0.0637, 0.0492, 0.0093, 0.0822)
 _LONG = ((0.1313, 0.5207, 7.806), (0.0733, 0.7701, 22.11), (0.0293, 1.1253, 128.6), (0.0083, 1.9838, 1084.5))
 
@@ -48,8 +48,7 @@ _MAX_BYTES = 256
 
 
 class TrafficModel:
-    """A stream of the packets of many flows. Each call of a method returns the packets after the packets of the
-    previous call.
+    """A stream of the packets of many flows. Each call of a method returns the next packets of the stream.
 
     If `skewed` is false, the flows are uniform. The docstring of this module describes skewed and uniform flows.
     """
@@ -62,8 +61,8 @@ class TrafficModel:
         shares = np.cumsum([_TCP * _WITH_TIMESTAMPS, _TCP * (1 - _WITH_TIMESTAMPS), 1 - _TCP - _ICMP])
         self._kind = self._chance.permutation(np.searchsorted(shares, np.arange(flows) / flows, side="right"))
         self._fetches = self._chance.integers(0, 2, flows) == 1
-        # `_turn` is the number of packets of each flow so far. `_phase` is the number of earlier pairs of packets that
-        # are assumed to have the first TSval of the flow.
+        # For each flow, `_turn` is the number of its packets in the stream so far. The model assumes that `_phase`
+        # pairs of packets with the first TSval of the flow were sent before the first packet of the stream.
         self._turn: Indexes = np.zeros(flows, np.int64)
         self._phase: Indexes = self._chance.integers(0, _PAIRS_OF_A_TSVAL, flows)
 
@@ -96,7 +95,7 @@ class TrafficModel:
     def _number(self, rows: npt.NDArray[np.uint8], kind: int, reply: bool, pair: Indexes, phase: Indexes) -> None:
         """Writes sequence numbers and timestamps into requests or replies.
 
-        `pair` is the number of the packet's pair within its flow.
+        `pair` says how many earlier pairs (a data packet and its ACK, or a request and its reply) the flow has.
         """
         if kind == _ECHO:
             put(rows, _TRANSPORT.transport, 0 if reply else 8, 1)
@@ -110,7 +109,7 @@ class TrafficModel:
 
 
 def real_lengths(chance: np.random.Generator, flows: int) -> Reals:
-    """Returns `flows` random flow lengths from the distribution of real traffic, in packets."""
+    """Returns `flows` random flow lengths in packets, from the distribution of real traffic."""
     shares = np.array([*_SHORT, *(share for share, _, _ in _LONG)])
     kind = chance.choice(len(shares), flows, p=shares / shares.sum())
     lengths = np.empty(flows)

@@ -55,7 +55,7 @@ ONE, MANY = Workload(DATA, 1, 1), Workload(DATA, _MANY, 1_000)
 FEW_MIXED, SOME_MIXED = Workload(MIXED, 1_000, 10), Workload(MIXED, 1_000, 1_000)
 MANY_MIXED, MANY_UNIFORM = Workload(MIXED, _MANY, 1_000, skewed=True), Workload(MIXED, _MANY, 1_000)
 # The workloads are ordered by the number of flows. The last workloads fill the flow table of the program ePPing
-# (131,072 flows). Then ePPing needs more time for each packet.
+# (131,072 flows). With a full flow table, ePPing needs more time for each packet.
 WORKLOADS = (
     KNOWN,
     Workload(ACK, 1, 1, repeated=True),
@@ -97,8 +97,8 @@ def stream(workload: Workload, hook: str, tiny: bool) -> Iterator[Packets]:
     if not workload.repeated:
         flows = np.tile(flows, -(-minimum // workload.flows))
     # A flow table places its entries in memory in the order of the first packets of the flows. The measured packets
-    # have a different order. With the same order, the CPU would prefetch the entries, and the measured time with 60,000
-    # flows would be a third too low.
+    # have a different order. If the measured packets had the order of the first packets, the CPU would prefetch the
+    # entries, and the measured time with 60,000 flows would be a third too low.
     first, other = (
         Packets.one_way(rows_of(workload.form, order, workload.subnets, out, workload.family), out)
         for order in (np.random.default_rng(number).permutation(flows) for number in range(2))

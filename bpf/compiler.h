@@ -23,13 +23,14 @@
  * unchanged. The check is only for the verifier, because `number` is never too large.
  *
  * A comparison in C does not convince the verifier. The compiler may compare one register and use another register as
- * the index. The other register may have the same value, or the compiler may have shifted the value, or cut the value
- * to 32 bits. The compiler may also remove a comparison whose result it can prove, although the verifier cannot prove
- * the result. LLVM 14 and LLVM 19 change comparisons in different places. The instructions below compare a register and
- * return the same register, and the compiler cannot separate these instructions. The compiler does not know anything
- * about the number that the instructions return. `number` has 64 bits, because LLVM would compare only a copy of a
- * 32-bit number. The instruction `exit` avoids a branch in C, which the compiler might merge with other branches. Only
- * the path to `exit` writes r0, so r0 is not in the list of registers that the instructions change.
+ * the index. The register that is used may have the same value as the register that is compared, or the compiler may
+ * have shifted the value, or cut the value to 32 bits. The compiler may also remove a comparison whose result it can
+ * prove, although the verifier cannot prove the result. LLVM 14 and LLVM 19 change comparisons in different places. The
+ * instructions below compare a register and return the same register, and the compiler cannot separate these
+ * instructions. The compiler does not know anything about the number that the instructions return. `number` has 64
+ * bits. LLVM would copy a 32-bit number before the comparison, so the verifier would know the bound of the copy only.
+ * The instruction `exit` avoids a branch in C, which the compiler might merge with other branches. Only the path to
+ * `exit` writes r0, so r0 is not in the list of registers that the instructions change.
  */
 static __always_inline u64 bounded(u64 number, u64 limit)
 {

@@ -61,7 +61,7 @@ static __always_inline struct outstanding *outstanding_of_receiver(const struct 
 
 /*
  * Adds an RTT that this packet completes. `sent_ns` is the send time of the packet that this packet answers. If
- * `sent_ns` is 0, the packet of a capture had no time, and no RTT is added.
+ * `sent_ns` is 0, the answered packet is in a capture and has no timestamp, so no RTT is added.
  */
 static __always_inline void add_rtt(struct context *ctx, enum method method, u64 sent_ns)
 {

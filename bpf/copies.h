@@ -36,7 +36,7 @@
 struct recent_packet {
     u64 hash; /* hash of all fields that are equal in a packet and its copy */
     u64 seen_ns;
-    u32 acked; /* `acked` and `dup_acks` are copies of the receiver's half_flow at the time seen_ns */
+    u32 acked; /* `acked` and `dup_acks` are copied from the receiver's half_flow at the time seen_ns */
     u32 dup_acks;
 };
 
@@ -91,7 +91,7 @@ static __always_inline u64 segment_copy_window(const struct context *ctx, const 
         return 0;
     if (!ctx->has_flow || packet->tcp_flags & TCP_SYN)
         return COPY_NS;
-    /* Duplicate acknowledgements have requested this segment since its first copy, so the segment is a fast
+    /* Duplicate acknowledgements have requested this segment since its first copy was seen, so the segment is a fast
      * retransmission. */
     if (is_requested_by_dup_acks(ctx, packet->seq) &&
         (receiver->acked != recent->acked || receiver->dup_acks != recent->dup_acks))
@@ -103,9 +103,9 @@ static __always_inline u64 segment_copy_window(const struct context *ctx, const 
 
 /*
  * Returns the time in ns within which a repeated packet is a copy, or 0 if a repeated packet is never a copy. Datagrams
- * with the same first bytes may differ in later bytes, which the program does not read, and the checksum may not be
- * filled in yet. So the program recognizes a copy of a datagram only if the datagram has an IPv4 identification or the
- * identifier of a request.
+ * with the same first bytes may differ in later bytes, which the program does not read. It is also possible that the
+ * checksum is not filled in yet. So the program recognizes a copy of a datagram only if the datagram has an IPv4
+ * identification or the identifier of a request.
  */
 static __always_inline u64 copy_window(const struct context *ctx, u64 kind, const struct recent_packet *recent)
 {

@@ -135,7 +135,7 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         kind -= KIND_HAS_OFFSET;
     }
 
-    /* This is a second variable, because the compiler does not know the value that bounded() returns. */
+    /* The comparisons below use `kind`, because the compiler does not know the value that bounded() returns. */
     u64 kind_row = bounded(kind, KINDS);
 
     add(ingress ? &counters->received[kind_row] : &counters->transmitted[kind_row], tally);

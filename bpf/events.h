@@ -21,8 +21,8 @@ struct event {
     u64 time_ns; /* time of the reply, or of the packet that opened or closed the flow */
     u64 rtt_ns;
     u64 min_rtt_ns;   /* smallest RTT of this direction so far */
-    u64 sent_packets; /* number of packets from the endpoint that waited for the reply */
-    u64 sent_bytes;   /* payload bytes from the same endpoint */
+    u64 sent_packets; /* number of packets that the receiver of the reply has sent so far */
+    u64 sent_bytes;   /* number of payload bytes that the receiver of the reply has sent so far */
     u64 received_packets;
     u64 received_bytes;
     struct address source;

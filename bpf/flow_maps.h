@@ -30,8 +30,8 @@ struct flow_key {
 _Static_assert(sizeof(struct flow_key) - sizeof(struct address[2]) == sizeof(u64), "one word follows the addresses");
 
 /*
- * The state of one endpoint of a flow as a sender. The segments that wait for a reply are in struct outstanding.
- * clock.h explains coarse and precise times.
+ * The sender state of one endpoint of a flow. The segments that wait for a reply are in struct outstanding. clock.h
+ * explains coarse and precise times.
  */
 struct half_flow {
     u64 tsval_changed_ns;    /* coarse time of the last change of the TSval; 0: timestamps are not used */
@@ -48,8 +48,8 @@ struct half_flow {
     u8 pending;      /* if bit i is set, entry i of struct outstanding waits for a reply */
     u8 dup_acks;     /* number of duplicate acknowledgements of `acked`, without the first acknowledgement */
     u8 timing_flags; /* see tcp_method_choice.h */
-    u32 echo_due;    /* an acknowledgement of this sequence number must echo a pending TSval; with
-                      * TIMING_AWAITS_ECHO, the TSval whose echo shows that echoes work again */
+    u32 echo_due;    /* an acknowledgement of this sequence number must echo a TSval in struct outstanding; with
+                      * TIMING_AWAITS_ECHO, this field is a TSval, and an echo of it shows that echoes work again */
 };
 
 _Static_assert(sizeof(struct half_flow) == CACHE_LINE, "a cache line");
@@ -115,7 +115,7 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 /*
  * If PREFIX_V6 is at most 64, one half of each prefix is 0: the first half of an IPv4 prefix, and the second half of an
- * IPv6 prefix. So one word, the other half, holds the whole prefix.
+ * IPv6 prefix. So the other half, which is one word, holds the whole prefix.
  */
 #define PREFIX_WORDS (PREFIX_V6 > 64 ? 2 : 1)
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The table of TCP flows: a set-associative array, like a CPU's cache. The hash of a flow selects a set of FLOW_WAYS
- * rows. The hash also selects the row of this set that the program checks first. Most flows are in the row that is
- * checked first. To find a flow in this row, the program reads only the cache line with the tags of the set and the
- * cache lines of the flow itself, and calls no function. A look-up in a hash map of the kernel makes two calls and
- * reads one more cache line, and all cache lines that the look-up reads are in different pages (docs/performance.md).
+ * rows. The hash also selects which row of this set the program checks first. Most flows are in the row that is checked
+ * first. To find a flow in this row, the program reads only the cache line with the tags of the set and the cache lines
+ * of the flow itself, and calls no function. A look-up in a hash map of the kernel makes two calls and reads one more
+ * cache line, and all cache lines that the look-up reads are in different pages (docs/performance.md).
  *
  * The program takes a lock only to assign a row to another flow. Two kinds of flows are evicted first: closed flows and
  * unanswered flows. In an unanswered flow, only one endpoint has sent packets. Among the closed and unanswered flows,

@@ -32,12 +32,12 @@ enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
  * the skb.
  */
 struct link_step {
-    u64 ethertype;      /* of this header */
+    u64 ethertype;      /* EtherType of this header */
     u64 offset;         /* offset of the start of this header */
     u64 end;            /* offset of the end of the packet */
-    u64 next_ethertype; /* of the next header; 0: the EtherType is in the last two bytes of this header */
+    u64 next_ethertype; /* EtherType of the next header; 0: the last two bytes of this header contain it */
     u64 header_bytes;   /* length of this header; 0: no IP packet follows */
-    u64 total_bytes;    /* from the start of this header to the packet's end; 0: no length field */
+    u64 total_bytes;    /* number of bytes from the start of this header to the packet's end; 0: unknown */
 };
 
 /*

@@ -18,7 +18,7 @@
 
 #include "packet.h"
 
-#define PACKET_LOOPBACK 5 /* from linux/if_packet.h, because the file of this name in stubs/ is empty */
+#define PACKET_LOOPBACK 5 /* copied from linux/if_packet.h, because stubs/ has an empty file instead */
 
 /*
  * Returns whether the kernel's network header begins in the first `bytes` bytes of the packet. struct __sk_buff does

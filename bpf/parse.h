@@ -100,7 +100,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     if (kind == KIND_MALFORMED) {
         u64 malformed = kind;
 
-        barrier_var(malformed); /* hides the kind: otherwise most packets take more instructions */
+        barrier_var(malformed); /* without the barrier, most packets take more instructions */
         return malformed;
     }
     /* `end` is from the length field of a link header. If `end` is before the end of the IP packet, the bytes after

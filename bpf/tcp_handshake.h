@@ -26,7 +26,7 @@ static __always_inline void time_syn_ack(const struct context *ctx)
         server->syn_ack_ns = 0;
         return;
     }
-    ctx->counters->rtt_abandoned += server->syn_ack_ns != 0; /* another connection begins before the ACK arrived */
+    ctx->counters->rtt_abandoned += server->syn_ack_ns != 0; /* another connection begins before the ACK arrives */
     server->syn_ack_end = end;
     server->syn_ack_ns = precise_now(ctx->skb);
     /* If this packet answers a SYN, the last RTT in the array is the RTT from the SYN to this packet. An RTT of another

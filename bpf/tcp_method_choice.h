@@ -9,7 +9,7 @@
  * - A segment is acknowledged, but the TSval of the segment is not echoed.
  *
  * Timestamps are used for the endpoint again when a segment has a new TSval. If sequence numbers are used because an
- * echo was missing, an echo must also be seen first.
+ * echo was missing, the program must also see an echo before it uses timestamps again.
  *
  * While timestamps are used for an endpoint, half_flow.tsval_changed_ns is not 0. Both methods measure correct RTTs, so
  * no RTT is wrong if the program switches to the other method too early.
@@ -123,7 +123,7 @@ static __always_inline void note_missing_echo(const struct context *ctx)
         switch_to_sequence(receiver, FAULT_UNECHOED, ctx->counters);
     } else {
         receiver->timing_flags |= TIMING_ECHO_MISSING;
-        /* The second acknowledgement must cover data that is not sent yet. */
+        /* The second acknowledgement must cover data that is sent after the first acknowledgement. */
         receiver->echo_due = receiver->next_seq + 1;
     }
 }
@@ -147,8 +147,8 @@ static __always_inline bool restart_timestamps(const struct context *ctx, bool i
         sender->timing_flags |= TIMING_AWAITS_ECHO;
         return false;
     }
-    /* The program measures the RTT of this segment, and drops the sample of the segment that waits for an
-     * acknowledgement. */
+    /* The program measures the RTT of this segment. If an earlier segment waits for an acknowledgement, the program
+     * drops the RTT sample of the earlier segment. */
     if (sender->pending) {
         abandon_pending(sender, ctx->counters);
         sender->sample_started_ns = 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Counts packets and bytes, per interface and per subnet. GRO merges several packets into one skb, and GSO splits one
- * skb into several packets. Such an skb counts as the number of packets on the wire, and the headers of all these
- * packets count, too. The kernel counts packets in qdisc statistics in the same way (bstats_update()).
+ * skb into several packets. The program counts the packets on the wire, not the skbs, and counts the bytes of all
+ * headers on the wire. The kernel counts packets in qdisc statistics in the same way (bstats_update()).
  */
 #pragma once
 

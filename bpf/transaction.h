@@ -17,9 +17,9 @@
 #include "context.h"
 
 /*
- * If the same request arrives again within COPY_NS, the second packet is not a retransmission. It is a copy of the
- * first packet, or the network delivered the packet twice. The shortest retransmission timeout is 200 ms in Linux, and
- * 1 s in RFC 6298.
+ * If the same request arrives again within COPY_NS, the second packet is not a retransmission. Either the second packet
+ * is a copy of the first packet, or the network delivered the packet twice. The shortest retransmission timeout is
+ * 200 ms in Linux, and 1 s in RFC 6298.
  */
 #define COPY_NS 20000000
 

@@ -102,7 +102,7 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
  */
 static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 *version)
 {
-    /* After these barriers, and after the two barriers behind inside_ip(), the verifier follows only one path. */
+    /* These barriers, and the two barriers after the call of inside_ip(), let the verifier follow only one path. */
     u64 outer_bytes = *bytes, outer_version = *version;
 
     barrier_var(outer_bytes);

@@ -34,7 +34,7 @@ def main(interface: str, seconds: int = 60) -> None:
             requests.add(1)
             time.sleep(1)
         collector.detach(interface)
-        reader.shutdown()  # exports the last interval. provider.shutdown() does not shut down this reader
+        reader.shutdown()  # exports the last interval (provider.shutdown() does not shut down `reader`)
     provider.shutdown()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures round-trip times per subnet passively in the kernel, and exports their histograms over OTLP.
+"""Measures round-trip times per subnet passively in the kernel, and exports histograms over OTLP.
 
 The public API consists of the names in `__all__`; docs/api.md documents them. A name is imported when it is first used,
 so `import otel_epping` alone loads neither numpy nor the OpenTelemetry SDK.

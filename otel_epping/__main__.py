@@ -43,7 +43,7 @@ def _open_streams() -> None:
 
     A closed stream is opened on /dev/null. If the stream stayed closed, the next opened file would get the descriptor
     of the stream, and a library that writes to standard error would write to that file. Characters that the encoding of
-    a stream does not contain are escaped.
+    a stream cannot represent are escaped.
     """
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:

@@ -39,8 +39,8 @@ An interface that is selected by name must exist when the agent starts. After th
 interfaces when they appear, and detaches from interfaces that disappear. The series of an interface are ended when the
 interface has been absent for 5 seconds and each exporter has delivered all counts of the interface. If an interface
 with the same name appears before the series end, the series continue. At most 1024 interfaces have their own counters
-at the same time. All further interfaces share one set of counters, which is exported without a name, until the series
-of another interface end.
+at the same time. Until the series of another interface end, all further interfaces share one set of counters. The
+shared counters are exported without an interface name.
 
 A default route is a unicast route of IPv4 or IPv6 in the main table or in the table of a VRF. A route to half of all
 addresses counts as a default route too. For IPv4 the routes to half of all addresses are `0.0.0.0/1` and `128.0.0.0/1`.
@@ -55,11 +55,8 @@ as `\\xNN` counts as one character, so `caf?` matches `caf\\xe9`.
 
 On SIGHUP the agent reads the settings file again. The agent applies changes of the settings that have `yes` in the
 column `SIGHUP` below. If other settings have changed, the agent logs that these settings need a restart. If the file
-has an error, no setting changes. `idle_timeout`, `max_series`, `roll_up` and `min_samples` can be changed if at least
-one of these four settings was set at the start. If none of the four settings was set, a change needs a restart, because
-the agent did not keep the counts that these settings need. If an agent was started without a mirror port, it can watch
-a mirror port that is later added to the settings file. On this port, the agent does not detect duplicate packets, and
-it logs a warning.
+has an error, no setting changes. If an agent was started without a mirror port, it can watch a mirror port that is
+later added to the settings file. On this port, the agent does not detect duplicate packets, and it logs a warning.
 
 ## All settings
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that several test files share: loaded kernel programs. A program takes nearly a second to compile.
+"""Creates the loaded kernel programs that several test files share. A program takes nearly a second to compile.
 
 The plug-ins in tests/support define more fixtures. This file lists the plug-ins, so that pytest shows the compared
 values if an assertion in a plug-in fails. A lab, a namespace or a program is created for the first test that needs it,
@@ -38,7 +38,7 @@ EVERY = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Skips files without unit tests if only unit tests are selected. Importing the skipped files would take as long as
-    the tests."""
+    running the unit tests."""
     if config.option.markexpr == "unit" and collection_path.match("test_*.py"):
         return "mark.unit" not in collection_path.read_text() or None
     return None
@@ -46,8 +46,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session")
 def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
-    """Returns a function that takes a configuration and returns a bench. Tests share the benches, so each test uses its
-    own flows and subnets."""
+    """Returns a function that takes a configuration and returns a bench (a loaded program). Tests share the benches, so
+    each test uses its own flows and subnets."""
     benches: dict[EppingConfig, Bench] = {}
 
     def bench_of(config: EppingConfig) -> Bench:
@@ -62,12 +62,12 @@ def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
 
 @pytest.fixture
 def every(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """The bench with a program that has no sample interval. The program starts an RTT sample at every edge."""
+    """The bench with a program that has no sample interval, so that no RTT sample is skipped."""
     return bench_of(EVERY)
 
 
 @pytest.fixture
 def bench(every: Bench) -> Bench:
-    """By default, `bench` is the same object as `every`. A test file that needs another configuration defines its own
-    fixture `bench`."""
+    """By default, the fixture `bench` is the same object as the fixture `every`. A test file that needs another
+    configuration defines its own fixture `bench`."""
     return every

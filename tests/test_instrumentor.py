@@ -244,7 +244,7 @@ def test_the_example(ns: Namespace) -> None:
 
 
 def test_detached_links_are_attached_again(ns: Namespace) -> None:
-    """Tests that the hook monitor works in an application as in the agent, although the monitor runs in a thread of the
+    """Tests that the hook monitor also works in an application, although the monitor runs in a thread of the
     application."""
     with Sink(namespace=ns) as sink:
         said = run(ns, sink, APPLICATION + LOSES_ITS_LINKS)

@@ -33,7 +33,7 @@ class Check(NamedTuple):
 class Health:
     """Runs the checks. A check only reads values that other code has already written, so a check never waits.
 
-    Before start() is called, while the program is being loaded, the agent is alive but not ready.
+    While the kernel program is being loaded, before start() is called, the agent is alive but not ready.
     """
 
     def __init__(self) -> None:
@@ -105,13 +105,13 @@ class Health:
         If a mirror port is not watched with --mirror, packets are counted, but no RTT is measured.
         """
         if names := sorted(self._mirror_ports()):
-            text = f"both directions arrive the same way on {listed(names)}: use --mirror for mirror ports"
+            text = f"both directions of TCP flows are incoming on {listed(names)}: use --mirror for mirror ports"
             yield Check("measured", False, text)
 
     def _check_read(self, extra_s: float) -> Check:
         """Checks that the last reading of each reader is at most (2 * interval + 1 s + `extra_s`) old.
 
-        The time since the creation of a reader is used as the age if the reader has no reading yet.
+        Until the first reading of a reader, the check uses the time since the reader was created.
         """
         if not self._exporters:
             return Check("read", True, "counts are read at each scrape")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the agent's `service.instance.id`. The id stays the same after a restart, because a new id starts new series.
+"""Chooses the agent's `service.instance.id`. A restart does not change the id, because a new id would start new series.
 
 OpenTelemetry's semantic conventions (section "Service" of the resource conventions) require that no two running
 instances have the same id. The conventions also define a UUID namespace for ids that are derived from stable

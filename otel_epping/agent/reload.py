@@ -9,7 +9,7 @@ from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.series.limits import Limits
-from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS, LIMIT_SETTINGS, Settings
+from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +37,6 @@ class Reloader:
         self._change_limits = change_limits
         self._settings, self._reread, self._interfaces, self._collector = settings, reread, interfaces, collector
         self._needs_restart = {each.field for each in DEFINITIONS if not each.spec.reloadable}
-        # If no limit was set when the agent started, the agent does not store the counts that are needed to apply a
-        # limit. So a limit that is added later needs a restart.
-        self._needs_restart |= set() if settings.is_bounded else LIMIT_SETTINGS
 
     def reload(self) -> None:
         """Applies the changes that do not need a restart. Logs the changes that need a restart.

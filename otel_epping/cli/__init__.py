@@ -34,7 +34,8 @@ def cli() -> None:
 
     Counts round-trip times (RTTs) per subnet in the kernel, and exports them over OTLP as exponential histograms.
 
-    Each option can also be set by a variable (--max-subnets by OTEL_EPPING_MAX_SUBNETS), or in a YAML file (--config).
+    Each option can also be set by an environment variable (--max-subnets by OTEL_EPPING_MAX_SUBNETS), or in a YAML
+    file (--config).
     The standard OTEL_* variables set the destination and the protocol, for example OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_HEADERS.
     """

@@ -70,7 +70,7 @@ def _hook(config: EppingConfig) -> str:
         if config.hook == "tcx":
             raise EppingError("the kernel does not support TCX hooks: use Linux 6.6 or newer, or --hook auto")
     reason = "set by --hook" if config.hook == "clsact" else "the kernel does not support TCX"
-    return f"clsact filters ({reason}); the agent keeps CAP_NET_ADMIN to remove them at the end"
+    return f"clsact filters ({reason}); the agent keeps CAP_NET_ADMIN to remove the filters when it ends"
 
 
 def _run_time() -> str:
@@ -111,7 +111,7 @@ def _each_method(config: EppingConfig) -> Iterator[Finding]:
 
 
 _ORDER = {
-    True: "runs before otel-epping: packets that it accepts, drops or redirects are not counted",
+    True: "runs before otel-epping, and hides the packets that it accepts, drops or redirects",
     False: "runs after otel-epping: no packets are hidden",
 }
 

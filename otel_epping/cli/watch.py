@@ -81,7 +81,8 @@ class _LossReport:
 @option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
               help="Interface to watch. May be given several times.")  # fmt: skip
 @option("--mirror", envvar="OTEL_EPPING_MIRROR", type=Interfaces(), multiple=True,
-              help="Like --interface, but for a mirror, SPAN or TAP port, which receives both directions.")  # fmt: skip
+              help="Like --interface, but for a mirror, SPAN or TAP port, which receives the packets of both "
+                   "directions.")  # fmt: skip
 @option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Output format, as in ePPing.")
 @kernel_options
 def watch(config: EppingConfig, interface: tuple[str, ...], mirror: tuple[str, ...], format: str) -> None:

@@ -150,7 +150,7 @@ class EventWriter:
             stream.write("[")
 
     def write(self, events: Events) -> None:
-        """Writes events in the given order; shape (events,)."""
+        """Writes events, an array of the shape (events,), in the given order."""
         text = self._separator.join(self._line(event, self._to_unix_ns(event.time_ns)) for event in _rows(events))
         if text and self._has_written:
             text = self._separator + text

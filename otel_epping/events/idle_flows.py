@@ -60,9 +60,9 @@ class IdleFlowCloser:
     def _closing_events(self, keys: npt.NDArray[Any], opened: npt.NDArray[np.bool_], now_ns: int) -> Events:
         """Returns a closing event for each direction that was reported as open; `opened` has the shape (flows, 2).
 
-        Half 0 is the direction from the internal endpoint to the external endpoint. The source of a closing event is
-        the endpoint that received the packets of the closed direction. Similarly, the source of an RTT event is the
-        endpoint that replied.
+        Column 0 of `opened` is for packets from the internal endpoint to the external endpoint. The source of a closing
+        event is the endpoint that received the packets of the closed direction. Similarly, the source of an RTT event
+        is the endpoint that replied.
         """
         rows, halves = np.nonzero(opened)
         flows = keys["flow"][rows]
@@ -84,7 +84,11 @@ class IdleFlowCloser:
 def _find_idle(
     protocol: npt.NDArray[Any], halves: npt.NDArray[Any], now_ns: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Returns two masks: idle flows, shape (flows,), and directions that were reported as open, shape (flows, 2)."""
+    """Returns two masks.
+
+    The first mask, with the shape (flows,), marks idle flows. The second mask, with the shape (flows, 2), marks the
+    directions that were reported as open.
+    """
     state = halves["state"]
     # If a packet arrived after the clock was read, `last_ns` is later than `now_ns`.
     age_ns = np.where(halves["last_ns"] < now_ns, now_ns - halves["last_ns"], 0)

@@ -48,6 +48,7 @@ Metrics (docs/metrics.md has units, descriptions and attributes):
     epping.agent.flow.usage              updowncounter
     epping.agent.flow.limit              updowncounter
     epping.agent.subnet.limit            updowncounter
+    epping.agent.subnet.unanswered       updowncounter
     epping.agent.subnet.retired          counter
     epping.agent.series.usage            updowncounter
     epping.agent.series.limit            updowncounter

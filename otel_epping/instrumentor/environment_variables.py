@@ -16,10 +16,10 @@ Names, patterns such as `eth*`, or `auto` (all interfaces with a default route) 
 """
 
 OTEL_EPPING_LAN = "OTEL_EPPING_LAN"
-"""Interfaces to watch that face the local network; syntax as in OTEL_EPPING_INTERFACE."""
+"""Watched interfaces that face the local network; syntax as in OTEL_EPPING_INTERFACE."""
 
 OTEL_EPPING_MIRROR = "OTEL_EPPING_MIRROR"
-"""Interfaces to watch that are connected to mirror, SPAN or TAP ports; syntax as in OTEL_EPPING_INTERFACE."""
+"""Watched interfaces that are connected to mirror, SPAN or TAP ports; syntax as in OTEL_EPPING_INTERFACE."""
 
 OTEL_EPPING_PREFIX_V4 = "OTEL_EPPING_PREFIX_V4"
 """Prefix length of the IPv4 subnets."""

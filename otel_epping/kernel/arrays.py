@@ -38,5 +38,5 @@ def spread(rows: Indexes, each: int) -> Indexes:
 
 
 def as_matrix(records: Records) -> Counts:
-    """Returns a view of structs of 64-bit counters as a matrix. The shape of the matrix is (records, counters)."""
+    """Returns a matrix of the 64-bit counters in `records`, without a copy. The shape is (records, counters)."""
     return records.view(np.uint64).reshape(len(records), -1)

@@ -133,11 +133,7 @@ class EppingCollector:
         return self.slots.idle_ns
 
     def change_idle_timeout(self, idle_timeout_ns: int) -> None:
-        """Sets the idle timeout in ns for the next and all later readings. Raises EppingError for a value out of range.
-
-        Do not call this method if a producer without limits was created while the timeout was 0, because this producer
-        cannot handle freed slots.
-        """
+        """Sets the idle timeout in ns, from the next reading on. Raises EppingError for a value out of range."""
         _check_idle_timeout(idle_timeout_ns)
         with self._lock:
             self.slots.idle_ns = idle_timeout_ns

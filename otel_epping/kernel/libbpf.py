@@ -50,8 +50,8 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise EppingError(missing_message()) from error
-    # libbpf returns and prints each error. The call disables printing, because the error "the qdisc already exists" is
-    # expected.
+    # libbpf returns and also prints each error. libbpf_set_print(None) disables printing, because the error "the qdisc
+    # already exists" is expected.
     library.libbpf_set_print(None)
     library.libbpf_version_string.restype = ctypes.c_char_p
     return library

@@ -33,9 +33,9 @@ class RttTable:
     0 is the overflow histogram, which always exists. The overflow histogram belongs to row 0, and has RTTs of all
     methods. Any other histogram is in use if its generation is odd.
 
-    rows        (histograms,) the row of the reading to which the histogram belongs. A histogram gets a new owner
-                whenever its row gets a new owner
-    methods     (histograms,) the number of the method; not defined for the overflow histogram
+    rows        (histograms,) the row of the reading to which the histogram belongs. When a row loses its owner, its
+                histograms lose their owner, too
+    methods     (histograms,) the number of the method; 0 for the overflow histogram
     generation  (histograms,) a number like Reading.generation, for the owner of the histogram
     buckets     (histograms,) numbers of RTTs by bucket. Bucket 0 has the OTLP index `buckets.first_index(scale)`
     sum_ns      (histograms,) sum of RTTs, ns
@@ -111,6 +111,11 @@ class Reading:
     def counts(self) -> CounterTable:
         """`counters` as a table, which shares the memory of `counters`."""
         return CounterTable(as_matrix(self.counters))
+
+
+def has_owner(generation: Words) -> Flags:
+    """Returns an array that is true for each odd number of `generation`: for each row that has an owner."""
+    return np.asarray(generation & np.uint32(1) == 1)
 
 
 class RowOwners:

@@ -107,7 +107,7 @@ class SparseHistograms(NamedTuple):
         return SparseHistograms(self.first[rows], starts_of(lengths), counts)
 
     def delta(self, rows: Indexes, since: "SparseHistograms") -> "SparseHistograms":
-        """Returns the given rows minus the same rows of `since`.
+        """Subtracts the rows of `since` from the same rows of this object, and returns the differences for `rows`.
 
         The runs of `since` must be the same as the runs of this object.
         """

@@ -56,7 +56,10 @@ class CollectorProcess(ABC):
         """Returns all environment variables of the process."""
 
     def _cure(self, last_lines: str) -> str:
-        """Returns how to fix a known error that the last lines of the collector's output show; '' for other errors."""
+        """Returns the fix for a known error, which the last lines of the collector's output show.
+
+        Returns '' if the error is unknown.
+        """
         return ""
 
     @property

@@ -111,7 +111,10 @@ class DelayedLink:
 
 
 def _open_tap(namespace: Namespace, name: str) -> FileIO:
-    """Creates a TAP device in `namespace`; closing the returned file and all its copies removes the device."""
+    """Creates a TAP device in `namespace`, and returns its file.
+
+    The kernel removes the device after the file and all duplicates of its descriptor are closed.
+    """
     try:
         with namespace.entered():
             tap = FileIO("/dev/net/tun", "r+")
@@ -123,7 +126,7 @@ def _open_tap(namespace: Namespace, name: str) -> FileIO:
 
 
 class _DelayQueue:
-    """Reads frames from both devices, keeps them in a heap ordered by due time, and writes each frame when due."""
+    """Reads frames from both devices, keeps them in a heap ordered by due time, and writes frames that are due."""
 
     def __init__(self, near: int, far: int, networks: Sequence[Network]) -> None:
         self._near, self._far = near, far
@@ -201,7 +204,10 @@ class _DelayQueue:
 
 
 def _server_address(frame: bytes, to_server: bool) -> bytes:
-    """Returns the packed server-side address of an IPv4 or IPv6 packet in an Ethernet frame; empty for other frames."""
+    """Returns the packed IP address of the server to or from which an Ethernet frame is sent.
+
+    Returns no bytes if the frame contains no IPv4 or IPv6 packet.
+    """
     ethertype = frame[12:14]
     if ethertype == b"\x08\x00":
         return frame[30:34] if to_server else frame[26:30]

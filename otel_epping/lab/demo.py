@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares measured and known RTTs.
 
-Through a router, clients exchange data with servers in ten subnets. Each subnet has its own delay (`otel_epping.lab`).
+Clients exchange data with servers in ten subnets through a router. Each subnet has its own delay (`otel_epping.lab`).
 The agent watches the router's interface, and exports to a third-party OpenTelemetry collector. The collector forwards
 the metrics to a sink. The table of results is computed only from the metrics in the sink.
 """
@@ -62,7 +62,7 @@ class SubnetResult:
 
     @property
     def agrees(self) -> bool:
-        """True if at least 10 RTTs arrived, no RTT is shorter than the delay, and the median is within the tolerance."""
+        """True if at least 10 RTTs arrived, none is shorter than the delay, and the median is within the tolerance."""
         delay_s = self.network.delay_ns / 1e9
         return (
             self.count >= _MIN_COUNT

@@ -107,9 +107,9 @@ class Namespace:
             os.close(origin)
 
     def run(self, *argv: str, stdin: str = "") -> str:
-        """Runs a command in the namespace, and returns the stdout.
+        """Runs a command in the namespace, and returns its standard output.
 
-        If the command fails, raises LabError with the stderr.
+        If the command fails, raises LabError with the standard error output.
         """
         process = self.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._processes.remove(process)

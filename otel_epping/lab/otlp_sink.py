@@ -65,7 +65,7 @@ class Received:
 class Point(NamedTuple):
     """A data point with its resource and attributes.
 
-    `temporality` has the numbers of OTLP: 1 for delta, 2 for cumulative. The temporality of a gauge is 0.
+    `temporality` is the number that OTLP defines: 1 for delta, 2 for cumulative. The temporality of a gauge is 0.
     """
 
     resource: dict[str, AttributeValue]

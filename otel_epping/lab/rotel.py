@@ -35,7 +35,7 @@ class Rotel(CollectorProcess):
             f"--otlp-exporter-protocol={self._forward}",
             f"--otlp-exporter-endpoint=http://127.0.0.1:{self._sink_port}",
             "--otlp-exporter-retry-initial-backoff=200ms",
-            # rotel 0.0.1a15 splits a full batch, and the rest of the batch loses its resource.
+            # rotel 0.0.1a15 splits a full batch, and the second part has no resource attributes.
             "--disable-batching",
         ]
 

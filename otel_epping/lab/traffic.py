@@ -32,7 +32,10 @@ _SMALLEST, _LARGEST = 100, 1400
 
 @dataclass(frozen=True)
 class Totals:
-    """The totals of `talk`: the number of answered requests per address, and of errors per "address: kind"."""
+    """The totals of `talk`: the number of answered requests per address, and the number of errors.
+
+    A key of `errors` has the form "address: kind of error".
+    """
 
     requests: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the attributes of series. A row stands for a subnet, and a column stands for a counter of the subnet."""
+"""Builds the attributes of series.
+
+A row stands for a subnet. A column stands for a counter of the subnet. A histogram of RTTs has a row and a method.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +11,7 @@ import numpy as np
 
 from otel_epping.kernel.arrays import Records
 from otel_epping.kernel.methods import METHODS
+from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.counters import Counter
 from otel_epping.series.subnet import Subnet
@@ -15,7 +19,16 @@ from otel_epping.series.subnet import Subnet
 Labels = dict[str, str | bool]
 
 NO_LABELS = -1
-OVERFLOW: Labels = {semconv.OVERFLOW: True}
+# The attributes of each shared row.
+SHARED_LABELS: dict[int, Labels] = {
+    OVERFLOW_SLOT: {semconv.OVERFLOW: True},
+    UNANSWERED_SLOT: {semconv.UNANSWERED: True},
+}
+# The attributes of each method's RTTs. The last entry, METHOD_LABELS[NO_LABELS], is empty.
+METHOD_LABELS: list[Labels] = [
+    *(Labels({semconv.NETWORK_TRANSPORT: method.transport, semconv.METHOD: method.name}) for method in METHODS),
+    {},
+]
 
 
 class Columns:
@@ -40,21 +53,16 @@ class Columns:
                 self.by_metric.setdefault(counter.metric, []).append(column)
 
 
-def subnet_labels(subnet: Subnet | None) -> Labels:
-    """Returns the attributes of a row's counters. `subnet` is None for the overflow slot."""
+def subnet_labels(row: int, subnet: Subnet | None) -> Labels:
+    """Returns the attributes of a row's counters, which are also attributes of its RTTs.
+
+    `subnet` is the owner of the row. If the row is a shared row, `subnet` is None.
+    """
     if subnet is None:
-        return OVERFLOW
+        return SHARED_LABELS[row]
     return {
         semconv.SUBNET: str(subnet.network),
         semconv.NETWORK_TYPE: semconv.FAMILIES[subnet.network.version],
         semconv.INTERFACE: subnet.interface,
         semconv.SIDE: semconv.SIDES[subnet.side],
     }
-
-
-def rtt_labels(subnet: Subnet | None) -> Labels:
-    """Returns the attributes of a row's RTT histogram. `subnet` is None for the overflow slot."""
-    if subnet is None:
-        return OVERFLOW
-    method = METHODS[subnet.method]
-    return subnet_labels(subnet) | {semconv.NETWORK_TRANSPORT: method.transport, semconv.METHOD: method.name}

@@ -14,17 +14,18 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, ScopeMetric
 
 from otel_epping.kernel.arrays import Counts, Indexes, Times
 from otel_epping.kernel.buckets import edge_ns
-from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
+from otel_epping.kernel.reading import OVERFLOW_SLOT, SHARED_SLOTS, Reading
 from otel_epping.otel import metric_table
 from otel_epping.otel.attributes import NO_LABELS, Columns
 from otel_epping.series import histogram
-from otel_epping.series.temporality import Unsent
+from otel_epping.series.temporality import Unsent, UnsentRtts
 
 
 class RttSeries(NamedTuple):
     """n RTT histograms, each with at least one RTT and at most histogram.MAX_BUCKETS buckets.
 
     rows      (n,) the row of each histogram in the reading
+    methods   (n,) the method of each histogram; NO_LABELS for the overflow histogram, which has RTTs of all methods
     start_ns  (n,) the start time of each histogram, Unix time, ns
     fitted    the buckets of the histograms
     sum_ns    (n,) the sum of all RTTs of each histogram
@@ -34,6 +35,7 @@ class RttSeries(NamedTuple):
     """
 
     rows: Indexes
+    methods: Indexes
     start_ns: Times
     fitted: histogram.Fitted
     sum_ns: Counts
@@ -62,11 +64,8 @@ def _edges_ns(indexes: Indexes, scale: int) -> Counts:
     return np.array([edge_ns(index, scale) for index in distinct.tolist()], np.uint64)[which]
 
 
-def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSeries:
-    """Returns the histogram of each row that has at least one RTT. Bucket 0 has the OTLP index `offset` at `scale`.
-
-    rows    (rows,) the numbers of the rows in the reading
-    unsent  the pending counts of the rows in `rows`
+def rtt_series(unsent: UnsentRtts, offset: int, scale: int) -> RttSeries:
+    """Returns each histogram that has at least one RTT. Bucket 0 has the OTLP index `offset` at `scale`.
 
     If an RTT is counted while the maps are read, the RTT is only in the buckets of the current reading, but it
     contributes to the minimum and maximum of the current reading and of the next reading (Interval.hand_out_min_max()).
@@ -81,8 +80,10 @@ def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSer
     upper = _edges_ns((fitted.offset + np.diff(fitted.starts)) << halvings, scale)
     min_ns, max_ns = unsent.min_ns[counted], unsent.max_ns[counted]
     known = max_ns != 0
+    rows = unsent.rows[counted]
     return RttSeries(
-        rows[counted],
+        rows,
+        np.where(rows == OVERFLOW_SLOT, NO_LABELS, unsent.methods[counted]),
         unsent.start_ns[counted],
         fitted,
         unsent.sum_ns[counted],
@@ -94,16 +95,16 @@ def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSer
 def _points_of(rows: Indexes, unsent: Unsent, columns: Sequence[int]) -> tuple[Indexes, Indexes, Times, Counts]:
     """Returns the rows, columns, start times and values of a metric's points.
 
-    The overflow slot has one data point, whose value is the sum of all columns.
+    Each shared row has one data point, whose value is the sum of all columns.
     """
     counts = unsent.counters[:, columns]
-    overflow = np.flatnonzero(rows == OVERFLOW_SLOT)
-    total = counts[overflow].sum(axis=1)
-    counts[overflow] = 0
+    shared = np.flatnonzero(rows < SHARED_SLOTS)
+    total = counts[shared].sum(axis=1)
+    counts[shared] = 0
     places, which = np.nonzero(counts)
-    overflow, total = overflow[total != 0], total[total != 0]
-    places, values = np.concatenate([overflow, places]), np.concatenate([total, counts[places, which]])
-    labels = np.concatenate([np.full(len(overflow), NO_LABELS), np.asarray(columns)[which]])
+    shared, total = shared[total != 0], total[total != 0]
+    places, values = np.concatenate([shared, places]), np.concatenate([total, counts[places, which]])
+    labels = np.concatenate([np.full(len(shared), NO_LABELS), np.asarray(columns)[which]])
     return rows[places], labels, unsent.start_ns[places], values
 
 

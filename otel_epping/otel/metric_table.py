@@ -208,44 +208,45 @@ FLOW_LIMIT = Metric(
     "epping.agent.flow.limit", "{flow}", "Maximum number of TCP flow table entries.", (), "updowncounter"
 )
 SUBNET_LIMIT = Metric("epping.agent.subnet.limit", "{subnet}", "Number of slots for subnets.", (), "updowncounter")
-# The metrics from here to SERIES_ROLLED_UP are exported only if an idle timeout or a limit on series is set
-# (series/limits.py).
+SUBNET_UNANSWERED = Metric(
+    "epping.agent.subnet.unanswered",
+    "{subnet}",
+    "Estimated number of subnets that sent or received packets since the previous export and for which no round-trip "
+    "time was ever measured.",
+    (),
+    "updowncounter",
+)
 SUBNET_RETIRED = Metric(
     "epping.agent.subnet.retired",
     "{subnet}",
-    "Slots that were freed because their subnet was idle for `idle_timeout`. Exported only if "
-    "`idle_timeout`, `max_series` or `min_samples` is set.",
+    "Slots that were freed because their subnet was idle for `idle_timeout`.",
     (),
 )
 SERIES_USAGE = Metric(
     "epping.agent.series.usage",
     "{subnet}",
-    "Subnets and covering prefixes exported individually. Exported only if "
-    "`idle_timeout`, `max_series` or `min_samples` is set.",
+    "Subnets and covering prefixes exported individually.",
     (),
     "updowncounter",
 )
 SERIES_LIMIT = Metric(
     "epping.agent.series.limit",
     "{subnet}",
-    "Maximum number of subnets and covering prefixes exported individually. Exported only if "
-    "`idle_timeout`, `max_series` or `min_samples` is set.",
+    "Maximum number of subnets and covering prefixes exported individually.",
     (),
     "updowncounter",
 )
 SERIES_OVERFLOWED = Metric(
     "epping.agent.series.overflowed",
     "{subnet}",
-    "Subnets whose counts are summed on the overflow point because of a limit. Exported only if "
-    "`idle_timeout`, `max_series` or `min_samples` is set.",
+    "Subnets whose counts are summed on the overflow point because of a limit.",
     (),
     "updowncounter",
 )
 SERIES_ROLLED_UP = Metric(
     "epping.agent.series.rolled_up",
     "{subnet}",
-    "Subnets whose counts are summed in covering prefixes because of a limit. Exported only if "
-    "`idle_timeout`, `max_series` or `min_samples` is set.",
+    "Subnets whose counts are summed in covering prefixes because of a limit.",
     (),
     "updowncounter",
 )

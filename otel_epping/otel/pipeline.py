@@ -80,10 +80,10 @@ class Pipelines:
     """A MeterProvider with one reader for each exporter in OTEL_METRICS_EXPORTER.
 
     `exporters` are the push exporters; each of them exports once per `interval_s`. `instance_id` becomes
-    service.instance.id if this attribute is not configured; by default, the SDK generates an id. `on_result` is called
-    after each export with the exporter's name and the failure; after a success, the failure is None. `variables` are
-    the parsed OTEL_* variables; by default, the constructor reads the variables. `limits` restrict the series of each
-    exporter. Raises EppingError for invalid variables.
+    service.instance.id if the OTEL_* variables do not set this attribute. If `instance_id` is None, the SDK generates
+    an id. `on_result` is called after each export with the exporter's name and the failure; after a success, the
+    failure is None. `variables` are the parsed OTEL_* variables; by default, the constructor reads the variables.
+    `limits` restrict the series of each exporter. Raises EppingError for invalid variables.
     """
 
     def __init__(

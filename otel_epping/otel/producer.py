@@ -18,9 +18,9 @@ from opentelemetry.util.types import Attributes
 from otel_epping.kernel import buckets
 from otel_epping.kernel.arrays import Indexes, as_matrix
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.kernel.reading import OVERFLOW_SLOT
+from otel_epping.kernel.reading import SHARED_SLOTS, has_owner
 from otel_epping.otel import metric_table, sdk_points, semconv
-from otel_epping.otel.attributes import NO_LABELS, Columns, Labels, rtt_labels, subnet_labels
+from otel_epping.otel.attributes import METHOD_LABELS, NO_LABELS, Columns, Labels, subnet_labels
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.otel.export_batch import CounterSeries, ExportBatch, counter_series, rtt_series
 from otel_epping.series.cardinality import CardinalityLimiter
@@ -40,8 +40,7 @@ class EppingMetricProducer:
 
     collector    the running collector; the producer creates its own reader of the maps
     temporality  CUMULATIVE by default. With DELTA, a point has the counts since the last delivered point of its series
-    limits       limits on the exported series. New limits can be set if the producer was created with limits, or if the
-                 collector was created with an idle timeout. New limits apply from the next reading on
+    limits       limits on the exported series. New limits can be set at any time, and apply from the next reading on
 
     read_seconds   duration of the latest reading, in seconds
     read_at_s      time.monotonic() at the end of the latest reading; until the first reading ends, the time when the
@@ -67,15 +66,13 @@ class EppingMetricProducer:
         self._reader = collector.reader()
         self.columns = Columns(SUBNET_COUNTERS, self._reader.counters_dtype)
         self._interface_columns = Columns(INTERFACE_COUNTERS, self._reader.interfaces_dtype)
-        self._limiter = (
-            CardinalityLimiter(self.config, self._reader, self._started_ns)
-            if collector.idle_timeout_ns or self.limits.any
-            else None
-        )
+        self._limiter = CardinalityLimiter(self.config, self._reader, self._started_ns)
         self._collector = collector
         self._slots_in_use = 0
         self._tracker = TemporalityTracker(
-            delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns
+            delta=temporality is AggregationTemporality.DELTA,
+            started_ns=collector.started_ns,
+            counters=len(self.columns.labels) - 1,
         )
         self._retired = self._retired_delivered = 0  # numbers of freed slots: in the latest batch, and delivered
         self._lock = threading.Lock()
@@ -100,8 +97,8 @@ class EppingMetricProducer:
         began = time.monotonic()
         self._reader.delivered = self._tracker.delivered()
         reading = self._reader.read()
-        self._slots_in_use = int(np.count_nonzero(reading.slots["live"]))
-        self._tracker.update(self._limiter.limit(reading, self.limits) if self._limiter else reading)
+        self._slots_in_use = int(np.count_nonzero(has_owner(reading.generation)))
+        self._tracker.update(self._limiter.limit(reading, self.limits))
         self.read_at_s = time.monotonic()
         self.read_seconds = self.read_at_s - began
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
@@ -119,8 +116,7 @@ class EppingMetricProducer:
     def acknowledge(self, batch: ExportBatch) -> None:
         """Records that the receiver has received `batch`, which must be a batch of the latest reading."""
         self._tracker.acknowledge(batch.rows)
-        if self._limiter:
-            self._limiter.acknowledge(batch.rows)
+        self._limiter.acknowledge(batch.rows)
         if batch.is_first:
             self._tracker.acknowledge_interfaces()
             self._retired_delivered = self._retired
@@ -131,10 +127,10 @@ class EppingMetricProducer:
 
         @lru_cache(1)  # one entry is enough: in each metric, all points of a row are adjacent
         def of_subnet(row: int) -> Labels:
-            return subnet_labels(subnet_of(reading, row, self.config))
+            return subnet_labels(row, subnet_of(reading, row, self.config))
 
-        def of_rtt(row: int) -> Attributes:
-            return rtt_labels(subnet_of(reading, row, self.config))
+        def of_rtt(row: int, method: int) -> Attributes:
+            return of_subnet(row) | METHOD_LABELS[method]
 
         def of_counter(row: int, column: int) -> Attributes:
             return of_subnet(row) | self.columns.labels[column]
@@ -153,7 +149,9 @@ class EppingMetricProducer:
         If there are no rows, returns one empty part, because the metrics of interfaces still need a batch.
         """
         reading = self._tracker.reading
-        weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1) + _HISTOGRAM_WEIGHT
+        weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1)
+        histograms = reading.rtts.rows[self._tracker.histograms(rows)]
+        weight += _HISTOGRAM_WEIGHT * np.bincount(histograms, minlength=len(reading.counters))[rows]
         part = np.cumsum(weight) // _REQUEST_WEIGHT
         return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
 
@@ -163,7 +161,7 @@ class EppingMetricProducer:
         return ExportBatch(
             reading=self._tracker.reading,
             rows=rows,
-            rtts=rtt_series(rows, unsent, self._offset, self.config.scale),
+            rtts=rtt_series(unsent.rtts, self._offset, self.config.scale),
             counters=[
                 *counter_series(rows, unsent, self.columns, self.temporality),
                 self._active_series(rows),
@@ -183,7 +181,7 @@ class EppingMetricProducer:
             False,
             rows,
             np.full(len(rows), NO_LABELS),
-            np.where(rows == OVERFLOW_SLOT, self._started_ns, reading.created_ns[rows]),
+            np.where(rows < SHARED_SLOTS, self._started_ns, reading.created_ns[rows]),
             reading.active[rows],
         )
 
@@ -238,19 +236,18 @@ class EppingMetricProducer:
         values = {
             metric_table.SUBNET_USAGE: self._slots_in_use,
             metric_table.SUBNET_LIMIT: self.config.max_subnets,
+            metric_table.SUBNET_UNANSWERED: reading.unanswered,
             metric_table.FLOW_USAGE: reading.flows,
             metric_table.FLOW_LIMIT: self.config.max_flows,
+            metric_table.SERIES_USAGE: self._limiter.exported,
+            metric_table.SERIES_LIMIT: self._limiter.max_series,
+            metric_table.SERIES_OVERFLOWED: self._limiter.overflowed,
+            metric_table.SERIES_ROLLED_UP: self._limiter.rolled_up,
         }
-        if self._limiter:
-            values[metric_table.SERIES_USAGE] = self._limiter.exported
-            values[metric_table.SERIES_LIMIT] = self._limiter.max_series
-            values[metric_table.SERIES_OVERFLOWED] = self._limiter.overflowed
-            values[metric_table.SERIES_ROLLED_UP] = self._limiter.rolled_up
         for metric, value in values.items():
             yield from self._states(metric, [((), value)])
-        if self._limiter:
-            self._retired = self._collector.slots.retired
-            delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0
-            start_ns = self._tracker.interfaces_acked_ns or self._started_ns
-            point = NumberDataPoint({}, start_ns, reading.time_ns, self._retired - delivered)
-            yield sdk_points.sum_metric(metric_table.SUBNET_RETIRED, [point], self.temporality)
+        self._retired = self._collector.slots.retired
+        delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0
+        start_ns = self._tracker.interfaces_acked_ns or self._started_ns
+        point = NumberDataPoint({}, start_ns, reading.time_ns, self._retired - delivered)
+        yield sdk_points.sum_metric(metric_table.SUBNET_RETIRED, [point], self.temporality)

@@ -57,13 +57,13 @@ def rtt_point(
 
 
 def rtt_points(
-    series: RttSeries, attributes: Callable[[int], Attributes], time_ns: int
+    series: RttSeries, attributes: Callable[[int, int], Attributes], time_ns: int
 ) -> Iterator[ExponentialHistogramDataPoint]:
-    """Yields the data point of each histogram, with the attributes of its row."""
+    """Yields the data point of each histogram, with the attributes of its row and method."""
     starts, counts, offset, scale = series.fitted
-    for i, row in enumerate(series.rows.tolist()):
+    for i, (row, method) in enumerate(zip(series.rows.tolist(), series.methods.tolist(), strict=True)):
         yield rtt_point(
-            attributes(row),
+            attributes(row, method),
             int(series.start_ns[i]),
             time_ns,
             histogram.Buckets(counts[starts[i] : starts[i + 1]], int(offset[i]), int(scale[i])),

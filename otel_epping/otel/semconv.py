@@ -14,6 +14,7 @@ NETWORK_TRANSPORT = "network.transport"
 INTERFACE = "network.interface.name"
 IO_DIRECTION = "network.io.direction"
 OVERFLOW = "otel.metric.overflow"
+UNANSWERED = "epping.unanswered"
 SUBNET = "epping.subnet"
 SUBNET_DIRECTION = "epping.subnet.direction"
 SIDE = "epping.rtt.side"
@@ -69,6 +70,8 @@ ATTRIBUTES = {
     "at the interface, as at a mirror port, or both leave; `missing`: the other direction was not seen, as with "
     "asymmetric routing.",
     OVERFLOW: "`true` on the overflow point, which sums all subnets beyond the limits and has no other attribute.",
+    UNANSWERED: "`true` on the point that sums all subnets for which no round-trip time was measured yet. This point "
+    "has no other attribute.",
 }
 
 # ---- values, in the order of the enums of bpf/maps.h

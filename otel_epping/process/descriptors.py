@@ -11,7 +11,7 @@ import resource
 from contextlib import suppress
 
 # The kernel's default of fs.nr_open. Some containers allow more descriptors. This process limits itself to the default,
-# because a program that closes every possible descriptor up to the limit would take seconds.
+# because some programs close every possible descriptor, which takes seconds if the limit is higher.
 _MAX_LIMIT = 1 << 20
 # Exporters, health probes and netlink sockets take about 20 descriptors.
 _RESERVE = 64

@@ -18,9 +18,9 @@ from urllib.parse import unquote
 HIDDEN = "[hidden]"
 
 _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
-# The variables that contain the URLs of OTLP endpoints and of the proxies of gRPC and the Python package requests.
+# The variables that contain URLs: the OTLP endpoints, and the proxies for gRPC and HTTP.
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
-TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
+TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # a token of RFC 9110, 5.6.2, if compiled with re.ASCII
 _NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
 # Minimum length of a secret. A text with fewer than 4 characters is not hidden, because the text is too short for a
 # secret, and many words contain the text.
@@ -36,7 +36,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
         if _HEADERS.fullmatch(variable):
             for header in value.split(","):
                 name, _, secret = header.partition("=")
-                # If a user writes a colon instead of "=", the name is not valid, and the whole text may be a secret.
+                # If a user writes a colon instead of "=", the header name is not valid, and the text may be a secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
         elif _URL.fullmatch(variable):
             # urlsplit() is not used, because a password may contain characters that end the host part of a URL, such
@@ -88,7 +88,7 @@ def install() -> None:
         record = make(*arguments, **options)
         try:
             message = record.getMessage()
-        except Exception:  # the arguments do not fit the format; the handler reports this error
+        except Exception:  # the arguments do not match the format string; the log handler reports this
             return record
         if (clean := redact(message)) != message:
             record.msg, record.args = clean, ()

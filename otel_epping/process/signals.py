@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handles signals: SIGINT and SIGTERM stop the process, and SIGHUP requests a reload of the settings.
 
-The first SIGINT or SIGTERM requests a clean stop. A second signal that arrives more than one second after the first
-ends the process at once.
+The first SIGINT or SIGTERM requests a clean stop. The process ends at once if a second signal arrives more than one
+second after the first signal.
 """
 
 import atexit
@@ -46,7 +46,7 @@ def enable_keyboard_interrupt() -> None:
 
 
 class Stop(threading.Event):
-    """An event that the first SIGINT or SIGTERM sets.
+    """An event that is set by the first SIGINT or SIGTERM.
 
     If a second signal arrives more than _DUPLICATE_S after the first, the process writes `message` to standard error
     and ends at once. `limit_s` is the time from the first signal to the deadline. If `limit_s` is None, there is no
@@ -110,7 +110,7 @@ class SignalPipe:
         self._hangup = True
 
     def fileno(self) -> int:
-        """Returns a descriptor that becomes readable when a signal arrives that Python handles."""
+        """Returns a descriptor that becomes readable when a signal with a Python handler arrives."""
         return self._receiver.fileno()
 
     def take_hangup(self) -> bool:

@@ -56,7 +56,7 @@ def timestamp_faults(reading: Reading) -> dict[str, int]:
 
 
 def duplicates(reading: Reading) -> int:
-    """Returns the number of packets that are copies: the capture already contains the same packet."""
+    """Returns the number of packets that are copies of an earlier packet in the capture."""
     return int(reading.interfaces["duplicates"].sum())
 
 

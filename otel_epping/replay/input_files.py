@@ -52,7 +52,7 @@ class InputFiles:
             capture = next(self._captures, None)
 
     def remarks(self) -> Iterator[str]:
-        """Yields lines for the report about files in the wrong order, and about repeated files."""
+        """Yields the lines of the report that name files in the wrong order and repeated files."""
         if self._out_of_order:
             count, first = len(self._out_of_order), self._out_of_order[0]
             yield (

@@ -8,9 +8,9 @@ measures the same RTTs as on the interface where the packets were captured.
 A test run has these requirements (net/bpf/test_run.c):
 - The packet is longer than an Ethernet header. An IP packet contains at least the whole fixed IP header.
 - The packet, together with the space that the kernel reserves around it, fits into one page of memory.
-- `wire_len` is at least the number of bytes of the packet that are passed, and at most GSO_LEGACY_MAX_SIZE.
-- The interface index exists. All packets of a replay have the index 1, which is the loopback interface in each network
-  namespace. The program is not attached to the loopback interface.
+- `wire_len` is at least the number of packet bytes in the test run, and at most GSO_LEGACY_MAX_SIZE.
+- The interface index exists. All packets of a replay have the interface index 1, which is the loopback interface in
+  each network namespace. The program is not attached to the loopback interface.
 """
 
 import ctypes
@@ -103,7 +103,7 @@ class ProgTestRuns:
     def request_marks(self, which: npt.NDArray[np.bool_]) -> None:
         """Makes the kernel write the context of row i into `marked` if `which[i]` is True.
 
-        A run that writes the context takes 5 % more time.
+        A run takes 5 % longer if the kernel writes the context.
         """
         if not self._has_requests and not which.any():
             return

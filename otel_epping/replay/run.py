@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Implements `otel-epping replay`: runs the kernel program on captures, and prints and exports the result.
 
-Files are processed in the given order. The packets of a file are processed in the order in which they are in the file,
-whatever their timestamps are. Timestamps may go backwards, for example between packets from different queues of a
-network card. If the timestamp of a reply is earlier than the timestamp of its request, no RTT is measured. The report
-shows how often timestamps went backwards.
+Files are processed in the given order. The packets of a file are processed in the order of the file, not in the
+order of their timestamps. Timestamps may go backwards, for example between packets from different queues of a network
+card. If the timestamp of a reply is earlier than the timestamp of its request, no RTT is measured. The report shows how
+often timestamps went backwards.
 
 Each readable file is processed, even if another file is truncated, is damaged, or is not a capture. The report includes
 all packets that were read, even if the replay was stopped by Ctrl-C.

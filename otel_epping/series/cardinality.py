@@ -9,6 +9,8 @@ delivered yet, because these counts are stored in the former owner's series.
 
 The rules:
 
+- A subnet is a newcomer until an RTT is measured for it. Newcomers are aggregated in one series, and do not count for
+  `max_series`. When a newcomer answers, its former counts stay in the aggregate.
 - The most active subnets are exported individually (ranking.py). A subnet that is exported individually keeps its own
   series until another subnet is more than twice as active as this subnet.
 - A series ends when no row belongs to the series any more and all counts of the series are delivered. If a subnet comes
@@ -27,15 +29,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Indexes
+from otel_epping.kernel.arrays import Flags, Indexes
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.count_table import CounterTable
 from otel_epping.kernel.read.reader import Reader
-from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading, RowOwners
-from otel_epping.series.accumulators import Accumulators, ReadingDelta
+from otel_epping.kernel.read.subnet_counters import packets_of
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, SHARED_SLOTS, UNANSWERED_SLOT, Reading, RowOwners, has_owner
+from otel_epping.series.accumulators import Accumulator
+from otel_epping.series.histogram_series import HistogramSeries
 from otel_epping.series.limits import Limits
-from otel_epping.series.placement import Budget, Placement
+from otel_epping.series.placement import NO_SUBNET, Budget, Placement
 from otel_epping.series.prefixes import SubnetKeys
-from otel_epping.series.ranking import Ranking
+from otel_epping.series.ranking import Ranking, Weights
 from otel_epping.series.registry import SeriesRegistry
 
 
@@ -58,13 +63,13 @@ class CardinalityLimiter:
         self._ranking = Ranking()
         self._registry = SeriesRegistry(keys, reader.slots_dtype)
         self._placement = Placement(keys, self._registry, started_ns)
-        self._delta = ReadingDelta(counters)
-        self._accumulators = Accumulators(counters)
+        self._counters = Accumulator(CounterTable.empty(counters), CounterTable.empty(counters))
+        self._histograms = HistogramSeries()
 
     @property
     def exported(self) -> int:
         """Number of subnets and covering prefixes that have series."""
-        return len(self._registry.by_subnet)
+        return len(self._registry.numbers)
 
     @property
     def overflowed(self) -> int:
@@ -82,15 +87,13 @@ class CardinalityLimiter:
         The result is valid until the next call. The minima and maxima cover the time since the previous call.
         """
         self.max_series = limits.max_series or self._config.max_subnets
-        changed = self._owners.update(reading.generation)
-        self._delta.start(reading, changed)
-        ended_subnets = self._placement.update(reading, changed, self._previous_ns)
-        rows = np.concatenate([[OVERFLOW_SLOT], self._placement.rows()])
-        self._rank(reading, rows[1:], ended_subnets)
+        self._start(reading)
+        owned = has_owner(reading.generation)
+        owned[:SHARED_SLOTS] = True
+        rows = np.flatnonzero(owned)
         self._place(rows, limits)
-        for increments in self._delta.increments(reading, rows):
-            counted = self._accumulators.add(increments, self._placement.series_of(increments.rows))
-            self._registry.pending[counted] = True
+        self._add_counters(reading, owned)
+        self._add_rtts(reading)
         self._previous_ns = reading.time_ns
         return self._reading(reading, rows)
 
@@ -98,10 +101,20 @@ class CardinalityLimiter:
         """Records that the receiver has all counts of the given series, up to the latest reading."""
         self._registry.pending[series] = False
 
-    def _rank(self, reading: Reading, rows: Indexes, ended_subnets: Indexes) -> None:
-        rtts, packets = self._delta.events(reading)
-        self._ranking.reset(ended_subnets)
-        self._ranking.update(len(self._placement.exists), self._placement.subnets_of(rows), rtts[rows], packets[rows])
+    def _start(self, reading: Reading) -> None:
+        """Finds the subnets of the reading's rows, and updates the ranking of subnets."""
+        changed = self._owners.update(reading.generation)
+        self._counters.move(self._placement.newcomers(changed), UNANSWERED_SLOT)
+        self._counters.start(reading.counts, changed)
+        self._histograms.start(reading.rtts)
+        self._ranking.reset(self._placement.update(reading, changed, self._previous_ns))
+        previous = self._counters.previous.counters.view(self._counters_dtype)[:, 0]
+        subnets = self._placement.subnet_of
+        self._ranking.update(
+            len(self._placement.exists),
+            Weights(subnets[reading.rtts.rows], self._histograms.new_rtts(reading.rtts)),
+            Weights(subnets, packets_of(reading.counters) - packets_of(previous)),
+        )
 
     def _place(self, rows: Indexes, limits: Limits) -> None:
         """Chooses the series of all rows, and ends series that are not needed any more."""
@@ -111,26 +124,39 @@ class CardinalityLimiter:
         individual = budget.total - budget.covering if is_rolling_up else budget.total
         wanted = self._ranking.busiest(eligible, self._placement.is_individual, individual)
         self._placement.aggregate(wanted, budget)
-        users = np.bincount(self._placement.series_of(rows), minlength=len(self._registry))
+        users = np.bincount(self._placement.series_of[rows], minlength=len(self._registry))
         ended = self._registry.end_unused(users)
         self._placement.individualize(wanted, budget)
         if limits.roll_up:
             self._placement.roll_up(budget)
-        self._accumulators.start(len(self._registry), ended)
+        self._counters.counts.grow(len(self._registry))
+        self._counters.counts.reset(ended)
+        self._histograms.start_series(len(self._registry), ended)
+
+    def _add_counters(self, reading: Reading, owned: Flags) -> None:
+        rows = np.flatnonzero(owned & self._counters.increased(reading.counts))
+        series = self._placement.series_of[rows]
+        self._counters.add(reading.counts, rows, series)
+        self._registry.pending[series] = True
+
+    def _add_rtts(self, reading: Reading) -> None:
+        rtts = reading.rtts
+        is_placed = has_owner(rtts.generation) & (self._placement.subnet_of[rtts.rows] != NO_SUBNET)
+        is_placed[OVERFLOW_HISTOGRAM] = True
+        series = self._histograms.add(rtts, self._placement.series_of[rtts.rows], is_placed)
+        self._registry.pending[series] = True
 
     def _reading(self, reading: Reading, rows: Indexes) -> Reading:
-        registry, counts, min_max = self._registry, self._accumulators.counts, self._accumulators.min_max
+        registry = self._registry
         active = np.zeros(len(registry), np.uint64)
-        np.add.at(active, self._placement.series_of(rows), reading.active[rows])
+        np.add.at(active, self._placement.series_of[rows], reading.active[rows])
         return replace(
             reading,
             slots=registry.slots,
             created_ns=registry.since_ns,
             generation=registry.generation,
-            buckets=counts.buckets,
-            sum_ns=counts.sum_ns,
-            min_ns=min_max.min_ns,
-            max_ns=min_max.max_ns,
-            counters=counts.counters.view(self._counters_dtype)[:, 0],
+            answered=has_owner(registry.generation),
+            rtts=self._histograms.table(),
+            counters=self._counters.counts.counters.view(self._counters_dtype)[:, 0],
             active=active,
         )

@@ -31,8 +31,3 @@ class Limits:
                 raise EppingError(f"{name} is {value}: it must be from {least} to {greatest}")
         if self.roll_up and self.max_series is None:
             raise EppingError("roll_up needs max_series: set how many subnets may be exported individually")
-
-    @property
-    def any(self) -> bool:
-        """True if any limit is set."""
-        return self != Limits()

@@ -3,14 +3,16 @@
 
 There are three kinds of numbers. Some arrays are indexed by rows, some by subnets, and some by series:
 
-row     the number of a row of a reading. A row belongs to one slot. A subnet has one slot for each method
+row     the number of a row of a reading. A row belongs to one slot. A subnet has two rows while its previous slot is
+        being reclaimed
 subnet  the number of a subnet on one side of an interface. When the subnet has no rows any more, the number is assigned
         to another subnet. Number 0 means "no subnet"
-series  the number of a series (registry.py). A series belongs to one method, and to a subnet or a covering prefix.
-        Number 0 is the overflow point
+series  the number of a series (registry.py). A series belongs to a subnet or a covering prefix. Numbers 0 and 1 are the
+        overflow point and the aggregate of the subnets that have not answered
 
-A subnet is either exported individually, in series of its own, or aggregated. An aggregated subnet is in the series of
-a covering prefix, or on the overflow point.
+A subnet is either exported individually, in a series of its own, or aggregated. An aggregated subnet is in the series
+of a covering prefix, or on the overflow point. A newcomer has no subnet number. Its row belongs to series 1 until it
+answers.
 """
 
 from collections.abc import Iterator
@@ -19,13 +21,11 @@ from typing import NamedTuple
 import numpy as np
 
 from otel_epping.kernel.arrays import Flags, Indexes, grow
-from otel_epping.kernel.reading import Reading
+from otel_epping.kernel.reading import SHARED_SLOTS, Reading, has_owner
 from otel_epping.series.prefixes import Key, SubnetKeys
-from otel_epping.series.registry import SeriesRegistry
+from otel_epping.series.registry import OVERFLOW_SERIES, UNANSWERED_SERIES, SeriesRegistry
 
-_NO_SUBNET = 0
-_OVERFLOW = 0
-_ROW = np.dtype([("subnet", np.int64), ("series", np.int64), ("method", np.uint8)])
+NO_SUBNET = 0
 # For each level of covering prefixes, a share of the budget for covering prefixes. The longest prefixes have level 0. A
 # new prefix of a level is created only if less than the level's share of the budget is in use.
 _SHARES = (0.5, 0.75, 1.0)
@@ -65,6 +65,8 @@ class Placement:
 
     exists         (subnets,) true if the number belongs to a subnet
     is_individual  (subnets,) true if the subnet is exported individually
+    subnet_of      (rows,) the number of the subnet to which each row belongs; 0 for newcomers and rows without a subnet
+    series_of      (rows,) the number of the series to which each row belongs; not defined for rows without an owner
     """
 
     def __init__(self, keys: SubnetKeys, registry: SeriesRegistry, started_ns: int) -> None:
@@ -72,7 +74,8 @@ class Placement:
         self.is_individual: Flags = np.zeros(1, np.bool_)
         self._keys, self._registry = keys, registry
         self._start_ns = started_ns
-        self._rows = np.zeros(1, _ROW)
+        self.subnet_of: Indexes = np.full(SHARED_SLOTS, NO_SUBNET)
+        self.series_of: Indexes = np.array([OVERFLOW_SERIES, UNANSWERED_SERIES])
         self._subnets: dict[Key, _PlacedSubnet] = {}
         self._by_number: list[_PlacedSubnet | None] = [None]
         self._free: list[int] = []
@@ -87,22 +90,18 @@ class Placement:
         """Number of subnets in covering prefixes."""
         return len(self._subnets) - self.overflowed - int(np.count_nonzero(self.is_individual))
 
-    def rows(self) -> Indexes:
-        """Returns the rows that belong to a subnet, in ascending order."""
-        return np.flatnonzero(self._rows["subnet"] != _NO_SUBNET)
-
-    def subnets_of(self, rows: Indexes) -> Indexes:
-        """Returns the subnet of each row."""
-        return np.asarray(self._rows["subnet"][rows])
-
-    def series_of(self, rows: Indexes) -> Indexes:
-        """Returns the series of each row."""
-        return np.asarray(self._rows["series"][rows])
-
     # ---- rows and their subnets
 
+    def newcomers(self, changed: Indexes) -> Indexes:
+        """Returns the rows of `changed` that belonged to a newcomer, or to no owner, at the previous reading.
+
+        Call this method before update().
+        """
+        changed = changed[(changed >= SHARED_SLOTS) & (changed < len(self.subnet_of))]
+        return np.asarray(changed[self.subnet_of[changed] == NO_SUBNET])
+
     def update(self, reading: Reading, changed: Indexes, start_ns: int) -> Indexes:
-        """Moves rows that have a new owner from their old subnets to their new subnets.
+        """Removes rows that have a new owner from their old subnets, and adds rows whose owner has answered.
 
         changed   the rows that have a new owner
         start_ns  the time of the previous reading. A new series starts at `start_ns` or when the owner got the slot,
@@ -111,19 +110,21 @@ class Placement:
         Returns the subnets that lost all of their rows.
         """
         self._start_ns = start_ns
-        self._rows = grow(self._rows, len(reading.created_ns))
-        ended = []
-        for row in changed.tolist():
-            subnet = self._by_number[self._rows["subnet"][row]]
-            if subnet and self._remove(subnet, row):
-                ended.append(subnet.number)
-            if reading.created_ns[row]:
-                self._add(row, reading)
+        rows = len(reading.generation)
+        self.subnet_of = grow(self.subnet_of, rows)
+        self.series_of = grow(self.series_of, rows, UNANSWERED_SERIES)
+        lost = changed[self.subnet_of[changed] != NO_SUBNET]
+        subnets = list(self._with(self.subnet_of[lost]))
+        ended = [subnet.number for row, subnet in zip(lost.tolist(), subnets, strict=True) if self._remove(subnet, row)]
+        answered = np.flatnonzero(has_owner(reading.generation) & reading.answered & (self.subnet_of == NO_SUBNET))
+        for row in answered[answered >= SHARED_SLOTS].tolist():
+            self._add(row, reading)
         return np.array(ended, np.int64)
 
     def _remove(self, subnet: _PlacedSubnet, row: int) -> bool:
         """Removes a row from a subnet. Returns true if the row was the last row of the subnet."""
-        self._rows[row] = (_NO_SUBNET, _OVERFLOW, 0)
+        self.subnet_of[row] = NO_SUBNET
+        self.series_of[row] = UNANSWERED_SERIES
         subnet.rows = tuple(each for each in subnet.rows if each != row)
         if subnet.rows:
             return False
@@ -135,10 +136,9 @@ class Placement:
 
     def _add(self, row: int, reading: Reading) -> None:
         key = reading.slots["key"][row].tobytes()
-        subnet_key = self._keys.subnet(key)
-        subnet = self._subnets.get(subnet_key) or self._new_subnet(subnet_key)
+        subnet = self._subnets.get(key) or self._new_subnet(key)
         subnet.rows += (row,)
-        self._rows[row] = (subnet.number, _OVERFLOW, self._keys.method_of(key))
+        self.subnet_of[row] = subnet.number
         self._assign(subnet, (row,), max(self._start_ns, int(reading.created_ns[row])))
 
     def _new_subnet(self, key: Key) -> _PlacedSubnet:
@@ -171,11 +171,9 @@ class Placement:
         self._assign(subnet, subnet.rows, self._start_ns)
 
     def _assign(self, subnet: _PlacedSubnet, rows: tuple[int, ...], start_ns: int) -> None:
-        """Assigns rows of a subnet to series. A new series starts at `start_ns`."""
+        """Assigns rows of a subnet to the subnet's series. A new series starts at `start_ns`."""
         key = subnet.exported_as
-        for row in rows:
-            method = int(self._rows["method"][row])
-            self._rows["series"][row] = _OVERFLOW if key is None else self._registry.find(key, method, start_ns)
+        self.series_of[list(rows)] = OVERFLOW_SERIES if key is None else self._registry.find(key, start_ns)
 
     def aggregate(self, wanted: Indexes, budget: Budget) -> None:
         """Moves subnets to the overflow point, to free their series.
@@ -197,9 +195,9 @@ class Placement:
 
     def individualize(self, wanted: Indexes, budget: Budget) -> None:
         """Gives each subnet in `wanted` its own series, the most active subnets first, until the budget is used up."""
-        by_subnet = self._registry.by_subnet
+        numbers = self._registry.numbers
         for subnet in self._with(wanted[~self.is_individual[wanted]]):
-            if subnet.key in by_subnet or len(by_subnet) < budget.total:
+            if subnet.key in numbers or len(numbers) < budget.total:
                 self._export_as(subnet, subnet.key)
 
     def roll_up(self, budget: Budget) -> None:
@@ -208,12 +206,12 @@ class Placement:
         A subnet is moved to the longest covering prefix that has a series or that the budget allows. If the budget
         allows no covering prefix, the subnet stays on the overflow point.
         """
-        by_subnet = self._registry.by_subnet
+        numbers = self._registry.numbers
         for subnet in self._aggregated():
             if subnet.exported_as is not None:
                 continue
             for level, key in self._keys.covering(subnet.key):
                 room = int(budget.covering * _SHARES[level])
-                if key in by_subnet or (self._registry.covering < room and len(by_subnet) < budget.total):
+                if key in numbers or (self._registry.covering < room and len(numbers) < budget.total):
                     self._export_as(subnet, key)
                     break

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of subnets and series, and covering prefixes. A covering prefix consists of the first bits of a subnet's prefix.
+"""Keys of subnets, and covering prefixes. A covering prefix consists of the first bits of a subnet's prefix.
 
-A key consists of the bytes of the program's struct subnet_key. A key with method 0 is the key of a subnet on one side
-of an interface, for all methods together. In the key of a covering prefix, the field `shorter` is the number of bits by
-which the covering prefix is shorter than the prefixes of subnets. In the key of a subnet, the field `shorter` is 0.
+A key consists of the bytes of the program's struct subnet_key: a subnet, an interface and a side. In the key of a
+covering prefix, the field `shorter` is the number of bits by which the covering prefix is shorter than the prefixes of
+subnets. In the key of a subnet, the field `shorter` is 0.
 """
 
 from collections.abc import Iterator
@@ -29,22 +29,6 @@ class SubnetKeys:
     def __init__(self, dtype: np.dtype[Any], config: EppingConfig) -> None:
         self._dtype = dtype
         self._lengths = {_V4: config.prefix_v4, _V6: config.prefix_v6}
-        assert dtype.fields
-        self._method: int = dtype.fields["method"][1]
-
-    def method_of(self, key: Key) -> int:
-        """Returns the number of the key's method."""
-        return key[self._method]
-
-    def with_method(self, key: Key, method: int) -> Key:
-        """Returns the key of the series for a subnet and a method. `key` is a key of the subnet with any method."""
-        if key[self._method] == method:
-            return key
-        return key[: self._method] + bytes([method]) + key[self._method + 1 :]
-
-    def subnet(self, key: Key) -> Key:
-        """Returns the key of the subnet to which a series belongs. `key` is the key of the series."""
-        return self.with_method(key, 0)
 
     def is_covering(self, key: Key) -> bool:
         """Returns true if `key` is the key of a covering prefix."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranks subnets by their activity, to find the subnets that get series of their own."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, grow
@@ -9,6 +11,17 @@ from otel_epping.kernel.arrays import Counts, Flags, Indexes, grow
 _HYSTERESIS = 2.0
 # At each reading, the weight of earlier packets and RTTs is multiplied by _DECAY.
 _DECAY = 0.5
+
+
+class Weights(NamedTuple):
+    """Numbers that are added to subnets.
+
+    subnets  (n,) the subnet number of each entry; a number may repeat
+    counts   (n,) the number that is added to the subnet
+    """
+
+    subnets: Indexes
+    counts: Counts
 
 
 class Ranking:
@@ -26,17 +39,17 @@ class Ranking:
         """Sets the activity of the given subnet numbers to 0, because the numbers may belong to other subnets now."""
         self._activity[subnets] = self._rtts[subnets] = 0
 
-    def update(self, subnets: int, row_subnets: Indexes, rtts: Counts, packets: Counts) -> None:
+    def update(self, subnets: int, rtts: Weights, packets: Weights) -> None:
         """Adds the RTTs and packets that were counted since the previous reading.
 
         subnets        the number of rows that the arrays need, one for each subnet number
-        row_subnets    (rows,) the subnet number of each row; a number may repeat
-        rtts, packets  (rows,) the new RTTs and packets of each row
+        rtts, packets  the new RTTs and packets
         """
         self._activity, self._rtts = grow(self._activity, subnets), grow(self._rtts, subnets)
-        self._rtts += np.bincount(row_subnets, rtts, subnets)
+        new_rtts = np.bincount(*rtts, subnets)
+        self._rtts += new_rtts
         self._activity *= _DECAY
-        self._activity += np.bincount(row_subnets, rtts + packets, subnets)
+        self._activity += new_rtts + np.bincount(*packets, subnets)
 
     def eligible(self, exists: Flags, min_rtts: int) -> Indexes:
         """Returns the existing subnets that have at least `min_rtts` RTTs."""

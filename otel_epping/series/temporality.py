@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tracks the pending counts, which are the counts that an exporter still has to deliver.
 
-The pending counts depend on the temporality. With cumulative temporality, each point contains all counts since the slot
-got its owner. With delta temporality, a point contains the counts since the row was last acknowledged. If an export
+The pending counts depend on the temporality. With cumulative temporality, each point contains all counts since the
+series started. With delta temporality, a point contains the counts since the row was last acknowledged. If an export
 fails, the counts in this export stay pending and are part of the next point. So a failed export reduces the resolution
 in time, but loses no counts.
 
@@ -14,115 +14,139 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Counts, Flags, Indexes, Times, as_matrix, grow
+from otel_epping.kernel.arrays import Counts, Indexes, Times, as_matrix
 from otel_epping.kernel.attach.interface_numbers import UNKNOWN_INTERFACE
-from otel_epping.kernel.count_table import CountTable
+from otel_epping.kernel.count_table import CounterTable, HistogramTable
 from otel_epping.kernel.read.min_max import MinMax
-from otel_epping.kernel.reading import Gone, Reading, RowOwners
-from otel_epping.kernel.sparse_histograms import SparseHistograms
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, SHARED_SLOTS, Gone, Reading, RowOwners, has_owner
+from otel_epping.kernel.sparse_histograms import SparseHistograms, spans
+from otel_epping.series.pending_counts import PendingCounts
+
+
+@dataclass(frozen=True)
+class UnsentRtts:
+    """The pending RTTs of some histograms. The arrays have the same meaning as in RttTable.
+
+    start_ns  (histograms,) Unix time in ns at which the counts of the histogram start
+    """
+
+    rows: Indexes
+    methods: Indexes
+    start_ns: Times
+    buckets: SparseHistograms
+    sum_ns: Counts
+    min_ns: Counts
+    max_ns: Counts
 
 
 @dataclass(frozen=True)
 class Unsent:
     """The pending counts of some rows.
 
-    The arrays have the same meaning as in Reading, but contain only the requested rows.
-
-    start_ns  (rows,) Unix time in ns at which the counts of the row start
+    start_ns  (rows,) Unix time in ns at which the counters of the row start
     counters  (rows, counters) all counters of a record, one after the other
+    rtts      the histograms of the rows
     """
 
     start_ns: Times
-    buckets: SparseHistograms
-    sum_ns: Counts
-    min_ns: Counts
-    max_ns: Counts
     counters: Counts
+    rtts: UnsentRtts
 
 
 class TemporalityTracker:
     """Tracks the counts that one exporter has to deliver. `started_ns` is the Unix time in ns when counting started.
+
+    `counters` is the number of counters of a row.
 
     reading  the latest reading
     """
 
     reading: Reading
 
-    def __init__(self, *, delta: bool, started_ns: int) -> None:
+    def __init__(self, *, delta: bool, started_ns: int, counters: int) -> None:
         self._delta = delta
+        self._started_ns = started_ns
+        self._previous_ns = started_ns  # time of the previous reading
         # Maps the identifier of an interface to the acknowledged counts and to the time of the reading with these
         # counts.
         self._acked_interfaces: dict[int, tuple[Counts, int]] = {}
         self._waiting = np.zeros(0, np.bool_)  # exported rows of the latest reading that are not acknowledged yet
         self._interfaces_wait = True
-        self._start_ns: Times = np.full(1, started_ns, np.int64)  # row 0 is the overflow slot
+        self._row_owners, self._rtt_owners = RowOwners(), RowOwners()
+        self._counters = PendingCounts(CounterTable.empty(counters) if delta else None)
+        self._rtts = PendingCounts(HistogramTable.empty() if delta else None)
         self._min_max = MinMax()
-        self._pending = np.zeros(0, np.bool_)  # rows of the latest reading with counts that are not acknowledged
-        self._acked: CountTable | None = None
-        self._owners = RowOwners()
+        # The pending histograms of the latest reading and the row of each of these histograms, sorted by row.
+        self._histograms: Indexes = np.zeros(0, np.int64)
+        self._rows_of_histograms: Indexes = np.zeros(0, np.int64)
 
     def update(self, reading: Reading) -> None:
         """Replaces the latest reading by a newer reading."""
-        rows = len(reading.sum_ns)
-        self._reset(self._owners.update(reading.generation))
-        if self._delta:
-            self._start_next_points(reading)
+        created_ns = reading.created_ns.copy()
+        created_ns[:SHARED_SLOTS] = self._started_ns
+        changed = self._row_owners.update(reading.generation)
+        self._counters.update(reading.counts, changed, created_ns, self._previous_ns)
+        self._update_rtts(reading, created_ns)
         self.reading = reading
-        self._pending = self._find_pending()
-        self._start_ns = grow(self._start_ns, rows)
-        new = self._start_ns == 0
-        self._start_ns[new] = reading.created_ns[new]
-        self._min_max.grow(rows)
-        self._min_max.merge(slice(rows), reading.min_ns, reading.max_ns)
+        self._previous_ns = reading.time_ns
         self._acked_interfaces = {
             each: acked for each, acked in self._acked_interfaces.items() if each in reading.names
         }
-        self._waiting = np.zeros(rows, np.bool_)
+        self._waiting = np.zeros(len(created_ns), np.bool_)
         self._waiting[self.rows()] = True
         self._interfaces_wait = True
 
-    def _reset(self, rows: Indexes) -> None:
-        """Deletes the state of rows that have a new owner."""
-        rows = rows[rows < len(self._pending)]
-        self._start_ns[rows] = 0
-        self._min_max.reset(rows)
-        if self._acked:
-            self._acked.reset(rows)
+    def _update_rtts(self, reading: Reading, created_ns: Times) -> None:
+        """Updates the histograms. The counts of a new histogram start at the previous reading.
 
-    def _start_next_points(self, reading: Reading) -> None:
-        """Sets the start of the next point to the time of the previous reading, for each row without pending counts."""
-        if self._acked is None:
-            self._acked = CountTable.empty(as_matrix(reading.counters).shape[1])
-        else:
-            delivered = np.flatnonzero(~self._pending & (self._start_ns != 0))
-            self._start_ns[delivered] = self.reading.time_ns
-            self._min_max.reset(delivered)
-        self._acked.match(reading.counts)
+        If the histogram's row was created after the previous reading, the counts start when the row was created.
+        """
+        rtts = reading.rtts
+        starts_ns = np.maximum(created_ns[rtts.rows], self._previous_ns)
+        in_use = has_owner(rtts.generation)
+        in_use[OVERFLOW_HISTOGRAM] = True
+        starts_ns[~in_use] = 0
+        changed = self._rtt_owners.update(rtts.generation)
+        restarted = self._rtts.update(rtts.counts, changed, starts_ns, self._previous_ns)
+        self._min_max.reset(restarted)
+        self._min_max.grow(len(in_use))
+        self._min_max.merge(slice(len(in_use)), rtts.min_ns, rtts.max_ns)
+        pending = np.flatnonzero(self._rtts.is_pending)
+        self._histograms = pending[np.lexsort((rtts.methods[pending], rtts.rows[pending]))]
+        self._rows_of_histograms = rtts.rows[self._histograms]
 
     def rows(self) -> Indexes:
         """Returns the rows to export. Each row to export has an owner, and has pending counts or active flows.
 
-        If a slot gets its owner while the slots are read, its row may have counts but no owner. The row has an owner
-        from the next reading on.
-        """
-        exported = self._pending | (self.reading.active != 0)
-        return np.flatnonzero(exported & (self._start_ns != 0))
-
-    def _find_pending(self) -> Flags:
-        """Returns an array that is true for each pending row of the latest reading.
-
         Histograms and counters are read in parallel, so an RTT and its packet may be in different readings. A row is
-        pending if its RTTs or its packets are not acknowledged.
+        exported if its RTTs or its packets are not acknowledged.
         """
-        counts = self.reading.counts
-        return counts.differs(self._acked) if self._acked else counts.is_counted()
+        exported = self._counters.is_pending | ((self.reading.active != 0) & (self._counters.start_ns != 0))
+        exported[self.reading.rtts.rows[self._rtts.is_pending]] = True
+        return np.flatnonzero(exported)
+
+    def histograms(self, rows: Indexes) -> Indexes:
+        """Returns the histograms of the given rows that had pending RTTs when the latest reading was taken."""
+        begins = np.searchsorted(self._rows_of_histograms, rows)
+        return self._histograms[spans(begins, np.searchsorted(self._rows_of_histograms, rows, "right") - begins)]
 
     def pending(self, rows: Indexes) -> Unsent:
         """Returns the pending counts of the given rows."""
-        counts = self.reading.counts
-        unsent = counts.delta(rows, self._acked) if self._acked else counts.select(rows)
-        min_max = self._min_max.min_ns[rows], self._min_max.max_ns[rows]
-        return Unsent(self._start_ns[rows], unsent.buckets, unsent.sum_ns, *min_max, unsent.counters)
+        rtts, histograms = self.reading.rtts, self.histograms(rows)
+        unsent = self._rtts.of(rtts.counts, histograms)
+        return Unsent(
+            self._counters.start_ns[rows],
+            self._counters.of(self.reading.counts, rows).counters,
+            UnsentRtts(
+                rtts.rows[histograms],
+                rtts.methods[histograms],
+                self._rtts.start_ns[histograms],
+                unsent.buckets,
+                unsent.sum_ns,
+                self._min_max.min_ns[histograms],
+                self._min_max.max_ns[histograms],
+            ),
+        )
 
     def pending_interfaces(self) -> tuple[Counts, Times]:
         """Returns the pending counts of each interface, and the Unix time in ns at which the interface's counts start.
@@ -157,9 +181,8 @@ class TemporalityTracker:
     def acknowledge(self, rows: Indexes) -> None:
         """Records that the receiver has the pending counts of the given rows."""
         self._waiting[rows] = False
-        if self._acked:
-            self._acked.assign(rows, self.reading.counts)
-            self._pending[rows] = False
+        self._counters.acknowledge(self.reading.counts, rows)
+        self._rtts.acknowledge(self.reading.rtts.counts, self.histograms(rows))
 
     def acknowledge_interfaces(self) -> None:
         """Records that the receiver has the pending counts of all interfaces."""

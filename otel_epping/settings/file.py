@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads settings from a YAML file. The whole file is checked, and an error message contains the line number.
 
-Values are read as text, without the implicit types of YAML 1.1. For example, `no` is a text instead of False, and
-`1:30` is a text instead of the number 90.
+Values are read as text, without the implicit types of YAML 1.1. For example, `no` is read as a text, not as
+False, and `1:30` is read as a text, not as the number 90.
 """
 
 import difflib

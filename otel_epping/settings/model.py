@@ -57,7 +57,7 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The values of all settings. Each value was converted from text by the type in the spec of its setting.
+    """The values of all settings. Each value was converted from text by the type of its setting.
 
     Raises EppingError if limits contradict each other.
     """
@@ -191,8 +191,8 @@ class Settings:
         int,
         Spec(
             Duration(*IDLE_TIMEOUTS_NS),
-            "Time without packets and without an active TCP flow after which the slots of a subnet are freed for other "
-            "subnets. The last counts of the subnet are exported first. 0: slots are never freed.",
+            "If a subnet has no packets and no active TCP flow for this time, the slots of the subnet are freed for "
+            "other subnets. The last counts of the subnet are exported first. 0: slots are never freed.",
             reloadable=True,
         ),
     ] = 0
@@ -210,8 +210,8 @@ class Settings:
         bool,
         Spec(
             click.BOOL,
-            "If max_series is set, sum the counts of subnets without their own series in covering prefixes (IPv4 /16, "
-            "/8, /0; IPv6 /32, /16, /0) instead of on the overflow point.",
+            "If max_series is set, add the counts of each subnet that has no series of its own to a covering prefix "
+            "(IPv4 /16, /8, /0; IPv6 /32, /16, /0) instead of the overflow point.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.roll_up
@@ -219,8 +219,8 @@ class Settings:
         int,
         Spec(
             click.IntRange(*RANGES["min_samples"]),
-            "Minimum number of RTTs before a subnet gets its own series. Its earlier counts are summed with the counts "
-            "of other subnets, and stay in that sum.",
+            "Minimum number of RTTs before a subnet gets its own series. Earlier counts of the subnet are added to the "
+            "counts of other subnets, and stay in this sum.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.min_samples
@@ -252,11 +252,6 @@ class Settings:
     def limits(self) -> Limits:
         """The limits on series."""
         return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
-
-    @property
-    def is_bounded(self) -> bool:
-        """True if an idle timeout or a limit on series is set."""
-        return bool(self.idle_timeout_ns) or self.limits.any
 
 
 class Definition(NamedTuple):

@@ -23,7 +23,8 @@ COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX.rstrip("_"), "show_defau
 # enableServiceLinks: false.
 _KUBERNETES_VARIABLE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 # For a Service, Kubernetes sets a variable NAME_PORT to an address such as tcp://10.0.0.1:80. If a setting has the same
-# variable, the value shows whether Kubernetes set the variable, because no setting allows such an address.
+# variable, the value shows whether Kubernetes set the variable, because no setting allows a value such as
+# tcp://10.0.0.1:80.
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
@@ -176,7 +177,7 @@ def _source(ctx: click.Context, field: str) -> str:
 
 @contextmanager
 def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
-    """Adds the sources of the settings `fields` at the start of the message of an EppingError.
+    """Adds the sources of the settings in `fields` to the start of an EppingError's message.
 
     The error comes from the body of the `with` statement. A source is a variable or a line of the settings file. Flags
     are not added.

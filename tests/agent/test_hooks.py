@@ -168,7 +168,7 @@ def test_check_lists_the_programs_on_the_hooks(hosts: Hosts, run: Callable[..., 
         xdp = others.enter_context(other_programs.loaded(other_programs.XDP_PASS, other_programs.BPF_PROG_TYPE_XDP))
         others.enter_context(other_programs.xdp("veth0", xdp))
         found = rows()
-    hides = "runs before otel-epping: packets that it accepts, drops or redirects are not counted"
+    hides = "runs before otel-epping, and hides the packets that it accepts, drops or redirects"
     expected = [("xdp 1: XDP program", hides)]
     for direction in ("ingress", "egress"):
         expected += [

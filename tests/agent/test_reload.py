@@ -57,10 +57,8 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     agent.process.send_signal(signal.SIGHUP)
     agent.wait_for(f"settings are unchanged: cannot read {path}")
     converse(ns, TURNS)
-    # This agent started without limits on series, so the new setting max_series needs a restart. For an agent with
-    # limits, see test_limits_are_reloaded_if_the_agent_started_with_limits.
-    again = "interface: lo\nlog_level: warning\nscale: 3\nmax_series: 9\n"
-    reload(again, "take effect after a restart: sample_interval, scale, max_series")
+    again = "interface: lo\nlog_level: warning\nscale: 3\n"
+    reload(again, "take effect after a restart: sample_interval, scale")
     assert agent.stop() == 0
     assert "stopping" not in agent.log.read_text()  # this line has the level info, which is not logged now
     packets = [
@@ -105,11 +103,9 @@ def test_a_failed_change_of_interfaces_is_repeated_at_the_next_reload(
     assert caplog.text.count("was loaded without a mirror port") == (field == "mirror")
 
 
-def test_limits_are_reloaded_if_the_agent_started_with_limits(
-    ns: Namespace, start: Callable[..., Agent], sink: Sink, public: Path
-) -> None:
+def test_limits_are_reloaded(ns: Namespace, start: Callable[..., Agent], sink: Sink, public: Path) -> None:
     path = public / "settings.yaml"
-    path.write_text("interface: lo\nmax_series: 7\n")
+    path.write_text("interface: lo\n")
     agent = start("--config", str(path), "--interval", "200ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
 
     def reload(text: str, words: str) -> None:
@@ -126,4 +122,3 @@ def test_limits_are_reloaded_if_the_agent_started_with_limits(
     assert agent.stop() == 0
     limits = [point.point.as_int for point in sink.points(metric_table.SERIES_LIMIT.name)]
     assert limits[-1] == 9
-    assert set(limits) <= {7, 9}

@@ -41,7 +41,7 @@ REFUSED = {
         refusing(errno.EPERM),
         "the kernel refuses the system call bpf() (Operation not permitted): allow it in the seccomp filter",
     ),
-    "seccomp as if there was no such call": (
+    "seccomp: unknown call": (
         refusing(errno.ENOSYS),
         "the kernel refuses the system call bpf() (Function not implemented): allow it in the seccomp filter",
     ),

@@ -95,8 +95,9 @@ def test_mixed_packets_complete_rtt_samples(everything: Any) -> None:
 
 
 def test_the_mean_flow_length_is_that_of_the_study() -> None:
-    # The expected mean divides the packets by the flows of a published traffic study (see bench/traffic_model.py). In a
-    # sample of flows, the longest flow has most of the packets and dominates the mean number of packets.
+    # The expected mean is the number of packets divided by the number of flows, both from a published traffic study
+    # (see bench/traffic_model.py). In a sample of flows, the longest flow has most of the packets and dominates the
+    # mean number of packets.
     lengths = traffic_model.real_lengths(np.random.default_rng(1), 4_000_000)
     assert lengths.mean() == pytest.approx(316_857_594_090 / 4_032_376_751, rel=0.1)
 

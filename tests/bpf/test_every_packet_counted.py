@@ -41,7 +41,7 @@ class Family:
     frame: bytes
     prefix: int
     length_at: int
-    length_lacks: int  # number of bytes before the bytes that the length field counts
+    length_lacks: int  # number of bytes at the start that the length field does not include
     source_at: int
     destination_at: int
 
@@ -66,7 +66,7 @@ HERE = ip_address("192.0.2.1").packed, ip_address("2001:db9::1").packed
 
 
 def remote(number: int) -> bytes:
-    """Returns an address in its own subnet, a /24 or a /48. Each number gives a different subnet."""
+    """Returns an IPv4 address in a /24, or an IPv6 address in a /48. Each number gives a different subnet."""
     if number % 2 == 0:
         return (10 << 24 | number << 8 | 1).to_bytes(4, "big")
     return (0x20010DB8 << 96 | number << 80 | 1).to_bytes(16, "big")

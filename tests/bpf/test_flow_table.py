@@ -27,8 +27,8 @@ INSIDE, OUTSIDE = bytes((192, 0, 2, 250)), bytes((198, 51, 100, 250))
 
 
 class Speakers:
-    """Two hosts, and flows between them that differ only by a port. `data` is transmitted; `reply` and `reset` are
-    received."""
+    """Two hosts, and the flows between these hosts. The flows differ only by a port. `data` is transmitted; `reply` and
+    `reset` are received."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests fragments. The first fragment counts as the packet that it starts; all other fragments count as fragments."""
+"""Tests fragments. The first fragment has the kind of its packet. All other fragments have the kind `fragment`."""
 
 import itertools
 from collections.abc import Callable

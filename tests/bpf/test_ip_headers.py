@@ -83,8 +83,8 @@ def test_an_extension_header_longer_than_the_packet_is_malformed(bench: Bench) -
     fits = (len(segment) - ETHERNET - IPV6) // 8 - 1
     assert fed(bench, set_byte(segment, at, 0))[0] == "tcp"
     assert fed(bench, set_byte(segment, at, fits + 1))[0] == "malformed"
-    # The extension header ends after the end of the packet that the IPv6 length field gives. But the frame has enough
-    # bytes for the extension header.
+    # According to the IPv6 length field, the packet ends before the end of the extension header. But the frame has
+    # enough bytes for the extension header.
     segment = set_byte(segment, at, fits + 1)
     end = ETHERNET + IPV6 + (fits + 2) * 8
     beyond = segment + bytes(end - len(segment)) + conversation.segment(0, b"")[ETHERNET + IPV6 :]

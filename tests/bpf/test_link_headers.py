@@ -173,8 +173,8 @@ def test_an_802_3_length_field_determines_the_end_of_the_packet(
 def test_the_pppoe_length_field_determines_the_end_of_the_packet(
     bench: Bench, total: int, length: int, kind: str
 ) -> None:
-    """Bytes after the end that the PPPoE length field gives are padding, even if the length in the IP header includes
-    these bytes."""
+    """Bytes that the PPPoE length does not include are padding, even if the length in the IP header includes these
+    bytes."""
     packet = IP(src="198.18.0.1", dst="198.19.0.1", len=total) / TCP(flags="A")
     session = ethernet(0x8864) / PPPoE(sessionid=7, len=length) / PPP(proto=0x0021)
     frame = session / packet / Raw(bytes(12))

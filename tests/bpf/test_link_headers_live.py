@@ -134,8 +134,8 @@ def segment(from_near: bool, port: int, tsval: int, tsecr: int) -> Packet:
 def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
     """Check that two segments that leave `near` and a reply that enters `near` give an RTT.
 
-    Each packet must be counted once, with its length in memory at the hook. The length includes headers that were
-    pushed before the hook. The length does not include headers that were removed before the hook.
+    Each packet must be counted once, with the length that it has in memory at the hook. The length includes headers
+    that were pushed before the hook. The length does not include headers that were removed before the hook.
     """
     port = next(ports)
     out = [bytes(link / segment(True, port, tsval, 0)) for tsval in (1000, 2000)]
@@ -224,7 +224,7 @@ FRAMES = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_headers_that_the_kernel_does_not_know(pair: Pair, name: str) -> None:
-    """The kernel leaves headers that it does not know in the packet. For 802.3, the skb's protocol differs from the
+    """Headers that the kernel does not know stay in the packet. For 802.3, the skb's protocol differs from the
     EtherType field."""
     pair.watch("near")
     converse(pair, FRAMES[name], 0, 0)

@@ -77,7 +77,7 @@ FORMS = [(4, plain), (4, with_ip_options(12)), (6, plain), (6, with_extensions((
 
 
 def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, ifindex: int = 1) -> list[str]:
-    """Truncates the frame to each length from `least` on, and returns the kinds of the truncated frames. Checks that
+    """Truncates the frame to each length from `least` up, and returns the kinds of the truncated frames. Checks that
     each truncated frame is counted exactly once."""
     row = bench.row if ifindex == 1 else bench.row_of(ifindex)
     kinds = []

@@ -273,7 +273,7 @@ def test_unknown_and_missing_methods_are_rejected() -> None:
 
 
 def begun(bench: Bench, frame: Packet, kind: str) -> int:
-    """Returns how many RTT samples a transmitted packet starts. Checks that the packet is counted once, in its kind."""
+    """Returns how many RTT samples a transmitted packet starts. Checks that the packet is counted once, as `kind`."""
     with bench.counting() as counted:
         assert bench.feed(frame, START_NS, EGRESS) is None
     assert counted[f"transmitted {kind}"] == (1, len(bytes(frame)))

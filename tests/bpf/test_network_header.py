@@ -54,7 +54,7 @@ FRONTS = {
 
 
 def size_of(front: str) -> int:
-    """Return how many bytes of a front are pushed. A front is the bytes before the network header. In FRONTS, each
+    """Return how many bytes are pushed before the network header. These bytes are called a front. In FRONTS, each
     front is padded to a multiple of 4 bytes, because a BPF program writes whole words to its stack."""
     return {"Ethernet, 4": 14, "Ethernet, 6": 14, "Ethernet, other": 14, "a byte": 1, "the longest": 255}.get(
         front, len(FRONTS[front])

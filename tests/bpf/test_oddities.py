@@ -16,7 +16,7 @@ pytestmark = pytest.mark.parallel
 # The permitted number of missing RTTs. RTTs are missing until the program notices that timestamps do not work. The
 # first missing RTT is that of the exchange in which the timestamps stop. More RTTs are missing until the TSval has been
 # constant for TSVAL_STALLED_NS (bpf/tcp_method_choice.h). Many RTTs are missing if each exchange starts directly after
-# the previous one.
+# the previous exchange.
 MOST_MISSED = 2
 MANY_MISSED = {"requests follow acknowledgements": 9}
 TOLERANCE_NS = 2_000

@@ -42,7 +42,7 @@ def test_the_timestamp_is_found_at_every_place(bench: Bench, version: int) -> No
 def test_the_timestamp_is_found_after_an_option_of_every_length(bench: Bench, length: int) -> None:
     conversation = Conversation(bench.flow())
     for kind in (2, 3, 4, 5, 9, 19, 30, 34, 253, 255):
-        option = bytes([kind, length]) + b"\x08" * (length - 2)  # like the start of a timestamp option
+        option = bytes([kind, length]) + b"\x08" * (length - 2)  # resembles the start of a timestamp option
         assert conversation.rtt(plain, lambda *values: padded(option + timestamp(*values))) == 5 * MS, kind  # noqa: B023
 
 

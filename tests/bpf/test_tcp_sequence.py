@@ -277,8 +277,8 @@ def test_retransmitted_segments(connection: Connection, timestamps: bool) -> Non
 
 
 def test_out_of_order_segments(connection: Connection) -> None:
-    """A segment that fills a gap within one round-trip time is out of order. A segment that fills a gap later is a
-    retransmission."""
+    """A segment that fills a gap within one round-trip time is out of order. A segment that fills a
+    gap after a longer time is a retransmission."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
     connection.client(11 * MS, 0, length=10)

@@ -16,7 +16,7 @@ WRAP = 1 << 32
 
 
 def test_a_pure_ack_is_never_an_origin(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """Data with the same TSval as an earlier ACK is measured by tcp_sequence instead: see bpf/test_oddities.py."""
+    """The method tcp_sequence measures data that has the same TSval as an earlier ACK (see bpf/test_oddities.py)."""
     methods = ("tcp_timestamp",)
     flow = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods)).flow().begun(1000)
     flow.client(1 * MS, 1001, flags="A", payload=b"")

@@ -2,8 +2,8 @@
 """Tests the first run on a machine where a requirement is missing. One line gives the cause and the cure.
 
 `check` prints the same line. The tests really remove the requirements: setpriv(1) removes capabilities, and setarch(8)
-reports an old kernel release. To hide the files of a package, the tests cover the files by a mount in the mount
-namespace of the tested process.
+reports an old kernel release. To hide the files of a package, the tests mount something empty over the files, in
+the mount namespace of the tested process.
 """
 
 import json
@@ -108,7 +108,7 @@ def test_packages_that_are_missing(ns: Namespace, paths: Callable[[], list[str]]
 
 @pytest.fixture(scope="module")
 def lattice_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of a virtual environment that contains the package `bcc` of PyPI, which is not the BPF compiler."""
+    """The Python of a virtual environment with PyPI's package `bcc`. This package is not the BPF compiler."""
     folder = tmp_path_factory.mktemp("lattice")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python3*/site-packages")

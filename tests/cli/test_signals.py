@@ -23,7 +23,7 @@ RUN = ("run", "-i", "lo")
 
 
 def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]]:
-    """Press Ctrl-C when the module `at` is imported. Return the exit status and the output.
+    """Press Ctrl-C when the program has imported the module that `at` names. Return the exit status and the output.
 
     The test sends the signal to the whole process group, as a terminal does.
     """

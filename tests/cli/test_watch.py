@@ -148,8 +148,8 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
     assert {flow[0] for flow in flow_events} > set(lab.addresses)
     endings: Counter[str] = Counter()
     for (source, *_), events in flow_events.items():
-        # The output exchanges the source and the destination. In an event about the client's packets, the source is the
-        # server.
+        # In an event about the client's packets, the output names the server as the source and the client as the
+        # destination.
         opening = "SYN" if source in lab.addresses else "SYN-ACK"
         assert events[0] == ("opening", opening)
         ((what, why),) = events[1:]

@@ -6,5 +6,5 @@
     enter.sh         the script that installation.py runs in the namespaces: mounts the tree, then runs the command
     command.py       the command line
 
-Only the standard library is used, so the host's Python runs it without a venv.
+Only the standard library is used, so the host's Python runs this package without a venv.
 """

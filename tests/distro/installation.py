@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh installations. An installation is an overlay of a tree, with a copy of this checkout in /checkout. An
-installation is removed after use.
+"""Fresh installations. An installation is an overlay of a minimal Debian (see trees.py), with a copy of this checkout
+in /checkout. An installation is removed after use.
 
 The installation gets the settings with which the host accesses Debian, PyPI and the Go modules: resolv.conf, apt's
 settings for proxies and date checks, the variables in HANDED_VARIABLES, and the files and folders that these variables

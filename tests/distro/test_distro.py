@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `make distrotest` (tests/distro): its arguments, and a command in a tree. The tree is the root folder of this
-machine."""
+"""Tests `make distrotest` (tests/distro): its arguments, and a command in an overlay of this machine's root folder."""
 
 import subprocess
 from pathlib import Path

@@ -182,6 +182,6 @@ def test_time_of_day_is_local(monkeypatch: pytest.MonkeyPatch, dtype: np.dtype[n
     monkeypatch.setenv("TZ", "IST-5:30")
     time.tzset()
     events = events_of(EVENTS, dtype)
-    events["time_ns"] += 3_600_000_000_000  # no earlier test has cached the text of the hour that is reached now
-    # 00:36:19 in UTC
+    events["time_ns"] += 3_600_000_000_000  # one hour later, because no earlier test has cached the text of this hour
+    # The time is 00:36:19 in UTC.
     assert written("standard", events).startswith("06:06:19.666667776 TCP ")

@@ -40,7 +40,7 @@ def reader(bench: Bench) -> EventReader:
 
 
 def ask_dns(bench: Bench, count: int, begin_ns: int) -> None:
-    """Feed DNS queries at intervals of 1 us, and their responses.
+    """Feed DNS queries at intervals of 1 us, and one response for each query.
 
     The first response arrives 1 ns after its query, the second 2 ns after its query, and so on up to 1 us. Each
     response gives an event.
@@ -190,7 +190,7 @@ def test_an_unanswered_flow_ends_without_an_event(bench: Bench, reader: EventRea
     idle_flows.close_idle(start_ns)
     bench.feed(tcp(0, "S", 1, 0), start_ns, EGRESS)
     assert len(idle_flows.close_idle(start_ns + 31 * SECOND)) == 0
-    # The flow table entry was deleted. So the next segment opens the flow, and the trigger is not the SYN.
+    # The flow table entry was deleted. So the next segment opens the flow again, and the trigger is not a SYN.
     bench.feed(tcp(0, "PA", 60_000, 0, b"question"), start_ns + 60 * SECOND, EGRESS)
     bench.feed(tcp(1, "PA", 9, 60_000, b"answer"), start_ns + 60 * SECOND + MS, INGRESS)
     opened = reader.read()

@@ -55,7 +55,7 @@ def test_the_command_and_files_of_the_image_exist() -> None:
     text = (EXAMPLES / "docker" / "Dockerfile").read_text()
     (comment,) = re.findall(r"^# .* otel-epping (run .*)$", text, re.MULTILINE)
     parse(shlex.split(comment))
-    # Dockerfile.dockerignore excludes all paths, and then includes some paths again by "!". Each path that is included
+    # Dockerfile.dockerignore excludes all paths, and includes some paths again with "!". Each path that is included
     # again exists.
     ignored = (EXAMPLES / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
     for kept in [line[1:] for line in ignored if line.startswith("!")]:

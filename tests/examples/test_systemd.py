@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "examples" / "systemd" / "otel-epping@.service"
 NAME = UNIT.name
 # systemd-analyze rates the exposure of a unit from 0 to 10. A unit without any hardening has a rating of 10. The unit
-# of otel-epping had a rating of 1.9 with systemd 252. The remaining exposure is access to the host's network, which the
-# agent has to watch, and the three capabilities.
+# of otel-epping had a rating of 1.9 with systemd 252. The rating is above 0 because the agent must watch the host's
+# network, and needs three capabilities.
 GREATEST_EXPOSURE = 2.0
 
 

@@ -30,7 +30,7 @@ CUMULATIVE, DELTA = "cumulative", "delta"
 INTERVAL = "1s"
 TRAFFIC_S = 10.0
 SUFFIXES = {"s": "_seconds", "By": "_bytes"}
-# The Prometheus selector of the RTTs that passed the link with the delay. The true values of these RTTs are known.
+# The Prometheus selector of the RTTs whose true values are known: these RTTs include the delay of the lab's link.
 RTT = 'epping_rtt_duration_seconds{{instance="{}",epping_rtt_side="external",epping_rtt_method="tcp_timestamp"}}'
 # The permitted difference between a median and the true delay. The link runs in user space, as in the demo, and adds a
 # little time.
@@ -220,8 +220,8 @@ def _in_ms(network: Network, *times: float) -> str:
 
 
 def test_prometheus_and_we_compute_the_same_quantiles(ran: Run) -> None:
-    """The two quantiles differ by at most the width of one bucket. The quantiles differ because interpolation inside a
-    bucket is not standardized, and because Prometheus does not store the minimum and the maximum."""
+    """Our quantile and Prometheus' quantile differ by at most the width of one bucket. They are not equal because
+    interpolation inside a bucket is not standardized, and Prometheus does not store the minimum and the maximum."""
     points = {
         labels(attributes): point
         for (name, attributes), point in ran.last(CUMULATIVE).items()

@@ -28,8 +28,8 @@ HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_s
 
 @st.composite
 def wider(draw: st.DrawFn, runs: SparseHistograms, least: int = 0) -> SparseHistograms:
-    """Returns the same histograms with additional empty buckets at both ends. No run starts before the bucket
-    `least`."""
+    """Returns the same histograms with additional empty buckets at both ends. No histogram
+    starts before the bucket `least`."""
     before = np.array([draw(st.integers(0, max(0, int(first) - least))) for first in runs.first], np.int64)
     after = np.array([draw(st.integers(0, 3)) for _ in runs.first], np.int64)
     lengths = before + runs.lengths + after

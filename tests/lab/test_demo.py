@@ -29,8 +29,8 @@ GONE_S = 10  # If the demo does not stop its traffic, the traffic runs for more 
 # Texts that show the progress of a demo: a line of its output, and the command of its traffic.
 STARTING, MEASURING = "lab:", "lab.traffic talk"
 
-# A demo whose link does not have the delays that the table of the lab says. The link delays packets of one subnet
-# longer, and packets of another subnet shorter.
+# A demo whose link does not have the delays in the lab's table. The delay of one subnet is too long, and the delay of
+# another subnet is too short.
 LIARS = {"198.51.100.0/24": 3, "203.0.113.0/24": 0.5}
 LYING = f"""
 import sys

@@ -219,7 +219,7 @@ def test_nothing_is_left_after_the_parent_was_killed() -> None:
         assert parent.stdout is not None
         inodes = set(json.loads(parent.stdout.readline()))
         processes = {trace.split("/")[2] for trace in traces_of(inodes)} - {str(parent.pid)}
-        assert len(processes) == 4, "the processes are the link, serve, talk and the collector"
+        assert len(processes) == 4, "the processes are the link, the server, the client and the collector"
         parent.kill()
     assert wait_until(lambda: not traces_of(inodes)), traces_of(inodes)
     assert wait_until(lambda: not [process for process in processes if Path("/proc", process).exists()])

@@ -132,14 +132,14 @@ def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
 def run(bench: Bench, load: Load) -> Outcome:
     """Sends all traffic through the program.
 
-    New flows and SYNs are spread evenly over time, also between the packets of the same ms.
+    New flows and SYNs are spread evenly over time, even within a millisecond.
     """
     number = next(runs)  # each run uses new flows, and its times are later than the times of all earlier runs
     due, traffic = timeline(load), Traffic(bench, load.hosts, number)
     begin_ns = START_NS + number * 600 * SECOND
     before, began = rtts(bench), time.monotonic()
     strangers = syns = 0
-    # All packets run on one CPU, because each CPU has its own list of free table entries.
+    # The program handles all packets on one CPU, because each CPU has its own list of free table entries.
     with one_cpu(), bench.counting() as counted:
         for ms in range(load.duration_ms + load.rtt_ms + 1):
             now_ns, events = begin_ns + ms * MS, due.get(ms, [])
@@ -218,7 +218,9 @@ def print_table() -> None:
         for r in ratios
     ]
     print(f"{'handshakes, new SYNs':30}" + "".join(f"{share:7.1%}" for share in shares))
-    print("r: number of new flows per period, or of SYNs between a SYN and its SYN-ACK, divided by the table size")
+    print(
+        "r: number of new flows per period, or number of SYNs between a SYN and its SYN-ACK, divided by the table size"
+    )
 
 
 def main() -> None:

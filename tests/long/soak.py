@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs two agents under churn for a given time. `make soak` runs 20 minutes, test_soak.py runs 100 seconds.
+"""Runs two agents under churn for a given time. `make soak` runs for 20 minutes, and test_soak.py for 100 s.
 
 The agents watch the same interfaces, while flows, subnets, interfaces and collectors appear and disappear. There are
 more subnets than slots, and each conversation is a new flow. One agent exports cumulative counts over HTTP to a real

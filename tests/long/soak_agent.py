@@ -30,8 +30,8 @@ def _answer() -> None:
     mallinfo2.restype = _Mallinfo2
 
     def say(_: int, __: FrameType | None) -> None:
-        # Garbage and Python's cache of attribute look-ups (up to 4096 names) are no leak. So remove both before the
-        # measurement.
+        # Garbage and Python's cache of attribute look-ups (up to 4096 names) are no leak. So remove the garbage
+        # and the cache before the measurement.
         sys._clear_type_cache()
         gc.collect()
         malloc = mallinfo2()

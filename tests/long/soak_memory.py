@@ -14,10 +14,10 @@ doubles its size. The first half of the rounds is not used, because the memory g
 used for the first time.
 
 A slope is the number of additional blocks per round. Without a leak, the number of blocks per round has a standard
-deviation of about 10. The slope of 8 rounds has a standard deviation of 1.5, and the slope of 17 rounds 0.5. A leak of
-one small object per export causes a slope of 6.8 to 10. If a run has only 8 rounds in its second half, a slope above
-2.4 may be a leak or chance. So the run continues, until at most twice its planned duration (`looks_flat`). A slope
-above 4 at the end is regarded as a leak (`check`).
+deviation of about 10. The standard deviation of the slope is 1.5 for 8 rounds, and 0.5 for 17 rounds. A leak of one
+small object per export causes a slope of 6.8 to 10. If a run has only 8 rounds in its second half, a slope above 2.4
+may be a leak or chance. So the run continues until the growth is low (`looks_flat`), but not longer than twice the
+planned duration. A slope above 4 at the end is regarded as a leak (`check`).
 """
 
 import json
@@ -31,8 +31,8 @@ from statistics import median
 from typing import NamedTuple
 
 MAX_BLOCKS = 4.0  # per round
-# A leak in C code exceeds this limit if the leak is 90 bytes per flow, or 15 kB per export. A table that grows without
-# a leak adds only 50 kB.
+# A leak in C code of 90 bytes per flow, or of 15 kB per export, exceeds this limit. A table that grows without a leak
+# adds only 50 kB.
 MAX_BYTES = 131_072.0  # per round
 # The limit for the growth in all rounds together. Half of this limit allows for freed memory that glibc keeps. The
 # other half allows for holes in the arenas. A leak of 1 kB per flow would add 1.5 MB in each round.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-if not __package__:  # Python runs the folder: sys.path has it, not the root
+if not __package__:  # Python runs this folder, so sys.path contains this folder instead of the root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from otel_epping.errors import EppingError
@@ -25,8 +25,8 @@ def _show(report: Report) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Compare our RTT samples with the RTT samples of pping and tshark. Exit code 0: all agree; 1: some differ; 2: the
-    comparison failed."""
+    """Compare our RTT samples with the RTT samples of pping and tshark. Exit code 0: all samples agree; 1: some
+    samples differ; 2: the comparison failed."""
 
 
 @main.command("pping")
@@ -52,8 +52,8 @@ def _tshark(capture: Path, ack_rtt: Path | None, dns: Path | None, icmp: Path | 
 @main.command("coverage")
 @click.argument("captures", type=FILE, nargs=-1, required=True)
 def _coverage(captures: tuple[Path, ...]) -> None:
-    """Show the share of the TCP flows with payload in both directions that get an RTT, and why the other flows get
-    none."""
+    """Show how many of the TCP flows with payload in both directions get an RTT, and why the other flows get no
+    RTT."""
     _show(coverage.check(captures, Ours()))
 
 
@@ -66,7 +66,7 @@ def _links() -> None:
 @main.command("all")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def _all(folder: Path) -> None:
-    """Check each capture in FOLDER with the reference files next to it: NAME.pping, NAME.ack_rtt.csv,
+    """Check each capture in FOLDER with the reference files next to the capture: NAME.pping, NAME.ack_rtt.csv,
     NAME.dns.csv..."""
     sys.exit(0 if everything.check(folder, Ours()) else 1)
 

@@ -27,8 +27,8 @@ from tests.oracles.report import Report
 LEAST_SHARE = 0.99
 LEAST_SHARE_WITH_HANDSHAKE = 0.995
 CLEAN = 3
-# A TSval gives no RTT if the first packet with this TSval is a pure ACK. Only a few successive segments of a flow get
-# no RTT for this reason.
+# A TSval gives no RTT if the first packet with this TSval is a pure ACK. Pure ACKs prevent the
+# RTTs of only a few successive segments of a flow.
 SILENT = 5
 SILENCE_NS = 1_000_000_000
 # Segments within one tick of the sender's clock have the same TSval. The slowest clocks in use tick 10 times per

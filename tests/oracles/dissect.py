@@ -3,8 +3,8 @@
 
 The first header may be Ethernet, Linux cooked v1 or v2, BSD loopback, PPP, Cisco HDLC, PPPoE or raw IP. Any stack of
 802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516) and MPLS (RFC 3032) may follow. After MPLS, the first
-nibble identifies IP (RFC 4928). Then come IPv4 (RFC 791), or IPv6 with its extension headers (RFC 8200), and TCP (RFC
-9293) with the timestamp option (RFC 7323). Packets inside tunnels are not read.
+nibble identifies IP (RFC 4928). The next headers are IPv4 (RFC 791), or IPv6 with its extension headers (RFC 8200), and
+TCP (RFC 9293) with the timestamp option (RFC 7323). Packets inside tunnels are not read.
 """
 
 import socket
@@ -25,7 +25,7 @@ _RAW = {RAW, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY}
 IPV4, IPV6 = 0x0800, 0x86DD
 _TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "802.1ad"}
 _PPPOE, _PBB, _MPLS = 0x8864, 0x88E7, {0x8847, 0x8848}
-_MOST_LENGTH = 1500  # IEEE 802.3: the longest length; greater values are EtherTypes
+_MOST_LENGTH = 1500  # IEEE 802.3: the maximum of a length field; greater values are EtherTypes
 _SNAP = b"\xaa\xaa\x03\0\0\0"
 _PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: 0x8847, 0x0283: 0x8848}
 # AF_INET, and the numbers of AF_INET6 on Linux, the BSDs and macOS
@@ -95,7 +95,7 @@ def _unpack(layout: str, data: bytes, at: int, what: str) -> tuple[int, ...]:
 
 
 def link_payload(frame: Frame) -> tuple[int, int]:
-    """Returns the EtherType of the header after the link header, and the offset of that header. 0: no EtherType.
+    """Returns the EtherType and the offset of the header after the link header. The EtherType is 0 if it is unknown.
     Raises CutShortError."""
     data, link = frame.data, frame.link_type
     if link == ETHERNET:
@@ -178,7 +178,7 @@ def options(data: bytes) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _timestamp(tcp_options: bytes) -> tuple[int, int] | None:
-    """Returns TSval and TSecr of the first timestamp option, unless a broken option comes before it."""
+    """Returns TSval and TSecr of the first timestamp option, unless a broken option precedes this option."""
     for kind, value in options(tcp_options):
         if kind == 8 and value is not None and len(value) == 8:
             tsval, tsecr = struct.unpack("!II", value)

@@ -36,7 +36,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-if not __package__:  # Python runs this file: sys.path has its folder, not the root
+if not __package__:  # Python runs this file, so sys.path contains the file's folder instead of the root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import dpkt
@@ -61,7 +61,8 @@ CLOCKS_APART_NS = 50_000
 # packet.
 CPU_RACE_NS = 500_000
 SCALE = 4
-PING_INTERVAL_S = 0.23  # no delay in the lab is a multiple of this interval, so no reply arrives as a request is sent
+# No delay in the lab is a multiple of this interval. So no reply arrives at the moment when a request is sent.
+PING_INTERVAL_S = 0.23
 # Sampling is off, so that both programs report all RTTs. ePPing measures the RTT of a SYN by its TSval. Our program
 # measures the RTT of a SYN by the method tcp_handshake.
 THEIR_OPTIONS = ("--tcp", "--icmp", "--include-local", "--include-SYN", "-r", "0", "-F", "jsonl")
@@ -231,7 +232,7 @@ def by_flow(lines: list[Line], kind: str) -> dict[Flow, list[Line]]:
 
 class Comparison:
     """Compares the two outputs, and uses the packets to explain differences. `errors` has the differences without an
-    explanation. `tally` has the number of results of each name."""
+    explanation. `tally` has the number of results with each name."""
 
     def __init__(self, ours: list[Line], theirs: list[Line], segments: dict[Flow, list[Segment]]) -> None:
         self.ours, self.theirs, self.segments = ours, theirs, segments
@@ -274,22 +275,22 @@ class Comparison:
         self.tally.update(f"RTT of both: {ours.fields.get('method', ours.protocol)}" for ours, _ in self.pairs)
         apart = sum(apart_ns > TOLERANCE_NS for apart_ns in self.apart_ns())
         if apart:
-            self.tally["of these: one program read its clock late after the packet"] = apart
+            self.tally["of these RTTs: one program read its clock late"] = apart
         if apart > len(self.pairs) / 1000:
             self.errors.append(f"{apart} RTTs of {len(self.pairs)} are over {TOLERANCE_NS} ns apart")
 
     @staticmethod
     def _same(line: Line, others: list[Line]) -> Line | None:
         """Returns the line of the other program for the same reply. The times of the two lines must agree. In addition,
-        their RTTs or their packet and byte counts must agree."""
+        either the RTTs or the packet and byte counts of the two lines must agree."""
         near = [one for one in others if abs(one.time_ns - line.time_ns) <= TOLERANCE_NS]
         same = [one for one in near if abs(one.rtt_ns - line.rtt_ns) <= TOLERANCE_NS]
         same = same or [one for one in near if all(one.fields[name] == line.fields[name] for name in COUNTS)]
         return min(same, key=lambda one: abs(one.time_ns - line.time_ns), default=None)
 
     def _exchange(self, line: Line) -> tuple[list[Segment], Segment, list[Segment]] | None:
-        """Returns three values for a TCP RTT: the segments that the other endpoint sent before the reply, the reply,
-        and the sent segments whose TSval the reply echoes."""
+        """Returns three values for a TCP RTT: all segments that the other endpoint sent before the reply, the reply,
+        and only the segments whose TSval the reply echoes."""
         replies = self.segments.get(line.flow)
         if not replies:
             return None
@@ -301,8 +302,8 @@ class Comparison:
         exchange = self._exchange(line)
         if exchange and exchange[1].flags & dpkt.tcp.TH_RST:
             return "a RST completed the RTT, but anybody may have sent the RST"
-        # The echo may be a reply to the pure ACK, not to the data. Then ePPing's RTT is not the RTT of the data, or is
-        # only the last part of a longer RTT.
+        # If the echo replies to the pure ACK and not to the data, ePPing's RTT is not the RTT of the data, or is only
+        # the last part of a longer RTT.
         if exchange and exchange[2] and exchange[2][0].is_pure_ack:
             return "the first packet with the TSval was a pure ACK"
         return None
@@ -345,7 +346,7 @@ class Comparison:
             other_way = self.segments[(*ours.flow[2:], *ours.flow[:2])]
             passing = any(abs(one.time_ns - ours.time_ns) <= CPU_RACE_NS for one in other_way)
             if differing <= {"sent_packets", "sent_bytes"} and passing:
-                self.tally["sent counts differ by a packet that passed in the other direction just then"] += 1
+                self.tally["the sent counts differ by a packet that passed in the other direction at that time"] += 1
             else:
                 self.errors.append(f"{differing} differ: {json.dumps(ours.fields)} and {json.dumps(theirs.fields)}")
 
@@ -361,7 +362,7 @@ class Comparison:
             elif our_story == their_story:
                 self.tally["flow of both"] += 1
             elif our_story[:-1] == their_story[: len(our_story) - 1] and self._ends_in_bare_rst(flow, our_story):
-                self.tally["flow of both, but a RST without timestamps, which ePPing does not see, ended the flow"] += 1
+                self.tally["flow of both, but only our program sees the last RST, which has no timestamps"] += 1
             else:
                 self.errors.append(f"flow {flow}: ours {our_story}, ePPing's {their_story}")
 
@@ -381,7 +382,7 @@ class Comparison:
 
         Each line without a partner shifts the ranks by one. match() has checked the reasons for these lines. Two
         deciles also count as equal if they differ by at most the 99th percentile of the differences between paired
-        RTTs. The rule of the 99th percentile has an effect only if this percentile is wider than a bucket.
+        RTTs. The rule of the 99th percentile has an effect only if this percentile exceeds the width of a bucket.
         """
         blur_ns = quantiles(self.apart_ns(), n=100)[-1]
         ours, theirs = self._by_place(self.ours), self._by_place(self.theirs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares every capture of a folder with the reference files next to it, and prints a table of the results."""
+"""Compares every capture of a folder with the reference files in the same folder, and prints a table of results."""
 
 from collections.abc import Callable
 from functools import partial

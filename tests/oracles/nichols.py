@@ -162,7 +162,7 @@ class Pping:
             return "libtins does not read this link type"
         if link_type == NULL and not self._every_null:
             if packet.version == 6:
-                return "pping's filter expects the BSD number of IPv6, but libtins Linux's"
+                return "pping's filter expects the BSD number of IPv6, but libtins expects the Linux number"
             # libtins reads the address family in the byte order of the machine on which it runs.
             if int.from_bytes(self._records[packet.frame].data[:4], sys.byteorder) > _GREATEST_FAMILY:
                 return "libtins reads null links only in the host's byte order"

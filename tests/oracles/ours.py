@@ -127,8 +127,8 @@ class Ours:
         return counts.duplicates(reading), counts.rtt_outcomes(reading, self._replayer.waiting())
 
     def _samples(self, frame: int, ended: Records, sums: Records) -> list[Sample]:
-        """Compares the histograms with their earlier values `ended` and `sums`. Returns the RTTs that were added in
-        between."""
+        """Compares the histograms with their earlier values `ended` and `sums`. Returns the RTTs that were added after
+        the earlier values were read."""
         samples = []
         for row in np.flatnonzero(self._histograms["ended"] != ended).tolist():
             assert row != OVERFLOW_HISTOGRAM

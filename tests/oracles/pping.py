@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares tcp_timestamp with pping. There must be a reason for each of our samples that pping lacks, and for each
-sample of pping that our program lacks.
+"""Compares tcp_timestamp with pping. There must be a reason for each sample that only our program has, and for each
+sample that only pping has.
 
 Each RTT is derived in three ways: by our program, by the rules (`rules`), and by the model of pping (`nichols`). All
 three results refer to the frames of the capture. The model assigns the lines of pping's output to frames. So the
@@ -80,7 +80,8 @@ class _Comparison:
                 self.report.tally[f"by the rules only: {doubt.rule.value}"] += 1
             else:
                 self._error(
-                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, the program none"
+                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, "
+                    "but the program has no RTT"
                 )
 
     def check_lines(self) -> None:
@@ -89,10 +90,10 @@ class _Comparison:
         for line in self.lines:
             match = self.found.get(line.number)
             if match is None and self.stopped and (line.time_us + _TICK_US) * 1000 >= self.last_ns:
-                self.report.tally["pping's only: after the last frame that our program can read"] += 1
+                self.report.tally["pping only: after the last frame that our program can read"] += 1
                 continue
             if match is None and self._has_untimed(line):
-                self.report.tally["pping's only: pping accepts an invalid time"] += 1
+                self.report.tally["pping only: pping accepts an invalid time"] += 1
                 continue
             if match is None:
                 self._error(f"pping's line {line.number}, {_describe(line)}: {self._nearest(line)}")
@@ -109,9 +110,9 @@ class _Comparison:
                 self._error(f"pping's line {line.number}, {_describe(line)}: ours, {self._describe(sample)}")
                 self.shared.add(frame)
             elif reason := self.rules.why_not(origin, frame) or self.rules.doubtful.get(frame):
-                self.report.tally[f"pping's only: {reason.rule.value}"] += 1
+                self.report.tally[f"pping only: {reason.rule.value}"] += 1
             elif self._evicted():
-                self.report.tally[f"pping's only: {Rule.EVICTED.value}"] += 1
+                self.report.tally[f"pping only: {Rule.EVICTED.value}"] += 1
             else:
                 self._error(
                     f"pping's line {line.number}, {_describe(line)}: frames {origin} to {frame}, we have no RTT"
@@ -132,8 +133,8 @@ class _Comparison:
                 self._error(f"ours, {self._describe(sample)}: pping has no such RTT (frames {origin.frame} to {frame})")
 
     def _other_origin(self, match: Match) -> str | None:
-        """Returns the reason why the RTTs of pping and our program start at different packets with the echoed TSval, or
-        None."""
+        """If pping's RTT and our RTT start at different packets with the echoed TSval, returns the reason. Returns None
+        if no reason is known."""
         frame, theirs = match.reply.frame, match.origin
         origin, _ = self.rules.rtts.get(frame, (theirs.frame, 0))
         if origin < theirs.frame:

@@ -15,8 +15,8 @@ from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
 from tests.oracles.ours import MAX_AGE_NS
 
 OUTSTANDING = 4
-LEAST_RTT_NS = 1000  # a shorter RTT is recorded as this value
-STILL_NS = 100_000_000  # if a TSval is sent for longer, the program may regard the clock as stopped
+LEAST_RTT_NS = 1000  # A shorter RTT is recorded as this value.
+STILL_NS = 100_000_000  # If a TSval is sent for longer, the program may regard the clock as stopped.
 _WORD = 1 << 64
 
 
@@ -66,8 +66,8 @@ class _Half:
 
     edge: Packet | None = None  # the packet that set `last_tsval`
     last_tsval: int = 0
-    fault: Reason | None = None  # why sequence numbers may replace timestamps
-    unechoed: Packet | None = None  # an acknowledgement that did not echo the pending TSval
+    fault: Reason | None = None  # The reason why sequence numbers may replace timestamps.
+    unechoed: Packet | None = None  # An acknowledgement that did not echo the pending TSval.
     waiting: list[_Waiting | None] = field(default_factory=lambda: [None] * OUTSTANDING)
 
 
@@ -94,7 +94,7 @@ class Rules:
         self._copies = sequence.copies(packets)
         self._again = sequence.sent_again(packets) - self._copies.keys()
         self._packets: dict[int, Packet] = {}
-        self._fate: dict[int, Reason] = {}  # by the frame of the origin
+        self._fate: dict[int, Reason] = {}  # frame of the origin -> reason
         self._halves: dict[tuple[object, ...], dict[tuple[bytes, int], _Half]] = {}
         for packet in packets:
             self._packets[packet.frame] = packet
@@ -139,8 +139,8 @@ class Rules:
         self._begin(halves[packet.source], packet)
 
     def _look_for_faults(self, sender: _Half, receiver: _Half, packet: Packet) -> None:
-        """Checks whether this packet is a retransmission, and whether it shows that timestamps no longer work for its
-        sender or its receiver."""
+        """Checks whether this packet is a retransmission, and whether the packet shows that the timestamps of the
+        sender or the receiver no longer work."""
         if packet.flags & (SYN | RST):
             return
         is_new = packet.payload > 0 and packet.frame not in self._again

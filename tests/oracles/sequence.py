@@ -14,8 +14,8 @@ from tests.oracles.frames import Frame
 
 # The longest time between two captures of the same packet at two places on its way.
 COPY_NS = 1_000_000
-# The longest time between two equal packets with the same IPv4 identification that may still be copies of one packet,
-# for example between two tunnels (RFC 6864 section 5.3).
+# Two equal packets with the same IPv4 identification may be copies of one packet if they are at most this time apart.
+# For example, the packet may pass two tunnels (RFC 6864 section 5.3).
 LATE_COPY_NS = 100_000_000
 # The longest time between two copies without an IPv4 identification. A later equal packet may be a retransmission.
 COPY_WITHOUT_ID_NS = 100_000
@@ -80,9 +80,9 @@ def copies(packets: list[Packet], limit_ns: int = COPY_NS) -> dict[int, int]:
     """Finds copies: frames whose packet was already captured at another place. Maps each copy to the packet's first
     frame.
 
-    Copies may differ only in the TTL and the link header. A packet is not a copy if duplicate acknowledgements after
-    the first packet requested the data again. A pure acknowledgement without an identification is not a copy either,
-    because a sender may send several equal acknowledgements.
+    Copies may differ only in the TTL and the link header. A packet is not a copy if its data was requested again by
+    duplicate acknowledgements after the first packet. A pure acknowledgement without an identification is not a copy
+    either, because a sender may send several equal acknowledgements.
     """
     recent: dict[tuple[object, ...], tuple[Packet, tuple[int, int]]] = {}
     acked: dict[_Way, tuple[int, int]] = {}  # the latest acknowledgement number, and how often it was repeated
@@ -120,7 +120,7 @@ def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
 
     Senders usually increment the identification of their IPv4 packets, although RFC 6864 does not require it. A segment
     that was overtaken on its way has a lower identification than the segments with higher sequence numbers. A
-    retransmission has a higher identification than these segments.
+    retransmission has a higher identification than the segments with higher sequence numbers.
     """
     before = [
         packet
@@ -181,23 +181,23 @@ class Acknowledgements:
         return {frame for frame, first in self._copies.items() if first == origin.frame}
 
     def why_not(self, origin: Packet, reply: int) -> str | None:
-        """Returns the reason why tshark has no RTT for an acknowledgement for which we have an RTT, or None if no
-        reason is known."""
+        """Returns the reason why tshark has no RTT for an acknowledgement, although our program has one. Returns None
+        if no reason is known."""
         answer = self._packets[reply]
         if answer.time_ns == origin.time_ns:
-            return "does not report an RTT of zero"
+            return "tshark does not report an RTT of zero"
         if origin.flags & SYN and answer.ack != end_of(origin):
-            return "gives no RTT for a SYN whose data is refused"
+            return "tshark gives no RTT for a SYN whose data is refused"
         between = (packet for packet in self._packets.values() if origin.frame < packet.frame < reply)
         for packet in between:
             if packet.source != answer.source or packet.destination != answer.destination:
                 continue
             if packet.flags & SYN and not packet.flags & ACK:
-                return "restarts at the SYN, which came after its SYN-ACK"
+                return "tshark restarts at the SYN, which came after its SYN-ACK"
             if packet.flags & RST and packet.ack == answer.ack:
-                return "uses the acknowledgement in an earlier RST"
+                return "tshark uses the acknowledgement in an earlier RST"
         if self.in_a_tunnel(answer, reply):
-            return "regards tunnelled packets as part of the same connection"
+            return "tshark regards tunnelled packets as part of the same connection"
         return None
 
     def in_a_tunnel(self, packet: Packet, frame: int) -> bool:

@@ -29,7 +29,7 @@ REAL = ROOT.parent / "shared" / "pcaps"
 def test_the_known_capture_has_no_error(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
     assert everything.check(check.folder, check.ours), capsys.readouterr().out
     assert check.pping().tally == {
-        "pping's only: the origin is a SYN or SYN-ACK, whose reply belongs to the handshake": 1,
+        "pping only: the origin is a SYN or SYN-ACK, whose reply belongs to the handshake": 1,
         pping.BOTH: 3,
     }
     assert check.tshark().tally == {

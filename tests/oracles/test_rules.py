@@ -120,7 +120,7 @@ def _tally(transcript: Transcript, folder: Path, ours: Ours) -> dict[str, int]:
     capture = transcript.write(folder)
     report = pping.check(capture, folder / "made.pping", ours)
     assert report.holds, str(report)
-    return {what.removeprefix("pping's only: "): count for what, count in report.tally.items()}
+    return {what.removeprefix("pping only: "): count for what, count in report.tally.items()}
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -180,7 +180,8 @@ def test_null_links_that_only_some_builds_of_pping_read(tmp_path: Path, ours: Ou
     said, lines, _ = SCENES["an RTT"]
     foreign = "null, big-endian, macOS" if sys.byteorder == "little" else "null, little-endian, FreeBSD"
     own_order_only = "ours only, reason in pping: libtins reads null links only in the host's byte order"
-    of_linux_only = "ours only, reason in pping: pping's filter expects the BSD number of IPv6, but libtins Linux's"
+    expected = "pping's filter expects the BSD number of IPv6, but libtins expects the Linux number"
+    of_linux_only = f"ours only, reason in pping: {expected}"
     for link, version, reason in ((foreign, 4, own_order_only), ("null of Linux", 6, of_linux_only)):
         for printed, tally in (([], {reason: 1}), (lines, {pping.BOTH: 1})):
             folder = tmp_path / f"{version}{bool(printed)}"

@@ -54,7 +54,11 @@ def test_a_file_that_is_not_of_pping(check: Check) -> None:
 
 def test_a_sample_that_is_missing(check: Check) -> None:
     observed = check.with_samples(lambda sample: None if sample.frame == 5 else sample)
-    fails(check.pping(observed), "the rules give 30250000 ns, the program none", "frames 4 to 5, we have no RTT")
+    fails(
+        check.pping(observed),
+        "the rules give 30250000 ns, but the program has no RTT",
+        "frames 4 to 5, we have no RTT",
+    )
 
 
 def test_a_sample_with_a_wrong_rtt(check: Check) -> None:
@@ -80,7 +84,7 @@ def test_a_truncated_capture_is_compared_up_to_its_end(check: Check) -> None:
     observed = check.ours.run(check.capture)
     report = check.pping(observed)
     assert report.holds
-    assert report.tally["pping's only: after the last frame that our program can read"] >= 1
+    assert report.tally["pping only: after the last frame that our program can read"] >= 1
     assert "is truncated in the middle of a packet" in report.notes[0]
 
 
@@ -107,11 +111,14 @@ def test_an_answer_that_tshark_does_not_have(check: Check) -> None:
 def test_an_answer_that_tshark_cannot_pair(check: Check) -> None:
     check.reference("dns.csv").write_text("")
     check.reference("icmp.csv").write_text("")
-    odd = {"calls the response malformed": {18}, "matches echoes by their checksum, which is wrong": {20}}
+    odd = {
+        "tshark calls the response malformed": {18},
+        "tshark matches echoes by their checksum, but the checksum is wrong": {20},
+    }
     report = check.tshark(found=replace(check.found(), odd=odd))
     assert report.holds
     assert report.tally["dns: ours only: tshark calls the response malformed"] == 1
-    assert report.tally["icmp_echo: ours only: tshark matches echoes by their checksum, which is wrong"] == 1
+    assert report.tally["icmp_echo: ours only: tshark matches echoes by their checksum, but the checksum is wrong"] == 1
 
 
 def test_the_parser_of_the_output_of_tshark() -> None:
@@ -139,9 +146,9 @@ def test_the_parser_of_the_output_of_tshark() -> None:
     assert found.icmp == {20: [(19, 7 * MS)]}
     assert found.kinds == {kind: {6} if kind in RETRANSMISSIONS[::2] else set() for kind in KINDS}
     assert found.odd == {
-        "calls the response malformed": {24},
-        "matches echoes by their checksum, which is wrong": {22},
-        "does not read a response that the snap length truncated": {26},
+        "tshark calls the response malformed": {24},
+        "tshark matches echoes by their checksum, but the checksum is wrong": {22},
+        "tshark does not read a response that the snap length truncated": {26},
     }
 
 
@@ -176,7 +183,7 @@ def test_retransmissions_are_counted(check: Check) -> None:
     kinds["retransmission"] = {15}
     assert check.tshark(found=replace(check.found(), kinds=kinds)).tally["retransmissions: ours and tshark's"] == 1
     kinds["retransmission"] = {4, 5, 6, 7, 15}
-    fails(check.tshark(found=replace(check.found(), kinds=kinds)), "1 retransmissions, but tshark has 5 that count")
+    fails(check.tshark(found=replace(check.found(), kinds=kinds)), "we have 1 retransmissions, but tshark has 5")
     kinds["retransmission"] = set()
     mine = replace(check.observed, kinds=check.observed.kinds | {"retransmitted": {4, 5, 6, 7, 15}})
     fails(check.tshark(mine, replace(check.found(), kinds=kinds)), "5 retransmissions, but tshark has 0")

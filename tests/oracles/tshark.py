@@ -65,7 +65,7 @@ class _Comparison:
             origin = self.acknowledgements.origin(sample.frame, sample.rtt_ns)
             theirs = answers.get(sample.frame, [])
             if not origin:
-                self.report.errors.append(f"{what}: acknowledges no segment that was sent at that time; {_say(theirs)}")
+                self.report.errors.append(f"{what}: acknowledges no segment from the start of the RTT; {_say(theirs)}")
             elif fault := fault_of(origin):
                 self.report.errors.append(f"{what}: {fault}, frame {origin.frame}")
             elif _agree(sample, theirs):
@@ -77,7 +77,7 @@ class _Comparison:
                     f"{sample.method}: ours only: tshark's RTT starts at the SYN with the refused data"
                 ] += 1
             elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
-                self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
+                self.report.tally[f"{sample.method}: ours only: {reason}"] += 1
             elif not theirs and self.acknowledgements.is_first(origin, sample.frame):
                 self.report.tally[f"{sample.method}: ours only: tshark has no RTT, but the capture shows the RTT"] += 1
             else:
@@ -99,7 +99,7 @@ class _Comparison:
             if _agree(sample, theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's"] += 1
             elif not theirs and (odd := self._odd(sample)):
-                self.report.tally[f"{sample.method}: ours only: tshark {odd}"] += 1
+                self.report.tally[f"{sample.method}: ours only: {odd}"] += 1
             elif any(self._answers_the_first(sample, answer) for answer in theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's, but tshark's RTT starts at the copy"] += 1
             else:
@@ -128,11 +128,11 @@ class _Comparison:
         for frame in sorted(others - mine):
             label = next(kind for kind in reversed(RETRANSMISSIONS) if frame in theirs[kind]).replace("_", " ")
             kind = "out of order" if frame in ours["out_of_order"] else "an ordinary segment"
-            tally[f"retransmissions: {label} to tshark, {beyond.get(frame, f'to us {kind}')}"] += 1
+            tally[f"retransmissions: tshark only ({label}): {beyond.get(frame, f'{kind} in our program')}"] += 1
         for frame in sorted(mine - others):
             kind = next((kind for kind in KINDS if frame in theirs[kind]), "an ordinary segment").replace("_", " ")
-            proof = ", sent later, according to its IPv4 identification" if frame in proven else ""
-            tally[f"retransmissions: to us, {kind} to tshark{proof}"] += 1
+            proof = ": sent later, according to its IPv4 identification" if frame in proven else ""
+            tally[f"retransmissions: ours only ({kind} in tshark){proof}"] += 1
         if mine & others:
             tally["retransmissions: ours and tshark's"] += len(mine & others)
         for kind in ("out_of_order", "zero_window"):
@@ -141,9 +141,7 @@ class _Comparison:
         count, expected = len(mine - proven), len(others - proven) - len(beyond)
         if abs(count - expected) > max(LEEWAY * expected, LEEWAY_FRAMES):
             frames_of = ", ".join(map(str, sorted((mine ^ (others - beyond.keys())) - proven)[:10]))
-            self.report.errors.append(
-                f"{count} retransmissions, but tshark has {expected} that count: frames {frames_of}"
-            )
+            self.report.errors.append(f"we have {count} retransmissions, but tshark has {expected}: frames {frames_of}")
 
     def _beyond(self, frame: int) -> str | None:
         """Returns the reason why the comparison ignores a segment that tshark reports, or None."""
@@ -163,9 +161,9 @@ class _Comparison:
         if packet.frame in self.again and sequence.was_sent_later(packet, self.packets) is False:
             return "overtaken, according to its IPv4 identification"
         if self._is_counted_on(packet):
-            return "which continues with the numbers of the previous connection"
+            return "tshark continues with the numbers of the previous connection"
         inside = self.acknowledgements.in_a_tunnel(packet, frame)
-        return "which regards tunnelled packets as part of the same connection" if inside else None
+        return "tshark regards tunnelled packets as part of the same connection" if inside else None
 
     def _is_counted_on(self, packet: Packet) -> bool:
         """Returns true if tshark regards new data as a retransmission. The cause is a SYN-ACK that starts a new

@@ -40,12 +40,16 @@ _FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # every IPv4 packet has ip.flags.
 # The reasons why tshark does not match a reply: the text, the field in which tshark reports the reason, and the value
 # of this field.
 ODDITIES = (
-    ("calls the response malformed", "_ws.malformed", "DNS"),
-    ("calls the acknowledgement malformed", "_ws.malformed", "TCP"),
-    ("does not read a response that the snap length truncated", "_ws.short", "DNS"),
-    ("matches echoes by their checksum, which is wrong", "icmp.checksum.status", "0"),
-    ("matches echoes by their checksum, which is wrong", "icmpv6.checksum.status", "0"),
-    *(("matches a fragmented packet at its last fragment", name, value) for name in _FLAGS for value in ("1", "True")),
+    ("tshark calls the response malformed", "_ws.malformed", "DNS"),
+    ("tshark calls the acknowledgement malformed", "_ws.malformed", "TCP"),
+    ("tshark does not read a response that the snap length truncated", "_ws.short", "DNS"),
+    ("tshark matches echoes by their checksum, but the checksum is wrong", "icmp.checksum.status", "0"),
+    ("tshark matches echoes by their checksum, but the checksum is wrong", "icmpv6.checksum.status", "0"),
+    *(
+        ("tshark matches a fragmented packet at its last fragment", name, value)
+        for name in _FLAGS
+        for value in ("1", "True")
+    ),
 )
 COLUMNS = (
     *(name for pairs in _TIMES.values() for pair in pairs for name in pair),
@@ -62,7 +66,7 @@ class Answer(NamedTuple):
     rtt_ns: int
 
 
-Answers = dict[int, list[Answer]]  # by the frame of the reply
+Answers = dict[int, list[Answer]]  # frame of the reply -> its answers
 
 
 @dataclass
@@ -73,7 +77,7 @@ class Found:
     dns: Answers | None = None
     icmp: Answers | None = None
     kinds: dict[str, set[int]] | None = None
-    odd: dict[str, set[int]] = field(default_factory=dict)  # frames by the texts in ODDITIES
+    odd: dict[str, set[int]] = field(default_factory=dict)  # text in ODDITIES -> frames
 
 
 def ask(capture: Path) -> Found:

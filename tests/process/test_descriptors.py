@@ -38,7 +38,7 @@ def limited(soft: int, hard: int) -> list[str]:
 
 
 def counted(sink: Sink, event: str) -> int:
-    """Return the number of interface events of the kind `event` in the agent's metric about itself."""
+    """Return the number of interface events of the kind `event`, from the agent's own metric of these events."""
     points = sink.points(metric_table.INTERFACE_EVENTS.name)
     return max((p.point.as_int for p in points if p.attributes[semconv.INTERFACE_EVENT] == event), default=0)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the log. Each event of any logger is one line. In the JSON format, every line is JSON, even the last line."""
+"""Tests the log. Every logger writes each event as one line. In the JSON format, even the last line is JSON."""
 
 import json
 import logging

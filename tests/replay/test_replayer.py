@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds captures of every link type and format to the program. The results are equal, and every packet is counted."""
+"""Feeds captures of every link type and format to the program. All captures give the same results.
+
+Every packet is counted.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -39,7 +42,7 @@ def fresh(version: int = 4) -> Conversation:
 
 
 def table(replayer: Replayer) -> str:
-    """Return the table that shows a reading of a new reader.
+    """Read the counts with a new reader, and return them as a table.
 
     A reader returns minima and maxima only for the time since its previous reading.
     """
@@ -72,7 +75,7 @@ def replay(replayer: Replayer, tmp_path: Path) -> Replay:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_every_link_type(replayer: Replayer, replay: Replay, name: str) -> None:
-    """The counted bytes of a packet of any link type are the bytes of the packet as an Ethernet frame."""
+    """For every link type, a packet is counted with its length as an Ethernet frame."""
     for version in (4, 6):
         conversation = fresh(version)
         packets = conversation.packets(*LINKS[name])
@@ -189,7 +192,7 @@ def test_times_that_go_back(replayer: Replayer, replay: Replay) -> None:
 
 
 def test_readings_have_the_time_of_the_capture(replayer: Replayer) -> None:
-    """The time of a reading is the latest time of all packets so far. The start time of counts is the earliest time."""
+    """A reading has the latest time of all packets so far. The counts start at the earliest time of all packets."""
     later_ns = 2 * BEGIN_NS
     buffer, sizes = np.zeros(100, np.uint8), np.full(5, 60)
     untimed, steps_back = replayer.untimed, replayer.steps_back

@@ -24,9 +24,9 @@ CONFIG = EppingConfig(max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 @cache
 def packets() -> list[Packet]:
-    """Return the packets of conversations during half an hour.
+    """Return packets that conversations send within half an hour.
 
-    Some conversations end. Other conversations pause for about as long as the idle timeout.
+    Some conversations end. Others pause for about as long as the idle timeout.
     """
     _, make = LINKS["ethernet"]
     chance = random.Random(5)

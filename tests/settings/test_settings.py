@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the table of settings.
 
-For flags, variables and the file, the tests check the values, the sources of the values, and the errors.
+The tests check the values, the sources of the values, and the errors. The settings are in flags, in variables and in
+the configuration file.
 """
 
 import json
@@ -79,7 +80,7 @@ def test_the_tests_cover_every_setting() -> None:
 def test_defaults_are_those_of_the_kernel_program() -> None:
     """Users can set all fields of EppingConfig except `copies`, `events` and `packet_clock`.
 
-    The commands and the setting `mirror` set the three exceptions.
+    otel-epping itself sets these fields, depending on the command and on the setting `mirror`.
     """
     knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
     assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
@@ -88,7 +89,6 @@ def test_defaults_are_those_of_the_kernel_program() -> None:
 
 def test_limits_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:
     assert Settings().limits == Limits()
-    assert not Settings().is_bounded
     for command in (["run", "-i", "lo"], ["config"]):
         line = said(epping(ns, *command, "--roll-up"))
         assert line == "roll_up needs max_series: set how many subnets may be exported individually"

@@ -68,8 +68,8 @@ def epping(
 
 
 def said(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the last line that a failed run printed. If the arguments are wrong, Click prints the usage before this
-    line."""
+    """Return the last line that a failed run printed. If the arguments are wrong, Click prints the usage before the
+    error."""
     *before, last = result.stderr.splitlines()
     if result.returncode == 2:
         assert [line.split(" ")[0] for line in before] in ([], ["Usage:", "Try", ""])

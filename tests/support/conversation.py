@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation with known RTTs as packets of a capture, and the table that `replay` prints for the conversation.
+"""The packets of a conversation with known RTTs, and the table that `replay` prints for the conversation.
 
 A client exchanges TCP, DNS and ICMP packets with a server, over IPv4 or IPv6, in subnets that no other conversation
 uses.

@@ -43,7 +43,7 @@ class Hosts:
 def hosts() -> Iterator[Hosts]:
     with Namespace("here") as here, Namespace("there") as there:
         for namespace in (here, there):
-            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel would send IPv6 packets
+            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel would send IPv6 packets
         yield Hosts(here, there)
 
 

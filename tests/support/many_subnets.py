@@ -41,7 +41,7 @@ def network_of(subnet: int) -> ipaddress.IPv4Network:
 
 
 class Bounds(NamedTuple):
-    """The idle timeout of a collector, and the limits of its producers."""
+    """The idle timeout of a collector, and the limits of the metric producers that use the collector."""
 
     idle_timeout_ns: int = 0
     limits: Limits = Limits()
@@ -79,8 +79,8 @@ class Crowd:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
-        # A new reader also reports the counts from before its creation. So the expected counts (`truth`) start with
-        # these counts.
+        # A new reader also reports the counts from before its creation. So these earlier counts are part of the
+        # expected counts (`truth`).
         there = [bench.traffic["classes"][way][field].sum() for field in ("packets", "bytes") for way in ("from", "to")]
         self.truth = Counter({PACKETS: int(there[0] + there[1]), IO: int(there[2] + there[3])})
         self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
@@ -228,7 +228,7 @@ class Receiver:
                 assert value[key] >= before, "the value of a series has decreased"
         stream.start_ns, stream.time_ns, stream.value = start_ns, time_ns, value
 
-    def total(self, name: str, **attributes: str) -> Counter[Any]:
+    def total(self, name: str, **attributes: str | bool) -> Counter[Any]:
         """Add up the series of a metric. Only series with all the given attributes, such as `subnet`, are included."""
         wanted = {f"epping.{key}": value for key, value in attributes.items()}
         found: Counter[Any] = Counter()

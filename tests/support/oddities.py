@@ -67,8 +67,8 @@ def handshake_only(at_ms: float, exchange: int) -> int | None:
 
 
 def changing(*phases: tuple[int, Clock]) -> Clock:
-    """A clock that starts as `running`. Each phase is (exchange, clock): the clock is used from this exchange until the
-    next phase."""
+    """The clock `running` until the first phase, then the clock of each phase. A phase is (exchange, clock): the clock
+    is used from this exchange until the next phase."""
 
     def clock(at_ms: float, exchange: int) -> int | None:
         current = [phase for begin, phase in phases if exchange >= begin]
@@ -116,8 +116,8 @@ class Talk:
         self.copies = self.retransmitted = 0
         self._clocks = clocks or (running, running)
         self._copy_after_ms, self._hops = copy_after_ms, hops
-        self._next = [1000, 500_000]  # sequence numbers
-        self._latest: list[int | None] = [None, None]  # the latest TSval of each endpoint
+        self._next = [1000, 500_000]  # The next sequence number of each endpoint.
+        self._latest: list[int | None] = [None, None]  # The latest TSval of each endpoint.
         self._shake_hands(fast_open, refused, early)
         for exchange in range(EXCHANGES):
             at_ms = _BEGIN_MS + exchange * _GAP_MS
@@ -284,8 +284,8 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "copied and lossy": partial(_copied, lossy=True),
     "copied and lossy without timestamps": partial(_copied, absent, absent, lossy=True),
     # Real fast retransmissions, 0.6 ms or 83 us after the first transmission. Without timestamps, the two transmissions
-    # differ only in the identification of the IPv4 header. With IPv6, both transmissions are equal, but duplicate ACKs
-    # come between them.
+    # differ only in the identification of the IPv4 header. With IPv6, the two transmissions are equal, but duplicate
+    # ACKs come between them.
     "lossy in a data centre": partial(Talk, far_ms=0.6, near_ms=0.1, lossy=True),
     "lossy in a data centre without timestamps": partial(Talk, absent, absent, far_ms=0.6, near_ms=0.1, lossy=True),
     "lossy at a switch without timestamps": partial(Talk, absent, absent, far_ms=0.08, near_ms=0.02, lossy=True),

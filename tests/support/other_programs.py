@@ -41,8 +41,8 @@ def set_to(register: int, value: int) -> bytes:
 
 
 def call(helper: int, *arguments: int | bytes) -> bytes:
-    """Return instructions that call a helper on the packet. Numbers are passed as values. Bytes (a multiple of 4) are
-    written to the stack, and their address is passed."""
+    """Return instructions that call a BPF helper for the packet. Numbers are passed as values. Bytes (a multiple of 4)
+    are written to the stack, and their address is passed."""
     code = b""
     for register, argument in enumerate(arguments, 2):
         if isinstance(argument, bytes):
@@ -120,8 +120,8 @@ def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
 
 @contextmanager
 def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
-    """Attach a filter during the `with` block. The filter is either the first one, with priority 1 (no other filter can
-    come before a filter with priority 1), or the last one."""
+    """Attach a filter during the `with` block. The filter is the first or the last one. The first filter has priority
+    1, so no other filter can come before this filter."""
     ifindex = socket.if_nametoindex(name)
     with loaded(verdict) as program:
         libbpf.tc_create_qdisc(ifindex)

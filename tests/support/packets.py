@@ -21,7 +21,7 @@ from otel_epping.lab.namespaces import Namespace
 from tests.support.prog_test_run import EGRESS, INGRESS, MS, Bench, Flow
 
 ETHERNET, IPV4, IPV6, TCP_TIMESTAMP = 14, 20, 40, 32
-LEAST_FRAME = ETHERNET + 1  # the minimum for BPF_PROG_TEST_RUN
+LEAST_FRAME = ETHERNET + 1  # The shortest frame that BPF_PROG_TEST_RUN accepts.
 # If both addresses are set, scapy sends no ARP request.
 MAC = "02:00:00:00:00:01"
 ETHER = Ether(src=MAC, dst=MAC)

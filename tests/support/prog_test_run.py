@@ -92,7 +92,7 @@ class Rtt(NamedTuple):
 class Counted:
     """The increases of an interface's counters inside `Bench.counting()`, by name. Unchanged counters are omitted.
 
-    The values of names such as "received tcp" are (packets, bytes). Examples of other names: "ecn 3", "rtt_clamped 0".
+    The value of a name such as "received tcp" is (packets, bytes). Examples of other names: "ecn 3", "rtt_clamped 0".
     """
 
     changes: dict[str, Any]

@@ -11,7 +11,7 @@ from otel_epping.series import histogram
 
 
 def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
-    """Return the packets and bytes of each row of a reading, shape (rows, from or to, classes, packets or bytes)."""
+    """Return the packets and bytes of a reading as an array (rows, from or to, classes, packets or bytes)."""
     ways = [
         np.stack([reading.counters["classes"][way][field] for field in ("packets", "bytes")], -1)
         for way in ("from", "to")
@@ -20,7 +20,7 @@ def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
 
 
 def dense(runs: SparseHistograms, buckets: int) -> Counts:
-    """Return all buckets of all rows, shape (rows, buckets)."""
+    """Return all buckets of all rows as an array (rows, buckets)."""
     found = np.zeros((len(runs.first), buckets), np.uint64)
     for row, (whole, first) in enumerate(zip(found, runs.first.tolist(), strict=True)):
         counts = runs.counts[runs.starts[row] : runs.starts[row + 1]]
@@ -35,8 +35,8 @@ def buckets_of(reading: Reading, histogram: int, buckets: int) -> Counts:
 
 
 def runs_of(dense: Counts) -> SparseHistograms:
-    """Convert histograms of shape (rows, buckets) to sparse histograms. The run of buckets of each row is as short as
-    possible."""
+    """Convert an array (rows, buckets) to sparse histograms. The histogram of each row begins and ends with a bucket
+    that is not empty."""
     first, starts, counts = [], [0], []
     for row in dense:
         occupied = np.flatnonzero(row)

@@ -42,7 +42,7 @@ def _after_request(answer: Manners) -> Manners:
         reading = threading.Thread(target=silent, args=(client,), daemon=True)
         reading.start()
         answer(client)
-        reading.join()  # closing the connection with unread data would reset it
+        reading.join()  # if data were unread, close() would reset the connection
 
     return manners
 
@@ -122,4 +122,4 @@ def serving(manners: Manners) -> Iterator[Server]:
     """Run a server with this behaviour on 127.0.0.1 of the caller's network namespace."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield Server(listener, manners)
-        listener.shutdown(socket.SHUT_RDWR)  # ends accept(); otherwise the socket would stay open
+        listener.shutdown(socket.SHUT_RDWR)  # ends accept(); a pending accept() would keep the socket open

@@ -24,8 +24,8 @@ _BIND = 'mount --bind "$0" /mnt && mount --bind "$1" /srv && shift && exec "$@"'
 
 
 def nobody_with(*capabilities: str, ambient: bool = True) -> list[str]:
-    """Return the first part of a command line, which runs the rest of the command line as the user `nobody` with the
-    given capabilities.
+    """Return the first part of a command line. This part runs the rest of the command line as the user `nobody` with
+    the given capabilities.
 
     If `ambient` is false, the command starts without capabilities, but the given capabilities stay in the bounding set
     of the process.
@@ -87,8 +87,8 @@ CAPABLE_NOBODY = nobody_with(*NEEDED)
 
 
 def as_nobody(setpriv: list[str], *arguments: str, python: str = "/srv/bin/python") -> list[str]:
-    """Return a command that runs Python as the user `nobody` with the capabilities of `setpriv`. By default, Python
-    runs otel-epping."""
+    """Return a command that runs Python as the user `nobody` with the capabilities that `setpriv` grants. By default,
+    Python runs otel-epping."""
     binds = ["unshare", "--mount", "sh", "-c", _BIND, str(REPOSITORY), sys.prefix]
     return [*binds, *setpriv, "env", "PYTHONPATH=/mnt", python, *(arguments or ("-m", "otel_epping"))]
 

@@ -26,7 +26,7 @@ def set_back(seconds: int) -> Iterator[None]:
     command = [sys.executable, "-c", _GUARD]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    ) as guard:  # the end of this block closes the guard's stdin and waits for its exit
+    ) as guard:  # at its end, this block closes stdin of the guard process, and waits until the process exits
         assert guard.stdout is not None
         assert guard.stdout.readline() == b"\n"
         time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() - seconds * 10**9)

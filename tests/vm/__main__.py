@@ -17,7 +17,7 @@ from tests.vm import expected, images, kernels, plan, store
 from tests.vm.cache import VmError, folder, say
 from tests.vm.machine import Machine, Result, require_qemu, share
 
-_LONGEST = 500  # the longest text of a result that is printed in full; results.jsonl has all texts in full
+_LONGEST = 500  # a longer text is printed only in part; results.jsonl has the whole text
 _STATES = {True: "ok", False: "RED", None: "not tried"}
 
 

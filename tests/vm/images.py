@@ -70,7 +70,7 @@ class Userland:
 
 
 def wheel(target: Path) -> Path:
-    """Build the wheel of the checkout in the folder `target`."""
+    """Build a wheel from the checkout, and write the wheel into the folder `target`."""
     hatchling = ROOT / ".venv/bin/hatchling"
     subprocess.run([hatchling, "build", "-t", "wheel", "-d", target], cwd=ROOT, check=True, capture_output=True)
     (path,) = target.glob("*.whl")
@@ -78,7 +78,7 @@ def wheel(target: Path) -> Path:
 
 
 def product(target: Path) -> str:
-    """Unpack the wheel into the folder `target`. Return a key that depends on the names and the contents of its
+    """Unpack the wheel into the folder `target`. Return a key that depends on the names and the contents of the wheel's
     files."""
     with zipfile.ZipFile(wheel(target)) as archive:
         archive.extractall(target)

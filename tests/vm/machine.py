@@ -18,8 +18,8 @@ Result = dict[str, Any]
 
 _MEMORY_MB = 2048
 _CPUS = 2
-_BOOT_S = 180  # time limit for the first result
-_BOOTS = 3  # maximum number of boots of a machine that does not start its tests
+_BOOT_S = 180  # The time limit for the first result.
+_BOOTS = 3  # The maximum number of boots of a machine that does not start its tests.
 _LIMIT_S = 3600
 _APPEND = "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on"
 # There are two cards of each kind. Each pair is connected by a wire of its own.

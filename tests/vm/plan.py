@@ -46,11 +46,11 @@ def everything() -> list[Run]:
 
 def chosen(runs: Sequence[Run], only: Collection[str]) -> list[Run]:
     """Return the requested runs. `only` may have tests (such as devices), kernels (such as sid) and pairs (such as
-    sid+trixie). If `only` has kernels or pairs, only the machines with these kernels, and these pairs, run. If `only`
-    has tests, each machine runs these tests instead of its default tests.
+    sid+trixie). If `only` has kernels or pairs, then only the machines with these kernels and the machines of these
+    pairs run. If `only` has tests, each machine runs these tests instead of its default tests.
 
-    A test can be requested for any pair, even if the pair does not run this test by default. Raises VmError if no run
-    remains.
+    A test can be requested for any pair, even if the pair does not run this test by default. Raises VmError if no
+    machine remains.
     """
     pairs = {f"{run.kernel}+{run.userland}" for run in runs}
     if unknown := set(only) - pairs - set(SUITES) - set(TESTS):

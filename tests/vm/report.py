@@ -63,7 +63,7 @@ def _pair(results: Sequence[Result]) -> str:
 def devices(results: Sequence[Result]) -> str:
     """The table of interfaces on each kernel. The last rows are emulated network cards."""
     found = [result for result in results if result["test"] == "devices"]
-    # The rows have the same order as the tests. The kinds that no kernel could create come last.
+    # The rows have the same order as the tests. Interfaces that no kernel could create come last.
     judged = [result for result in found if not result["name"].endswith(": made")]
     known = list(dict.fromkeys(str(result["kind"]) for result in [*judged, *found] if "kind" in result))
     releases = kernels(result for result in results if result["test"] in ("devices", "cards"))

@@ -5,9 +5,9 @@ When the process that added a filter ends, the filter remains. All programs on t
 interface. The agent stores no information about filters and qdiscs. The agent reads four facts from the kernel:
 
 which filters are ours           our filters have our program name and one of our handles
-whether a filter's owner lives   a living owner holds an abstract Unix socket, whose name contains the interface and the
-                                 program. When the owner ends for any reason, the kernel frees the socket. Each network
-                                 namespace has its own abstract sockets and its own filters
+whether a filter's owner runs    a running owner holds an abstract Unix socket, whose name contains the interface and
+                                 the program. When the owner ends for any reason, the kernel frees the socket. Each
+                                 network namespace has its own abstract sockets and its own filters
 whether we created the qdisc     the handles of our filters on the qdisc contain this information
 whether others use the qdisc     others use the qdisc if it has other filters, in either direction. If we created the
                                  qdisc and others do not use it, the qdisc is removed together with our last filter
@@ -78,7 +78,7 @@ def describe(found: Filter) -> str:
 
 
 def _claim(ifindex: int, program: int) -> socket.socket | None:
-    """Opens the socket whose existence shows that the owner of a filter lives.
+    """Opens the socket whose existence shows that the owner of a filter is running.
 
     Returns None if another process holds the socket.
     """
@@ -164,7 +164,7 @@ class ClsactFilter:
         self._process = os.getpid()
         # The socket is opened before the filter is added, so that no other agent removes the filter as a stale filter.
         # If a malicious user holds the address of the socket, our agent cannot open the socket. But other agents keep
-        # the filter, because an open socket shows that the owner lives.
+        # the filter, because an open socket shows that the owner is running.
         self._owner = _claim(ifindex, self._program)
         try:
             created = libbpf.tc_create_qdisc(ifindex) or any(

@@ -68,8 +68,8 @@ class DefaultRoutes:
     def may_change(self, kind: int, body: bytes) -> bool:
         """Returns true if refresh() may find different interfaces after the notification.
 
-        Notifications about interfaces and addresses are checked, too, because when an interface goes down or loses its
-        last address, the kernel removes the routes of the interface without a notification about the routes.
+        Notifications about interfaces and addresses are checked, too. When an interface goes down or loses its last
+        address, the kernel removes the interface's routes, but sends no notification about these routes.
         """
         if kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
             route = routes.parse_route(body)

@@ -14,9 +14,9 @@ unseen     The kernel counts packets on the interface (`ip -s link`) that our pr
            packets are a fault. The limit depends on the interface (see _cause()).
 
 While an interface has a fault, the agent is not ready. An interface has a fault while packets are hidden or our program
-is not attached to a hook. When the monitor attaches our program again, or moves it because packets are missing, the
-fault lasts 3 s longer. The monitor logs each fault once, with its cause and cure. The monitor also logs when our
-program sees packets again after a fault of unseen packets.
+is not attached to a hook. After the monitor has attached our program again, or has moved it because packets are
+missing, the fault ends 3 s later. The monitor logs each fault once, with its cause and cure. The monitor also logs
+when a fault caused by unseen packets has ended.
 """
 
 import errno
@@ -188,8 +188,8 @@ class HookMonitor:
         text = f"{state.where}: another process detached otel-epping's program: attached again"
         if state.reattaching.count > 1:
             text += (
-                f" ({state.reattaching.count} times in some minutes; the next time after {state.reattaching.wait_s:g} "
-                "s): find that process with bpftool net show and tc monitor"
+                f" ({state.reattaching.count} times in some minutes; the next attempt after "
+                f"{state.reattaching.wait_s:g} s): find that process with bpftool net show and tc monitor"
             )
         _log.warning("%s", text, extra=_extra(state))
         state.hold_fault(f"{text}; packets may have been missed", now_s)
@@ -229,7 +229,7 @@ class HookMonitor:
         effect = "hid packets from" if misses_packets else "may run before"
         text = f"{state.where}: {others} {effect} otel-epping: moved to the front of the hook"
         if state.moving.count >= _MAX_FREE_MOVES:
-            text += "; from now on only if packets are missing"
+            text += "; from now on, the program is moved only if packets are missing"
         level = logging.WARNING if misses_packets else logging.INFO
         _log.log(level, "%s; otel-epping check -i %s shows all programs", text, state.name, extra=_extra(state))
         if misses_packets:

@@ -54,7 +54,7 @@ class HookState:
     overtaken_s     time at which the monitor found that another program was attached; None if there is no such program
     fault           description of the fault; '' without a fault
     refusal         description of the error if the program could not be attached again; otherwise ''
-    is_blind        true if the fault is a fault of unseen packets
+    is_blind        true if the fault is that our program does not see packets
     reattaching     the attempts to attach the program again
     moving          the attempts to move the program to the front
     """
@@ -83,7 +83,7 @@ class HookState:
 
     @property
     def misses_packets(self) -> bool:
-        """True if so many packets are missing in the window that late counters cannot be the only reason.
+        """True if more packets are missing in the window than the delay of the kernel's counters can explain.
 
         If our program missed packets even when it was first on the hook, `misses_packets` is true only if all packets
         are missing.
@@ -126,7 +126,7 @@ class HookState:
         self._window.clear()
 
     def is_over(self, now_s: float) -> bool:
-        """Returns true if the fault has ended. A fault of unseen packets ends when packets are seen again."""
+        """Returns true if the fault has ended. A fault caused by unseen packets ends when packets are seen again."""
         if self.is_blind:
             return self.our_packets > 0 and not (self.others and self.misses_packets)
         return now_s >= self._hold_until_s

@@ -41,7 +41,8 @@ class InterfaceMonitor:
         self._selection = selection
         self._links: dict[int, Link] = {}
         self._watched: dict[int, tuple[Interface, Role]] = {}
-        self._refused: dict[int, Link] = {}  # Interfaces that were logged once, and are tried again after a change.
+        # Interfaces that could not be watched. When such an interface changes, the monitor tries to attach to it again.
+        self._refused: dict[int, Link] = {}
         # Interfaces that were refused because a resource was exhausted. When another interface is detached, the monitor
         # tries to attach to the refused interfaces again.
         self._short: dict[int, Link] = {}
@@ -177,7 +178,7 @@ class InterfaceMonitor:
     def _apply(self, *, strict: bool) -> None:
         """Attaches to all selected interfaces, and detaches from all other interfaces.
 
-        If `strict` is true, raises EppingError if an interface cannot be watched. All detachments come before all
+        With `strict`, raises EppingError if an interface cannot be watched. All detachments come before all
         attachments, because two interfaces may have exchanged their names.
         """
         wanted = self._wanted()
@@ -220,8 +221,8 @@ class InterfaceMonitor:
             _log.info("attached to %s", link.name, extra={"interface": link.name})
         if identifier == UNKNOWN_INTERFACE:
             _log.warning(
-                "%s is counted without its name until the counts of an interface that is gone are delivered, because "
-                "%d other interfaces have counts",
+                "%s is counted without its name, because %d other interfaces have counts: the name is used after the "
+                "counts of a removed interface are delivered",
                 link.name,
                 INTERFACES,
             )

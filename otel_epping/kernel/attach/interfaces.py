@@ -46,7 +46,7 @@ _OTHER_IP_TYPES = {
 class Role(Enum):
     """The position of an interface in the network.
 
-    A value consists of two sides (enum side, bpf/maps.h). Outgoing packets come from the first side, and incoming
+    Each position is a pair of sides (enum side, bpf/maps.h). Outgoing packets come from the first side, and incoming
     packets come from the second side.
 
     At a mirror port, the packets of both directions are incoming packets, so the sides are not known. The sides are

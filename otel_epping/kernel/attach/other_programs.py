@@ -22,11 +22,11 @@ _CAUSE_OF_KIND = {
     "ipvlan": "packets to an ipvlan device in mode l3s do not pass its hooks: watch the parent device",
     "ipvtap": "packets to an ipvtap device in mode l3s do not pass its hooks: watch the parent device",
     "bond": "packets that the bond itself sends and receives (LACP, ARP monitor) pass only its ports: watch the ports",
-    "team": "packets of the team's ports may not pass the team: watch the ports",
+    "team": "some packets of the team's ports do not pass the team device: watch the ports",
     "openvswitch": "Open vSwitch forwards packets between its ports, not through the bridge's device: watch the ports",
 }
 _BYPASSES = (
-    "packets bypass the tc hooks, by flow offload to the network card, AF_XDP, or PACKET_QDISC_BYPASS: switch the "
+    "packets bypass the tc hooks, by AF_XDP, PACKET_QDISC_BYPASS, or flow offload to the network card: switch the "
     "offload off (ethtool -K {name} hw-tc-offload off; nft flowtables without flags offload), or watch another "
     "interface on the path"
 )

@@ -96,7 +96,7 @@ class Selection:
 
     @property
     def by_route(self) -> bool:
-        """True if one of the selectors is `auto`, which selects by default routes."""
+        """True if one of the selectors is `auto`, which selects the interfaces with a default route."""
         return AUTO in self.all
 
     def role_of(self, link: Link, default_routes: Set[int]) -> Role | None:

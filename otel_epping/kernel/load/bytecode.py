@@ -142,8 +142,8 @@ def _order(blocks: dict[int, _Block]) -> list[int]:
 def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
     """Returns the code of the blocks in the order `order`, without marks.
 
-    If the new order separates a block from the block that runs next without a jump, the condition of a jump is
-    inverted, or a jump is added.
+    A block may continue in the next block without a jump. If the new order separates the two blocks, the condition of
+    a jump is inverted, or a jump is added.
     """
     units: list[bytes | _Jump] = []
     new_positions: dict[int, int] = {}

@@ -43,7 +43,7 @@ class Capability:
 NEEDED = {
     "CAP_NET_ADMIN": Capability(12, "to load a program that receives packets"),
     "CAP_PERFMON": Capability(38, "to load a program that compares pointers into a packet"),
-    "CAP_BPF": Capability(39, "to create the program's maps, whatever kernel.unprivileged_bpf_disabled is"),
+    "CAP_BPF": Capability(39, "to create the program's maps, for any value of kernel.unprivileged_bpf_disabled"),
 }
 # Linux 5.8 introduced CAP_PERFMON and CAP_BPF. Before Linux 5.8, CAP_SYS_ADMIN was required instead. A thread with
 # CAP_SYS_ADMIN still needs neither CAP_PERFMON nor CAP_BPF.
@@ -152,7 +152,7 @@ def confine() -> None:
     """Drops all capabilities of the calling thread except the capabilities that loading needs.
 
     Programs that the thread executes get the kept capabilities as ambient capabilities. So the executed programs get
-    the same capabilities whether the agent got its capabilities as root, from systemd, or from its executable file.
+    the same capabilities, no matter whether the agent got them as root, from systemd, or from its executable file.
     """
     wanted = _mask(NEEDED)
     if wanted & ~_sets("thread-self")["Prm"]:
@@ -189,9 +189,9 @@ def needed_at_run_time() -> frozenset[str]:
 
     Since Linux 5.19, a process needs only the descriptor of a map to use the map. Since Linux 6.6, a process needs only
     the descriptor of a program to attach the program. But a security module may require capabilities. So this function
-    tries to use a map and a program without capabilities. The test updates a map of one cell, attaches a program that
-    does nothing to the loopback interface, and detaches the program at once. Raises OSError if the calling thread
-    cannot create the map or load the program.
+    tries to use a map and a program without capabilities. The test updates a map of one cell, attaches a no-op
+    program to the loopback interface, and detaches the program at once. Raises OSError if the calling thread cannot
+    create the map or load the program.
     """
     cell, program = libbpf.create_cell(), libbpf.load_noop()
     operations: dict[str, Callable[[], None]] = {

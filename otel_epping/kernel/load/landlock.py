@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Restricts the compiler's access to files with Landlock (landlock(7); Linux 5.13 and later, if it is enabled).
+"""Restricts the compiler's access to files with Landlock (landlock(7); Linux 5.13 and later, if Landlock is enabled).
 
 The compiler is a large program that runs with capabilities. The compiler needs to read the files in a few folders. The
 compiler does not need to read other files, or to execute or write files. The restriction also saves at least 0.1 s,

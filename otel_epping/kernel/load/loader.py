@@ -197,7 +197,7 @@ def _failure(outcome: _Outcome) -> EppingError:
     location = f" at {reply['location']}" if reply["location"] else ""
     return EppingError(
         f"the kernel's verifier rejects the program{location} ({reply['error']}: {reply['verdict']}): please report "
-        f"this line and the log, of {outcome.compiler} on Linux {platform.release()} {platform.machine()}",
+        f"this line and the log ({outcome.compiler} on Linux {platform.release()} {platform.machine()})",
         detail,
     )
 

@@ -121,7 +121,7 @@ def check_user_namespace() -> None:
     if namespace != _INITIAL_USER_NAMESPACE:
         raise EppingError(
             "this process is in a user namespace, whose capabilities do not allow BPF: run otel-epping outside of it, "
-            "as root of the machine (a container: not rootless, without userns-remap or hostUsers: false)"
+            "as root of the machine (in a container: do not use rootless mode, userns-remap or hostUsers: false)"
         )
 
 

@@ -95,9 +95,8 @@ def line_of(instruction: int, listing: str, source: Sequence[str]) -> int:
 
     The first line has the number 1. BCC makes a new text from the source and compiles the new text. BCC's listing has
     the line numbers of the new text. The new text has more lines than the source, for example one more line for each
-    function. So this function finds the nearest listed line whose text occurs exactly once in the source. The
-    difference between the source number and the listing number of the nearest line is added to the listing number of
-    the wanted line.
+    function. So this function finds the nearest listed line whose text occurs exactly once in the source. In the
+    source and in the listing, the distance between this line and the wanted line is about the same.
     """
     number, text = _listed_line(instruction, listing)
     source_numbers: dict[str, list[int]] = {}

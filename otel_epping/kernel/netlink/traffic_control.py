@@ -15,7 +15,8 @@ _RTMGRP_TC = 0x8
 _TCA_KIND, _TCA_OPTIONS, _TCA_CHAIN = 1, 2, 11
 _TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # The parents of filters on a clsact qdisc.
-_CLSACT = 0xFFFFFFF1  # The parent of a clsact or ingress qdisc. An interface cannot have a clsact and an ingress qdisc.
+# The parent of a clsact or ingress qdisc. An interface cannot have both a clsact qdisc and an ingress qdisc.
+_CLSACT = 0xFFFFFFF1
 
 _TC = struct.Struct("=BxxxiIII")  # tcmsg: family, index, handle, parent, priority << 16 | protocol
 

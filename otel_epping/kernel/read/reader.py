@@ -44,7 +44,7 @@ READ = (
 
 @dataclass(frozen=True)
 class Interval:
-    """The program's interval that a reading starts, and the objects that all readers of a collector share.
+    """The interval of the program that starts with a reading, and the objects that all readers of a collector share.
 
     For each reading, the collector ends the previous interval, and lets one reader use the new interval
     (EppingCollector._next_interval()). The methods of this class do the parts of a reading that affect other readers.

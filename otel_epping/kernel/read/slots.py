@@ -11,8 +11,8 @@ Flows and the slot cache store the numbers of slots. So a slot gets a new owner 
 
 1. The agent deletes the key of the old owner, and increases the epoch. After step 1, no look-up finds the slot. If a
    flow or the slot cache has stored a slot in an earlier epoch, the program looks up the slot again.
-2. The agent waits for GRACE_NS. A program run that found the slot before step 1 ends within microseconds. So after
-   GRACE_NS, the counts of the slot are final, which means that they cannot change any more.
+2. The agent waits for GRACE_NS. Each run of the program ends within microseconds, so by then no run uses the slot any
+   more. So after GRACE_NS, the counts of the slot are final, which means that they cannot change any more.
 3. When all readers have read the final counts, the agent clears the slot and puts it into the queue of free slots.
    Readers do not need to read the final counts of a newcomer, because these counts are added to `folded`.
 

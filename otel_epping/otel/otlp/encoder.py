@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from opentelemetry.sdk.metrics.export import ResourceMetrics
 
-from otel_epping.kernel.reading import OVERFLOW_SLOT, RowOwners
-from otel_epping.otel.attributes import OVERFLOW, rtt_labels, subnet_labels
+from otel_epping.kernel.reading import RowOwners
+from otel_epping.otel.attributes import METHOD_LABELS, SHARED_LABELS, Labels, subnet_labels
 from otel_epping.otel.export_batch import ExportBatch
 from otel_epping.otel.otlp import points, request
 from otel_epping.otel.otlp.message_columns import Column, Pieces
@@ -22,16 +22,20 @@ class BatchEncoder:
         self._config = producer.config
         self._owners = RowOwners()
         self._of_subnets, self._of_rtts = Pieces(), Pieces()
-        self._of_subnets[OVERFLOW_SLOT] = points.number_attributes(OVERFLOW)
-        self._of_rtts[OVERFLOW_SLOT] = points.histogram_attributes(OVERFLOW)
+        for row, labels in SHARED_LABELS.items():
+            self._set_labels(row, labels)
         self._of_columns = Column.of(points.number_attributes(labels) for labels in producer.columns.labels)
+        self._of_methods = Column.of(points.histogram_attributes(labels) for labels in METHOD_LABELS)
+
+    def _set_labels(self, row: int, labels: Labels) -> None:
+        self._of_subnets[row] = points.number_attributes(labels)
+        self._of_rtts[row] = points.histogram_attributes(labels)
 
     def _update(self, batch: ExportBatch) -> None:
         for row in self._owners.update(batch.reading.generation).tolist():
             subnet = subnet_of(batch.reading, row, self._config)
             if subnet:
-                self._of_subnets[row] = points.number_attributes(subnet_labels(subnet))
-                self._of_rtts[row] = points.histogram_attributes(rtt_labels(subnet))
+                self._set_labels(row, subnet_labels(row, subnet))
 
     def request(self, resources: Sequence[ResourceMetrics], batch: ExportBatch) -> Request:
         """Encodes a request with the SDK's metrics and the batch.
@@ -43,7 +47,8 @@ class BatchEncoder:
         time_ns = batch.reading.time_ns
         rtts = batch.rtts
         histograms = points.HistogramArrays(*rtts.fitted, rtts.sum_ns, rtts.min_ns, rtts.max_ns)
-        rtt_points = points.histogram_points([self._of_rtts[rtts.rows]], rtts.start_ns, time_ns, histograms)
+        attributes = [self._of_rtts[rtts.rows], self._of_methods[rtts.methods]]
+        rtt_points = points.histogram_points(attributes, rtts.start_ns, time_ns, histograms)
         metrics = [request.rtt_metric(rtt_points, batch.temporality)]
         for series in batch.counters:
             attributes = [self._of_subnets[series.rows], self._of_columns[series.columns]]

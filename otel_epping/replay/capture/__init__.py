@@ -29,7 +29,7 @@ __all__ = ["STANDARD_INPUT", "Capture", "CaptureError", "PacketBatch"]
 
 
 class Capture(Stream):
-    """An open capture. As a context manager, it closes the file at the end. `path` is a file or STANDARD_INPUT.
+    """An open capture; a context manager that closes the file at the end. `path` is a file or STANDARD_INPUT.
 
     The first bytes of the file determine the format. The file name does not matter. Raises CaptureError if the file
     cannot be opened, is empty, or does not have a supported format.
@@ -65,7 +65,7 @@ class Capture(Stream):
         raise self.error(f"is neither pcap nor pcapng (it begins with {magic.hex(' ')})", self.start)
 
     def _head(self, size: int) -> bytes:
-        """Returns the first `size` bytes of the window, or all bytes if the window is smaller."""
+        """Returns the next `size` unread bytes, or all bytes if the window contains fewer bytes."""
         return bytes(self.memory[self.start : min(self.end, self.start + size)])
 
     def batches(self) -> Iterator[PacketBatch]:

@@ -119,7 +119,7 @@ def _xz() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
 
 def _zstd() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
     zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-    # The decompressor accepts files that were compressed with a window of up to 2 GB, like `zstd -d --long=31`.
+    # The decompressor accepts files that were compressed with a window of up to 2 GB, as `zstd -d --long=31` does.
     options = {zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]}
     return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError,)
 

@@ -44,8 +44,8 @@ _START_OF_FRAME = 0xD5
 def null(view: PacketView) -> LinkHeaders:
     """Reads a BSD loopback header: an address family of 4 bytes, in the byte order of the capturing machine.
 
-    The address family is a number below 256. So one of the bytes 0 and 3 contains the address family, and the other
-    three bytes are 0.
+    The address family is a number below 256. So byte 0 or byte 3 contains the address family, and all other bytes
+    are 0.
     """
     return fixed_size(4, _BY_FAMILY[view.byte(0) | view.byte(3)])
 
@@ -171,7 +171,7 @@ def arcnet_linux(view: PacketView) -> LinkHeaders:
 
 
 def slip(view: PacketView) -> LinkHeaders:
-    """Reads a BSD SLIP header of 16 bytes: the direction, and the start of the packet on the wire.
+    """Reads a BSD SLIP header of 16 bytes: the direction, and the first bytes of the packet on the wire.
 
     On the wire, the IP header may be compressed.
     """

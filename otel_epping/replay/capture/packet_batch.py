@@ -13,8 +13,8 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
-# A batch is large enough that the overhead of a numpy call per packet is small, and small enough that intermediate
-# arrays fit into the processor's cache.
+# A batch is so large that the overhead of numpy calls is small for each packet, and so small that intermediate arrays
+# fit into the processor's cache.
 MAX_PACKETS = 4096
 # Maximum number of captured bytes per packet, as in libpcap (MAXIMUM_SNAPLEN). A file with a longer record counts as
 # damaged.
@@ -61,7 +61,7 @@ class PacketBatch:
 def without_trailers(
     captured: Int64Array, original: Int64Array, sizes: Int64Array | int
 ) -> tuple[Int64Array, Int64Array]:
-    """Returns the captured and original lengths of packets without the last `sizes` bytes of each packet.
+    """Returns the captured and original lengths that packets have without their last `sizes` bytes.
 
     If the snap length has already cut off the last `sizes` bytes, the captured length does not change.
     """

@@ -76,7 +76,7 @@ class LinkHeaders:
     trailers: Int64Array | int = 0
 
     def preceded_by(self, size: int | Int64Array) -> "LinkHeaders":
-        """Returns link headers that have `size` more bytes at the start than these link headers."""
+        """Returns these link headers with `size` additional bytes at the start."""
         return LinkHeaders(self.sizes + size, self.ethertypes, self.trailers)
 
 

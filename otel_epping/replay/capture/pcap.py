@@ -7,8 +7,8 @@ packet nor the byte order, and treats a truncated file as complete. scapy reads 
 Variants of the format are read in the same way as in libpcap (sf-pcap.c) and Wireshark (wiretap/libpcap.c):
 
 - Files of libpcap with Alexey Kuznetzov's patches, as in Red Hat 6 and SuSE 6: each record header has 8 or 12
-  additional bytes. Most versions of the patches use another magic number than libpcap. Some versions from ss990417 on
-  use libpcap's magic number.
+  additional bytes. Most versions of the patches use a magic number of their own. Some versions from ss990417 on use
+  libpcap's magic number.
 - Files of Nokia IPSO: each record header has 4 additional bytes.
 - Files of versions 2.0 to 2.2, and version 543.0 of DG/UX: the original length is before the captured length.
 - Files of version 2.3: the captured length and the original length may be in either order.

@@ -177,7 +177,7 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Int64Array) -> It
         ticks = None
     else:
         number, high, low, captured, original = fields[2:]
-        if kind == _OBSOLETE_PACKET:  # one half is the interface number, the other half counts dropped packets
+        if kind == _OBSOLETE_PACKET:  # interface number and drop count, 16 bits each
             number = number >> 16 if section.order == ">" else number & 0xFFFF
         ticks = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
     closed = words(stream.buffer, at + length - _TRAILER, 1, section.order)[:, 0] == length
@@ -212,7 +212,7 @@ def _times_ns(section: _Section, number: Int64Array, ticks: np.ndarray[tuple[int
         of_interface = number == each
         offset_ns = interface.offset_s * 10**9
         unit_ns, rest = divmod(10**9, interface.units_per_s)
-        # Usually a tick is a whole number of ns, and numpy computes the times. For any other tick, the times are
+        # If the time unit is a whole number of ns, numpy computes the times. For other time units, the times are
         # computed with Python integers, because Python integers do not overflow.
         if rest == 0:
             first, last = -(-(1 - offset_ns) // unit_ns), (_MAX_NS - offset_ns) // unit_ns

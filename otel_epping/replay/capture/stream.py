@@ -2,7 +2,7 @@
 """Reads a capture into a moving window. The capture may be compressed, and may be a file or standard input.
 
 The file is not mapped into memory with mmap. If another process truncates a mapped file, SIGBUS ends this process.
-Also, pipes and decompressed data cannot be mapped. Reads of one megabyte at a time into the same buffer are as fast as
+Also, pipes and decompressed data cannot be mapped. Reading one megabyte at a time into the same buffer is as fast as
 mmap, and link_types.py may write into the buffer.
 """
 
@@ -99,8 +99,8 @@ class Stream:
         """Reads until the window contains at least `size` bytes. `size` is at most WINDOW.
 
         Also reads further bytes if they are available. Returns False if the capture ends before the window contains
-        `size` bytes. Raises CaptureError if the file cannot be read, or if the compressed data are damaged. Before
-        fill() raises the exception, it has read all bytes before the damage.
+        `size` bytes. Raises CaptureError if the file cannot be read, or if the compressed data are damaged. If a
+        part of the file is damaged, fill() reads all bytes before the damage, and then raises the exception.
         """
         if self.unread >= size:
             return True
@@ -110,8 +110,7 @@ class Stream:
         self.start, self.end = _MARGIN, _MARGIN + unread
         while not self._failure and (count := self._read()):
             self.end += count
-            # If the input is a pipe, fill() does not wait for more bytes than `size`, because they may arrive much
-            # later.
+            # If the input is a pipe, fill() waits for only `size` bytes, because further bytes may arrive much later.
             if self.unread >= size and not self.size:
                 break
         if self._failure and self.unread < size:

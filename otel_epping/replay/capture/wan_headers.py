@@ -26,7 +26,7 @@ _NLPID_IPV4, _NLPID_IPV6, _NLPID_SNAP, _NLPID_PPP = 0xCC, 0x8E, 0x80, 0xCF
 _BY_NLPID = lookup_table(256, {_NLPID_IPV4: IPV4, _NLPID_IPV6: IPV6})
 _UNNUMBERED = 0x03
 _BRIDGED = 0x0080C2  # the OUI of IEEE 802.1
-_BRIDGED_ETHERNET = (0x0001, 0x0007)  # a frame with, and a frame without a frame check sequence
+_BRIDGED_ETHERNET = (0x0001, 0x0007)  # with and without a frame check sequence
 # tcpdump's print-juniper.c
 _JUNIPER_MAGIC, _JUNIPER_EXTENDED, _JUNIPER_BARE = 0x4D4743, 0x80, 0x02
 
@@ -58,7 +58,8 @@ def pppd(view: PacketView) -> LinkHeaders:
 def _snap(view: PacketView, padding: int) -> LinkHeaders:
     """Reads a SNAP header: the OUI and the protocol.
 
-    The protocol is an EtherType, or it shows that `padding` bytes and a bridged Ethernet frame follow the SNAP header.
+    The protocol is either an EtherType, or a number that means that a bridged Ethernet frame follows after `padding`
+    bytes.
     """
     oui, protocol = view.big(0, 3), view.big(3)
     bridged = (oui == _BRIDGED) & np.isin(protocol, _BRIDGED_ETHERNET)
@@ -85,7 +86,7 @@ def frame_relay(view: PacketView) -> LinkHeaders:
 
 
 def atm(view: PacketView) -> LinkHeaders:
-    """Reads the headers in the payload of ATM, which begins with or without an LLC header.
+    """Reads the headers in the payload of ATM. The payload may begin with an LLC header.
 
     After an LLC header, a SNAP header or an NLPID follows (RFC 2684). Without an LLC header, the payload is IP (RFC
     2684) or PPP (RFC 2364).

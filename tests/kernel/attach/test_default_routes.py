@@ -17,7 +17,7 @@ from otel_epping.lab.namespaces import Namespace
 pytestmark = pytest.mark.parallel
 
 
-# The interfaces of the host. Each interface has the IPv4 address and the IPv6 address of a neighbour.
+# For each interface of the host: the IPv4 address and the IPv6 address of a neighbour.
 GATEWAYS = {"a0": ("10.7.0.2", "fd07::2"), "a1": ("10.8.0.2", "fd08::2")}
 
 

@@ -55,7 +55,7 @@ def reader(collector: EppingCollector) -> Reader:
 
 @pytest.fixture
 def name() -> str:
-    """A new interface name for each test, because the program counts by interface name."""
+    """A new interface name for each test, because the program counts packets by interface name."""
     return f"v{next(NUMBERS)}"
 
 
@@ -247,7 +247,7 @@ def test_down_and_up_changes_nothing(
     assert monitor._attachments.counts == before
 
 
-LONG = "-" + 126 * "n"  # a name of one letter and LONG have ALTIFNAMSIZ - 1 bytes together
+LONG = "-" + 126 * "n"  # with one more letter, LONG has ALTIFNAMSIZ - 1 bytes
 
 
 @pytest.mark.parametrize("selects", ["{}", "{}*", "/{}/"])

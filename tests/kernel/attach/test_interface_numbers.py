@@ -219,7 +219,7 @@ METRICS = (metric_table.INTERFACE_PACKETS, metric_table.SUBNET_PACKETS)
 
 
 def sent(exporter: Exporter, name: str) -> list[int]:
-    """Return two numbers of UDP packets that the receiver has: the packets of the interface, and the packets of the
+    """Return two numbers from the received exports: the UDP packets of the interface, and the UDP packets of the
     interface's subnets."""
     return [exporter.totals[metric.name, name] for metric in METRICS]
 
@@ -408,8 +408,8 @@ def test_an_interface_without_a_number_gets_one_later(
         host.ip("link set other up", "link set late up")
         follower.follow()
         assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][1:] == [
-            "late is counted without its name until the counts of an interface that is gone are delivered, because "
-            "1024 other interfaces have counts"
+            "late is counted without its name, because 1024 other interfaces have counts: the name is used after the "
+            "counts of a removed interface are delivered"
         ]
         send("late", 3)
         assert udp(reader.read(), "") == 3

@@ -124,9 +124,10 @@ def test_the_running_agent_has_no_capabilities(
 
 
 def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
-    """The fixture `start` would fail in this test, because it checks that no thread has a capability."""
-    # Before Python 3.14, a thread has the name of the program in the kernel. From Python 3.14 on, the thread has the
-    # name of the Thread object. In this test, the program and the Thread object have the same name, "python".
+    """The fixture `start` would fail in this test, because `start` checks that no thread has a capability."""
+    # Before Python 3.14, the kernel uses the name of the program as the name of a thread. From Python 3.14 on, the
+    # kernel uses the name of the Thread object. In this test, the program and the Thread object have the same name,
+    # "python".
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
     script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
     command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")
@@ -214,7 +215,7 @@ def test_all_other_capabilities_are_dropped() -> None:
 # ---- capabilities and environment of the loader
 
 
-# If root runs the agent, the loader has the same capabilities as if another user runs the agent.
+# The loader has the same capabilities for every user who runs the agent, also for root.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command: list[str]) -> None:
     secret = "s3cr3t-of-the-exporter"
@@ -236,7 +237,7 @@ def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command
     assert status["NoNewPrivs"] == "1"
     assert b"PATH=" in variables
     assert secret.encode() not in variables
-    assert b"ARCH=mips" not in variables  # BCC would compile for the architecture in the variable
+    assert b"ARCH=mips" not in variables  # BCC would compile for the architecture that this variable names
     agent.kill()
     agent.communicate()
 

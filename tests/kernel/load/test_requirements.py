@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the texts of `check` about kernels, machines and compilers, whether we have tested them or not."""
+"""Tests what `check` prints about tested and untested kernels, machines and compilers."""
 
 import platform
 from pathlib import Path

@@ -257,7 +257,7 @@ def test_an_agent_at_a_mirror_port(lab: Lab, start: Callable[..., Agent]) -> Non
         with lab.talking():
             agent.wait_for("mon0: both directions of TCP flows (1) arrive the same way")
             eventually(lambda: ask(lab.monitor, "/readyz")[0] == 503, PATIENCE_S, "the agent is not ready")
-        text = "both directions arrive the same way on mon0: use --mirror for mirror ports"
+        text = "both directions of TCP flows are incoming on mon0: use --mirror for mirror ports"
         assert ask(lab.monitor, "/readyz")[1]["measured"] == {"ok": False, "text": text}
         sink.clear()
         sink.wait_for(lambda received: received.requests, PATIENCE_S)

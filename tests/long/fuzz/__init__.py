@@ -4,9 +4,9 @@ fuzz`.
 
 BPF_PROG_TEST_RUN sends packets through the program. Most of the packets are broken on purpose. For each packet, a model
 in Python predicts how the packet is counted and which RTT samples the packet completes. The model follows the RFCs and
-docs/methods.md. The model uses no code of the kernel program. If these documents permit several behaviours, a comment
-in the model names the chosen behaviour. The model and the program must agree on every interface counter, every subnet
-counter and every histogram bucket.
+docs/methods.md. The model uses no code of the kernel program. If the RFCs and docs/methods.md permit several
+behaviours, a comment in the model names the chosen behaviour. The model and the program must agree on every interface
+counter, every subnet counter and every histogram bucket.
 
     meaning.py      model: the meaning of a packet, read from its bytes
     flows.py        model: how a segment relates to earlier segments, and the metrics of flows

@@ -2,7 +2,7 @@
 """Builds whole packets, layer by layer.
 
 Checksums are 0, because neither the program nor the model reads checksums. This module does not use scapy, which needs
-100 us for each packet. test_fuzz.py checks that scapy and dpkt can read the built packets.
+100 us to build a packet. test_fuzz.py checks that scapy and dpkt can read the built packets.
 """
 
 import struct
@@ -128,7 +128,7 @@ def gre(flags: int, kind: int, payload: bytes) -> bytes:
 def extension(protocol: int, following: int, units: int) -> bytes:
     """Returns an IPv6 extension header with the length field `units` (RFC 8200 section 4.2, RFC 4302 section 2.2).
 
-    A fragment header has a fixed length, and says that the packet is not fragmented (RFC 6946).
+    If the result is a fragment header, it has a fixed length, and says that the packet is not fragmented (RFC 6946).
     """
     if protocol == FRAGMENT:
         return bytes([following, units]) + bytes(6)

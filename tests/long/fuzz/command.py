@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: `python -m tests.long.fuzz --packets 2000000 --seed 1`, as root.
 
-The packets are divided among the configurations, and the configurations among the CPUs. Each process loads its own
-kernel program. The same seed generates the same packets. If the program and the model disagree, the configuration
-receives no more packets. The command then searches for the few packets that cause the disagreement, and prints these
-packets as Python. `--only CONFIG:NUMBER` runs only the episode with this number. The exit status is 0 if the program
-and the model agree.
+The packets are divided among the configurations, and the configurations are divided among the CPUs. Each process loads
+its own kernel program. The same seed generates the same packets. If the program and the model disagree, the
+configuration receives no more packets. The command then searches for the few packets that cause the disagreement, and
+prints these packets as Python. `--only CONFIG:NUMBER` runs only the episode with this number. The exit status is 0 if
+the program and the model agree.
 """
 
 import argparse

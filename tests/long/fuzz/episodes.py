@@ -40,7 +40,7 @@ class Episode:
 
     @property
     def mutated(self) -> int:
-        """The number of packets that were truncated, changed, reordered or repeated, or that have a changed time."""
+        """The number of packets that were truncated, changed, reordered or repeated, or whose time was changed."""
         return sum(bool(step.note) for step in self.steps)
 
 
@@ -76,7 +76,7 @@ def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_ag
     """Returns the steps with disturbances.
 
     Most packets are mutated. Some packets are lost, duplicated or reordered. There are additional silences, and the
-    time of some packets is earlier than the time of the packet before.
+    time of some packets is earlier than the time of the previous packet.
     """
     share = chance.choice((0.3, 0.6, 0.9, 1.0))
     shift_ns, result = START_NS, []
@@ -131,8 +131,8 @@ def any_packet(chance: random.Random, link_header: int) -> Step:
 def cut_everywhere(chance: random.Random, number: int) -> Episode:
     """Truncates packets at every byte.
 
-    Each truncated packet occurs twice: truncated on the network, and truncated only in the capture. Every second
-    episode has a link header.
+    Each truncated packet occurs twice: truncated on the network, and truncated only in the capture. The packets
+    of every second episode have a link header.
     """
     link_header = ETHERNET * (number % 2)
 

@@ -44,17 +44,17 @@ class Half:
     window: int | None = None
 
     begun_ns: int | None = None  # the time when the latest RTT sample was started, by any TCP method
-    newest: int | None = None  # the newest TSval, or None if sequence numbers time the segments
+    newest: int | None = None  # the newest TSval, or None if the segments are timed by sequence numbers
     newest_ns: int = 0  # when `newest` was first seen
     waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # pending samples: (TSval, time)
     timed: tuple[int, int] | None = None  # the pending sample: (number that completes the sample, time of the segment)
     leaves_one_out: bool = False
-    tsval: int = 0  # the last TSval, even if sequence numbers time the segments
-    handed_over: bool = False  # the timestamps stopped working, so sequence numbers time the segments
+    tsval: int = 0  # the last TSval, even if the segments are timed by sequence numbers
+    handed_over: bool = False  # the timestamps stopped working, so the segments are timed by sequence numbers
     advanced: bool = False  # the TSval has advanced, so an echo is expected
-    # An acknowledgement of the number `awaited` must echo the oldest pending TSval or a later TSval. After one
-    # acknowledgement without such an echo, `unechoed` is true. If missing echoes were the reason to switch to sequence
-    # numbers, `awaited` is a TSval. Then an echo of this TSval or of a later TSval shows that the echoes work again.
+    # An acknowledgement of the number `awaited` must echo the oldest pending TSval or a later TSval. `unechoed`
+    # is true after one acknowledgement that echoes no pending TSval. If missing echoes were the reason to switch to
+    # sequence numbers, `awaited` is a TSval, and an echo of `awaited` or of a later TSval shows that echoes work again.
     awaited: int = 0
     unechoed: bool = False
     # The number that acknowledges the latest SYN-ACK of this endpoint. The initial value is 0, so 1 of 2^32 handshakes
@@ -142,7 +142,7 @@ def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: i
         return Segment.OTHER
     last = (meaning.sequence + size) % (1 << 32)
     if receiver.acknowledged and not later(last, receiver.acknowledged):
-        return Segment.AGAIN  # the other endpoint has acknowledged the segment before
+        return Segment.AGAIN  # the other endpoint has already acknowledged the segment
     if begin == 0:
         # A first fragment does not show where its segment ends, so the number that acknowledges the segment is unknown.
         return Segment.OTHER if is_probe(receiver, meaning) or meaning.is_first_fragment else Segment.NEXT

@@ -2,7 +2,7 @@
 """Reads and builds the headers between an Ethernet header and IP, as the standards of these headers define.
 
 Each kind of header is identified by the EtherType before the header. Most headers have a fixed size and end with the
-EtherType of the next header. The standards do not define two cases. The program has these rules for the two cases:
+EtherType of the next header. The program has its own rules for two cases that the standards do not define:
 
 - If fewer than 8 bytes follow an EtherType, the packet is malformed, because an IP header is longer than 8 bytes.
 - After the last MPLS label, the program expects IP if the first nibble is 4 or 6. Otherwise the program expects an

@@ -166,7 +166,7 @@ def read_ipv4(frame: bytes, end: int, meaning: Meaning) -> None:
         raise MalformedError
     header = (frame[at] & 15) * 4
     on_the_wire = end - at
-    # BIG TCP: if an aggregate is too long for the length field, the length field is 0. Then the length on the wire is
+    # BIG TCP: if an aggregate is too long for the length field, the length field is 0, and the length on the wire is
     # used.
     total = (frame[at + 2] << 8 | frame[at + 3]) or on_the_wire
     if header < 20 or not header <= total <= on_the_wire or at + header > len(frame):
@@ -232,8 +232,8 @@ def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) ->
                 break
             meaning.is_first_fragment |= bool(offset_and_more & 1)
             units = 0
-        # The length field of an authentication header contains its length in 4-byte words minus 2 (RFC 4302 section
-        # 2.2).
+        # In an authentication header, the length field contains the header's length in 4-byte words minus 2 (RFC 4302
+        # section 2.2).
         size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8
         seen += 1
         if size > rest or seen > MOST_EXTENSIONS:
@@ -263,7 +263,8 @@ def read_transport(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> 
     """Reads the transport header.
 
     `rest` is the number of bytes after the IP headers, according to the length field of the IP header. `rest` includes
-    bytes that are not in the capture. If a link header has a smaller length, this length applies.
+    bytes that are not in the capture. If the length in a link header leaves fewer bytes, the
+    smaller number is used.
     """
     rest = max(0, min(rest, meaning.link_end - meaning.transport_at))
     meaning.protocol = protocol
@@ -346,7 +347,7 @@ def set_ports(frame: bytes, at: int, meaning: Meaning) -> None:
 
 @lru_cache(maxsize=1 << 16)
 def prefix(address: bytes, bits: int) -> bytes:
-    """Returns the address with all bits after the first `bits` bits set to 0."""
+    """Returns the address with only its first `bits` bits. All other bits are 0."""
     all_bits = 8 * len(address)
     mask = (1 << all_bits) - (1 << (all_bits - bits))
     return (int.from_bytes(address, "big") & mask).to_bytes(len(address), "big")

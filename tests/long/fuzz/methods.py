@@ -44,7 +44,7 @@ class Method(Protocol):
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None: ...
 
     def see(self, seen: Seen) -> int | None:
-        """Returns the time of the earlier packet to which this packet replies, or None if there is none."""
+        """Returns the time of the earlier packet to which this packet replies, or None if this packet is no reply."""
 
 
 def too_soon(half: Half, now_ns: int, interval_ns: int) -> bool:
@@ -175,7 +175,8 @@ class TcpSequence:
     def acknowledge(self, half: Half, acknowledged: int) -> int | None:
         """Completes the sample if the acknowledgement number is exactly the end of the timed segment.
 
-        If the number is greater, the sample ends without an RTT. If the number is smaller, the sample stays pending.
+        If the acknowledgement number is greater than this end, the sample ends without an RTT. If the acknowledgement
+        number is smaller, the sample stays pending.
         """
         if half.timed is None or later(half.timed[0], acknowledged):
             return None
@@ -184,7 +185,7 @@ class TcpSequence:
             return sent_ns
         self.counters["rtt_superseded"] += 1
         # The receiver may acknowledge only pairs of segments, and the timed segment was the first of a pair. So the
-        # next sample skips one segment, and starts at the second segment of a pair. The sample interval does not apply.
+        # next sample skips one segment, and starts at the second segment of a pair, even within the sample interval.
         half.leaves_one_out, half.begun_ns = True, None
         return None
 

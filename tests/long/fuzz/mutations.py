@@ -100,7 +100,7 @@ def lie_about_length(chance: random.Random, step: Step, meaning: Meaning) -> Ste
 
 
 def any_options(chance: random.Random, tsval: int, tsecr: int) -> bytes:
-    """Returns a list of TCP options in any order and of any length. Some options are broken."""
+    """Returns a random number of TCP options in random order. Some options are broken."""
     options = b""
     while len(options) < 40 and chance.random() < 0.9:
         kind = chance.random()
@@ -258,7 +258,7 @@ def fragment(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def go_back(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Reverses the direction in which the packet passes the interface, like a router that has only one interface."""
+    """Reverses the direction in which the packet passes the interface, as on a router that has only one interface."""
     return step._replace(ingress=not step.ingress)
 
 

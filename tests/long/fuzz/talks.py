@@ -21,7 +21,7 @@ MS = 1_000_000
 PSH = 8
 # The captures in this folder contain more forms of packets. The fuzzer also works without this folder.
 CAPTURES = Path(__file__).parents[4] / "shared" / "pcaps"
-LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of about this length
+LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of up to about this length
 SNAPPED = 256  # the fuzzer uses this number of bytes of each captured frame
 MOST_LINK_HEADERS = 8
 
@@ -129,7 +129,8 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     sequence = [chance.choice((1, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     clock = [chance.choice((1000, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     heard = [0, 0]  # the newest TSval that each endpoint has sent
-    # The fault of an endpoint's timestamps, or "". The fault begins and ends with the segments of these numbers.
+    # The fault of each endpoint's timestamps, or "". The first faulty segment has the number `oddity_begins`. The fault
+    # ends before the segment with the number `oddity_ends`.
     oddity = [chance.choice((*[""] * 6, *_ODDITIES)) for _ in range(2)]
     oddity_begins = chance.choice((0, 0, 3, 6))
     oddity_ends = oddity_begins + chance.choice((4, 10, 100))

@@ -15,7 +15,7 @@ STILL_NS = 250_000_000
 
 
 class Fault(IntEnum):
-    """The reason why timestamps cannot time the segments of an endpoint."""
+    """The reason why the segments of an endpoint cannot be timed by timestamps."""
 
     MISSING = 0
     STILL = 1
@@ -31,7 +31,7 @@ class Timing:
         self.always_by_sequence = "tcp_timestamp" not in config.methods
 
     def by_sequence(self, half: Half) -> bool:
-        """Returns true if sequence numbers time the segments of this endpoint."""
+        """Returns true if the segments of this endpoint are timed by sequence numbers."""
         return half.newest is None if self.hands_over else self.always_by_sequence
 
     def begin(self, half: Half, meaning: Meaning) -> None:
@@ -77,8 +77,8 @@ class Timing:
     def miss_echo(self, half: Half, meaning: Meaning) -> None:
         """Handles an acknowledgement that echoes no pending TSval.
 
-        Tolerates the first such acknowledgement, because it may echo an older TSval. Switches to sequence numbers at
-        the second such acknowledgement.
+        Tolerates the first acknowledgement that echoes no pending TSval, because the acknowledgement may echo an older
+        TSval. After the second one, switches to sequence numbers.
         """
         if not self.hands_over or later(half.awaited, meaning.acknowledged):
             return
@@ -92,10 +92,10 @@ class Timing:
             half.unechoed, half.awaited = True, ((half.following or 0) + 1) % (1 << 32)
 
     def takes_back(self, half: Half, tsval: int, is_answered: bool, now_ns: int) -> bool:
-        """Returns true if timestamps time the endpoint again, starting with this segment.
+        """Returns true if the endpoint's segments are timed by timestamps again, starting with this segment.
 
-        The segment must have a new TSval. If the endpoint was switched because echoes were missing, an echo must come
-        first.
+        The segment must have a new TSval. If the endpoint was switched to sequence numbers because echoes were
+        missing, an echo must come first.
         """
         is_new, half.tsval = later(tsval, half.tsval), tsval
         if not is_new or not is_answered:

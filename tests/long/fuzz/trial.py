@@ -160,7 +160,7 @@ class Trial:
         )
 
     def _traffic(self) -> Counts:
-        """Returns the packets and bytes, in an array with the axes (slots, from and to, classes, packets and bytes)."""
+        """Returns the traffic. The axes of the array are: slots, directions (from, to), classes, packets or bytes."""
         rows = self.bench.traffic["classes"]
         total: Counts = np.stack(
             [[rows[way][unit].sum(1).reshape(len(rows), -1) for unit in ("packets", "bytes")] for way in ("from", "to")]
@@ -170,7 +170,7 @@ class Trial:
     def _behaviour(self) -> dict[str, Counts]:
         """Returns the counts of all slots.
 
-        The keys are counter names with an index, the values are arrays of the shape (slots,).
+        The keys are counter names with an index, and the values are arrays of the shape (slots,).
         """
         flows = self._flow_counters
         places = [(name, place) for name in flows.dtype.names or () for place in range(flows.dtype[name].shape[0])]

@@ -40,8 +40,8 @@ COMPRESS: dict[str, Compress] = {
     "zstd": zstd.compress,
     "lz4": lambda content: LZ4.compress(content, content_checksum=True),
 }
-# The maximum number of bytes before a damaged place that the reader cannot return. The maximum is the size of a block
-# of the format, plus the number of bytes that are decompressed at a time.
+# The reader cannot return the last bytes before a damaged place. The maximum number of these bytes is the size of a
+# block of the format, plus the number of bytes that are decompressed at a time.
 BLOCK = {"gzip": 1 << 16, "bzip2": 900_000 + 4096, "xz": 8192, "lzma": 8192, "zstd": (128 << 10) + 4096, "lz4": 70_000}
 EACH = pytest.mark.parametrize("name", COMPRESS)
 PACKETS = [packet(number) for number in range(40)]
@@ -88,7 +88,7 @@ def test_members_one_after_the_other(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("magic", [0x50, 0x5F])
 def test_skippable_frames_of_zstd(tmp_path: Path, magic: int) -> None:
-    """RFC 8878 section 3.1.2 defines skippable frames. A file of pzstd starts with a skippable frame."""
+    """RFC 8878 section 3.1.2 defines skippable frames. pzstd writes a skippable frame first."""
     skipped = bytes([magic, 0x2A, 0x4D, 0x18, 4, 0, 0, 0]) + b"abcd"
     content = skipped + zstd.compress(CONTENT) + skipped
     assert read_bytes(tmp_path / "capture", content) == (PACKETS, "")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests files that are not captures. Each file is rejected at once.
 
-The error names the format of the file and the cure.
+The error names the cure and the format of the file.
 """
 
 import io

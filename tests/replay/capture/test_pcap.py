@@ -95,7 +95,7 @@ def test_truncated_at_every_byte(tmp_path: Path) -> None:
 def test_damage_at_every_byte(tmp_path: Path) -> None:
     """The test changes each byte in turn. The packets before the changed byte are read.
 
-    The bytes from the changed byte on give packets or an error.
+    From the changed byte on, the reader returns packets or an error.
     """
     content = pcap(PACKETS[:3], nanoseconds=True)
     intact = FILE_HEADER + RECORD_HEADER + len(PACKETS[0].data)
@@ -133,10 +133,10 @@ def header(
 @pytest.mark.parametrize(
     ("magic", "more"),
     [
-        (0xA1B2CD34, 8),  # the format of Kuznetzov's patch, as Red Hat 6 used it
-        (0xA1B2CD34, 12),  # the same format for several processors, as SuSE 6.3 used it
-        (0xA1B2C3D4, 8),  # the same format before it had its own magic number
-        (0xA1B2C3D4, 4),  # the format that Nokia used
+        (0xA1B2CD34, 8),  # Red Hat 6 used this format of Kuznetzov's patch.
+        (0xA1B2CD34, 12),  # SuSE 6.3 used this format for several processors.
+        (0xA1B2C3D4, 8),  # At first, the format of the patch had no magic number of its own.
+        (0xA1B2C3D4, 4),  # Nokia used this format.
     ],
 )
 def test_longer_record_headers(tmp_path: Path, order: str, magic: int, more: int) -> None:

@@ -93,7 +93,7 @@ def test_clocks(tmp_path: Path, order: str, resolution: int, per_second: int) ->
     offset_s = -3_000
     options = option(TIME_RESOLUTION, bytes([resolution]), order)
     options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
-    tick = 17_000_000 * per_second + per_second * 3 // 7 + 1  # less than 2^64 ps, which are 213 days
+    tick = 17_000_000 * per_second + per_second * 3 // 7 + 1  # shorter than 2^64 ps (213 days)
     parts = [
         section(order),
         interface(order=order),
@@ -135,7 +135,7 @@ def test_truncated_at_every_byte(tmp_path: Path, order: str) -> None:
 def test_damage_at_every_byte(tmp_path: Path) -> None:
     """The test changes each byte in turn. The packets before the changed byte are read.
 
-    The bytes from the changed byte on give packets or an error.
+    From the changed byte on, the reader returns packets or an error.
     """
     head = section() + interface(options=option(TIME_RESOLUTION, b"\x06") + END_OF_OPTIONS) + enhanced(PACKETS[0])
     content = head + simple(PACKETS[1]) + obsolete(PACKETS[2]) + enhanced(PACKETS[3]._replace(data=b"data"))
@@ -217,7 +217,7 @@ def test_the_fcs_is_removed_from_packets(tmp_path: Path, order: str) -> None:
 def test_other_blocks_are_skipped(tmp_path: Path) -> None:
     """The file has blocks that the reader skips.
 
-    The skipped blocks are names, statistics, custom blocks, journal entries of systemd, decryption secrets and
+    The skipped blocks contain names, statistics, custom blocks, journal entries of systemd, decryption secrets and
     unspecified types.
     """
     others = [block(kind, bytes(range(40))) for kind in (4, 5, 7, 8, 9, 0xA, 0xBAD, 0x4000_0BAD, 0x204, 0x7FFF_0000)]

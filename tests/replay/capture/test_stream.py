@@ -50,7 +50,7 @@ def test_gzip_truncated_at_every_byte(tmp_path: Path) -> None:
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
-    """The reader returns the packets before the damage, even if the file needs several windows.
+    """The reader returns the packets before the damage, even if the file is longer than a window.
 
     If only the trailer is damaged, the reader returns all packets.
     """
@@ -75,7 +75,7 @@ def _damaged(content: bytes, place: int) -> bytes:
 
 
 def test_packets_and_errors_do_not_depend_on_the_size_of_reads(tmp_path: Path) -> None:
-    """Packets and errors are the same for all sizes of reads.
+    """Reads of any size give the same packets and errors.
 
     The captures are complete, truncated or damaged, and plain or compressed. The test reads each capture from a file
     and from a pipe.

@@ -110,7 +110,7 @@ def _with_agent(results: Results, case: str, pair: Pair, number: int, hook: str)
 
 
 def _refused(results: Results, name: str, pair: Pair, near: str, hook: str) -> None:
-    """Check that the agent prints one line that names the cure, ends, and leaves the qdiscs and filters unchanged."""
+    """Check that the agent prints one line with the cure and ends, and that the qdiscs and filters are unchanged."""
     before = _state(pair, near)
     try:
         agent = Agent(f"neighbours {name}", pair.near, [near], "--hook", hook)

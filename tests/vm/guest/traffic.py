@@ -26,7 +26,7 @@ _AT_ONCE = 8
 
 @dataclass
 class Clock:
-    """The shortest times in ms that the application measured to an address. `error` is set if the application
+    """The shortest times in ms that the application measured for an address. `error` is set if the application
     failed."""
 
     connect_ms: float = float("inf")
@@ -99,8 +99,8 @@ def _converse(namespace: Namespace, address: str, via: str, turns: int, bulk: in
 def talk(
     namespace: Namespace, targets: Iterable[tuple[str, str]], connections: int = 3, turns: int = 10, bulk: int = 0
 ) -> dict[str, Clock]:
-    """Exchange TCP data with each target, which is (address, device to bind to or ""). The targets run in parallel. The
-    connections to one target run one after the other."""
+    """Exchange TCP data with each target. A target is (address, name of the device for the socket or ""). The targets
+    run in parallel. The connections to one target run one after the other."""
 
     def one(target: tuple[str, str]) -> tuple[str, Clock]:
         address, via = target

@@ -100,7 +100,7 @@ class Site:
 _UNKNOWN = {
     "Unknown device type": "this kernel does not have it",
     "Operation not supported": "this kernel does not have it",
-    "Garbage instead of arguments": "ip of this userland cannot create it",
+    "Garbage instead of arguments": "the ip command of this userland cannot create it",
 }
 Kind = Callable[[Site], list[Watched]]
 

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The histograms of all series. A series has one histogram for each method by which an RTT was measured.
+
+The histograms of series have numbers of their own, like the histograms of a reading (RttTable).
+"""
+
+import numpy as np
+
+from otel_epping.kernel.arrays import Counts, Flags, Indexes, Words, grow
+from otel_epping.kernel.count_table import HistogramTable
+from otel_epping.kernel.methods import METHODS
+from otel_epping.kernel.read.min_max import MinMax
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, RowOwners, RttTable, has_owner
+from otel_epping.series.accumulators import Accumulator
+from otel_epping.series.registry import OVERFLOW_SERIES
+
+_NONE = -1
+
+
+class HistogramNumbers:
+    """Gives numbers to the histograms of series. Number 0 is the histogram of the overflow point, for all methods.
+
+    When a series ends, its histograms end, too. Their numbers can then be assigned to other histograms.
+
+    series      (histograms,) the series to which each histogram belongs
+    methods     (histograms,) the method of each histogram
+    generation  (histograms,) a number like Reading.generation
+    """
+
+    def __init__(self) -> None:
+        self.series: Indexes = np.full(1, OVERFLOW_SERIES, np.int64)
+        self.methods: Indexes = np.zeros(1, np.int64)
+        self.generation: Words = np.zeros(1, np.uint32)
+        self._numbers: Indexes = np.zeros((0, len(METHODS)), np.int64)  # of each series and method
+
+    def start(self, series: int, ended: Indexes) -> Indexes:
+        """Makes room for `series` series, and ends the histograms of ended series. Returns these histograms."""
+        self._numbers = grow(self._numbers, series, _NONE)
+        self._numbers[OVERFLOW_SERIES] = OVERFLOW_HISTOGRAM
+        numbers = self._numbers[ended]
+        self._numbers[ended] = _NONE
+        histograms = numbers[numbers != _NONE]
+        self.generation[histograms] += 1
+        return np.asarray(histograms)
+
+    def find(self, series: Indexes, methods: Indexes) -> Indexes:
+        """Returns the number of the histogram for each pair of a series and a method. Creates missing histograms."""
+        missing = np.flatnonzero(self._numbers[series, methods] == _NONE)
+        if len(missing):
+            pairs = np.unique(series[missing] * len(METHODS) + methods[missing])
+            numbers = self._take_free(len(pairs))
+            self.series[numbers], self.methods[numbers] = np.divmod(pairs, len(METHODS))
+            self.generation[numbers] += 1
+            self._numbers[self.series[numbers], self.methods[numbers]] = numbers
+        return np.asarray(self._numbers[series, methods])
+
+    def _take_free(self, count: int) -> Indexes:
+        is_free = ~has_owner(self.generation)
+        is_free[OVERFLOW_HISTOGRAM] = False
+        missing = count - int(np.count_nonzero(is_free))
+        if missing > 0:
+            rows = len(self.generation) + max(64, missing, len(self.generation) // 4)
+            self.series, self.methods = grow(self.series, rows), grow(self.methods, rows)
+            self.generation = grow(self.generation, rows)
+            is_free = grow(is_free, rows, True)
+        return np.flatnonzero(is_free)[:count]
+
+
+class HistogramSeries:
+    """Adds the RTTs of a reading's histograms to the histograms of series.
+
+    For each reading, call start() once, then start_series(), and then add().
+
+    RTTs of a row wait if the row has no subnet yet, because the row was read before the RTTs. Waiting RTTs are added
+    after the next reading.
+    """
+
+    def __init__(self) -> None:
+        self._owners = RowOwners()
+        self._numbers = HistogramNumbers()
+        self._accumulator = Accumulator(HistogramTable.empty(), HistogramTable.empty())
+        self._new = MinMax()  # the minima and maxima of the reading's histograms that are not added yet
+        self._min_max = MinMax()  # of the histograms of series
+
+    def start(self, rtts: RttTable) -> None:
+        """Prepares for the histograms of a reading."""
+        changed = self._owners.update(rtts.generation)
+        self._accumulator.start(rtts.counts, changed)
+        self._new.grow(len(rtts.rows))
+        self._new.reset(changed)
+        self._new.merge(slice(len(rtts.rows)), rtts.min_ns, rtts.max_ns)
+
+    def new_rtts(self, rtts: RttTable) -> Counts:
+        """Returns the number of new RTTs of each histogram of the reading: (histograms,)."""
+        return np.asarray(rtts.buckets.totals() - self._accumulator.previous.buckets.totals())
+
+    def start_series(self, series: int, ended: Indexes) -> None:
+        """Makes room for `series` series, and ends the histograms of the series in `ended`."""
+        self._accumulator.counts.reset(self._numbers.start(series, ended))
+
+    def add(self, rtts: RttTable, series: Indexes, is_placed: Flags) -> Indexes:
+        """Adds the increments of the reading's histograms to the histograms of series.
+
+        series     (histograms,) the series to which each histogram's row belongs
+        is_placed  (histograms,) true if the histogram's row has a subnet, and for the overflow histogram
+
+        Returns the series that have new RTTs.
+        """
+        increased = self._accumulator.increased(rtts.counts)
+        taken = np.flatnonzero(is_placed)
+        min_ns, max_ns = self._new.take(taken)
+        has_more = increased[taken]
+        taken, min_ns, max_ns = taken[has_more], min_ns[has_more], max_ns[has_more]
+        to = self._numbers.find(series[taken], rtts.methods[taken])
+        histograms = len(self._numbers.generation)
+        self._accumulator.counts.grow(histograms)
+        self._accumulator.add(rtts.counts, taken, to)
+        self._min_max = MinMax()
+        self._min_max.grow(histograms)
+        np.minimum.at(self._min_max.min_ns, to, min_ns)
+        np.maximum.at(self._min_max.max_ns, to, max_ns)
+        return np.asarray(series[taken])
+
+    def table(self) -> RttTable:
+        """Returns the histograms of all series. The minima and maxima cover the time since the previous reading."""
+        numbers, counts = self._numbers, self._accumulator.counts
+        return RttTable(
+            rows=numbers.series,
+            methods=numbers.methods,
+            generation=numbers.generation,
+            buckets=counts.buckets,
+            sum_ns=counts.sum_ns,
+            min_ns=self._min_max.min_ns,
+            max_ns=self._min_max.max_ns,
+        )
