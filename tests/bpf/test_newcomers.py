@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests which subnets get a slot. Packets with forged source addresses must not take the slots of real subnets."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import EppingConfig
@@ -15,7 +16,19 @@ from tests.support.claims import ANSWERED, NEWCOMER, checked, overflow_rtts
 from tests.support.exchanges import EXCHANGES, Hosts
 from tests.support.forged import HERE, Forger, Tallies, keys_with_slots, merge, random_address, subnet_of
 from tests.support.packets import ETHER
-from tests.support.prog_test_run import CLASSES, EGRESS, EXTERNAL, INTERNAL, MS, SECOND, START_NS, Bench, Network
+from tests.support.prog_test_run import (
+    CLASSES,
+    EGRESS,
+    EXTERNAL,
+    INGRESS,
+    INTERNAL,
+    MS,
+    SECOND,
+    START_NS,
+    Bench,
+    Network,
+    Rtt,
+)
 
 pytestmark = pytest.mark.parallel
 
@@ -68,21 +81,31 @@ def test_a_reply_answers_for_its_subnet(every: Bench, exchange: object, version:
     checked(every)
 
 
-@pytest.mark.parametrize("timestamps", [True, False], ids=["tcp_timestamp", "tcp_sequence"])
-def test_an_acknowledgement_answers_for_its_subnet(every: Bench, timestamps: bool) -> None:
-    flow = every.flow()
+@pytest.mark.parametrize("method", ["tcp_timestamp", "tcp_sequence"])
+def test_an_acknowledgement_answers_for_its_subnet(bench_of: Callable[[EppingConfig], Bench], method: str) -> None:
+    bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, max_subnets=64, methods=(method,)))
+    flow = bench.flow()
     near, far = (network(address) for address in flow.addresses)
-    there, back = (IP(src=str(flow.addresses[end]), dst=str(flow.addresses[1 - end])) for end in (0, 1))
-    for number in range(3):
-        options = [("NOP", None), ("NOP", None), ("Timestamp", (1000 + number, 0))] if timestamps else []
-        data = TCP(sport=40_000, dport=443, flags="PA", seq=1000 + 4 * number, options=options) / b"data"
-        assert every.feed(ETHER / there / data, START_NS + number * MS, EGRESS) is None
-    assert (state(every, near, INTERNAL), state(every, far)) == (NEWCOMER, NEWCOMER)
-    options = [("NOP", None), ("NOP", None), ("Timestamp", (1, 1002))] if timestamps else []
-    reply = TCP(sport=443, dport=40_000, flags="A", ack=1012, options=options)
-    assert every.feed(ETHER / back / reply, START_NS + 5 * MS) == (3 * MS, far, EXTERNAL, every.row)
-    assert (state(every, near, INTERNAL), state(every, far)) == (NEWCOMER, ANSWERED)
-    checked(every)
+    times = itertools.count()
+
+    def send(sender: int, flags: str, seq: int, ack: int, payload: bytes = b"") -> Rtt | None:
+        """Sends a segment every millisecond. Its TSval is its time in ms."""
+        ends, ports, at_ms = flow.addresses, flow.ports, next(times)
+        stamps = [("NOP", None), ("NOP", None), ("Timestamp", (1000 + at_ms, 999 + at_ms if ack else 0))]
+        network = IP(src=str(ends[sender]), dst=str(ends[1 - sender]))
+        options = stamps if method == "tcp_timestamp" else []
+        segment = TCP(sport=ports[sender], dport=ports[1 - sender], flags=flags, seq=seq, ack=ack, options=options)
+        return bench.feed(ETHER / network / segment / payload, START_NS + at_ms * MS, (EGRESS, INGRESS)[sender])
+
+    if method == "tcp_sequence":  # this method does not measure a handshake
+        assert send(0, "S", 99, 0) is None
+        assert send(1, "SA", 499, 100) is None
+    assert send(0, "A", 100, 500) is None
+    assert send(0, "PA", 100, 500, b"data") is None
+    assert (state(bench, near, INTERNAL), state(bench, far)) == (NEWCOMER, NEWCOMER)
+    assert send(1, "A", 500, 104) == (MS, far, EXTERNAL, bench.row)
+    assert (state(bench, near, INTERNAL), state(bench, far)) == (NEWCOMER, ANSWERED)
+    checked(bench)
 
 
 def test_packets_without_rtts_do_not_answer(every: Bench) -> None:
@@ -153,8 +176,10 @@ def test_the_number_of_newcomers_adapts_to_the_number_of_free_slots(own: Callabl
         most = max(most, used.newcomers)
         for _ in range(10):
             forger.answer(random_address(6, chance), MS)
-    assert checked(forger.bench).answered >= 790
-    assert most == 256
+    used = checked(forger.bench)
+    assert used.slots == forger.bench.config.max_slots
+    assert overflow_rtts(forger.bench) == 80 * 10 - used.answered
+    assert 200 < most <= 256
 
 
 def test_a_reply_to_a_forged_packet_does_not_count_for_the_forged_source(flooded: Forger) -> None:
@@ -165,11 +190,11 @@ def test_a_reply_to_a_forged_packet_does_not_count_for_the_forged_source(flooded
         assert bench.feed(ETHER / there / exchange.ask(4, 1), START_NS) is None
         rtt = bench.feed(ETHER / back / exchange.answer(4, 1), START_NS + 3 * MS, EGRESS)
         assert rtt == (3 * MS, network(HERE[4]), INTERNAL, bench.row)
-        assert state(bench, network(source)) == 0
+        assert state(bench, network(source)) in (0, NEWCOMER)
     assert state(bench, network(HERE[4]), INTERNAL) == ANSWERED
     used = checked(bench)
-    # The only new subnet is the one of the internal host. It had a slot already.
-    assert (used.slots, used.newcomers, used.histograms) == (before.slots, before.newcomers - 1, len(EXCHANGES))
+    # The subnet of the internal host was a newcomer. So another newcomer may have a slot now.
+    assert (used.answered, used.newcomers, used.histograms) == (1, before.newcomers, len(EXCHANGES))
 
 
 def test_a_real_subnet_gets_its_slot_with_its_first_rtt(own: Callable[..., Bench]) -> None:
@@ -332,11 +357,11 @@ def adjacent(number: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("kind", ["random", "adjacent"])
-@pytest.mark.parametrize(("number", "standard_error"), [(100, 0.011), (10_000, 0.018), (100_000, 0.016)])
+@pytest.mark.parametrize(("number", "standard_error"), [(100, 0.011), (10_000, 0.016), (100_000, 0.016)])
 def test_the_number_of_unanswered_subnets(
     own: Callable[..., Bench], number: int, standard_error: float, kind: str
 ) -> None:
-    """HASH_KEY is random, so the tolerance is four standard errors. They were measured with 1000 random sketches."""
+    """HASH_KEY is random, so the tolerance is four standard errors."""
     bench = own(max_subnets=1, max_flows=64)
     forger, reader, chance = Forger(bench), bench.collector.reader(), random.Random(number)
     reader.read()
@@ -344,7 +369,7 @@ def test_the_number_of_unanswered_subnets(
     for _ in range(2 if number < 50_000 else 1):  # repeated packets do not change the number
         for remote in remotes:
             forger.send("udp", remote)
-    assert reader.read().unanswered == pytest.approx(number, rel=4 * standard_error, abs=4)
+    assert reader.read().unanswered == pytest.approx(number, rel=4 * standard_error, abs=6)
     checked(bench)
     assert reader.read().unanswered <= 2  # the internal hosts, which have slots
 
@@ -364,18 +389,18 @@ def test_a_table_for_one_subnet(own: Callable[..., Bench]) -> None:
     used = checked(bench)
     assert used[:3] == (2, 1, 1)
     assert overflow_rtts(bench) == 199
-    hosts = Hosts(bench)
     for exchange in EXCHANGES:
-        hosts.out(0, exchange.ask(4, 1))
-        assert hosts.back(MS, exchange.answer(4, 1)) is not None
+        there, back = IP(src="10.1.1.1", dst="11.1.1.1"), IP(src="11.1.1.1", dst="10.1.1.1")
+        for entry, at_ns, frame in (
+            (EGRESS, START_NS, ETHER / there / exchange.ask(4, 1)),
+            (INGRESS, START_NS + MS, ETHER / back / exchange.answer(4, 1)),
+        ):
+            bench.feeders[entry].set(bytes(frame))
+            bench.feeders[entry].run(at_ns)
     assert overflow_rtts(bench) == 199 + len(EXCHANGES)
     reading = bench.collector.reader().read()
     assert int(reading.rtts.buckets.counts.sum()) == bench.counters()["rtt_measured"] == 200 + len(EXCHANGES)
     totals = [reading.counters["classes"][way]["packets"].sum() for way in ("from", "to")]
-    assert (
-        totals[0]
-        == totals[1]
-        == bench.interface_counters["received"]["packets"].sum()
-        + (bench.interface_counters["transmitted"]["packets"].sum())
-    )
+    seen = sum(int(bench.interface_counters[way]["packets"].sum()) for way in ("received", "transmitted"))
+    assert totals == [seen, seen]
     checked(bench)
