@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which histograms and blocks of buckets a subnet gets. RTTs that find no histogram or no block are counted in the
-overflow histogram, so no RTT is lost."""
+"""Tests which histograms and blocks of buckets a subnet gets. RTTs that find no histogram or no block are counted in
+the overflow histogram, so no RTT is lost."""
 
 import random
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from otel_epping.kernel import methods
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT
 from tests.support.claims import ANSWERED, NEWCOMER, checked, overflow_rtts
-from tests.support.exchanges import EXCHANGES, Hosts
+from tests.support.exchanges import EXCHANGES, Exchange, Hosts
 from tests.support.forged import HERE, Forger, Tallies, keys_with_slots, merge, random_address, subnet_of
 from tests.support.packets import ETHER
 from tests.support.prog_test_run import (
@@ -67,14 +67,14 @@ def network(address: object) -> Network:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.method)
-def test_a_reply_answers_for_its_subnet(every: Bench, exchange: object, version: int) -> None:
+def test_a_reply_answers_for_its_subnet(every: Bench, exchange: Exchange, version: int) -> None:
     hosts = Hosts(every, version)
     near, far = (ip_network((end, 24 if version == 4 else 48), strict=False) for end in hosts.ends)
-    assert hosts.out(0, exchange.ask(version, 1)) is None  # type: ignore[attr-defined]
+    assert hosts.out(0, exchange.ask(version, 1)) is None
     assert (state(every, near, INTERNAL), state(every, far)) == (NEWCOMER, NEWCOMER)
-    assert hosts.back(MS, exchange.answer(version, 1)) is not None  # type: ignore[attr-defined]
+    assert hosts.back(MS, exchange.answer(version, 1)) is not None
     assert (state(every, near, INTERNAL), state(every, far)) == (NEWCOMER, ANSWERED)
-    method = methods.ALL.index(exchange.method)  # type: ignore[attr-defined]
+    method = methods.ALL.index(exchange.method)
     assert [
         every.histogram_of(every.slot_of(far, EXTERNAL) or 0, number) != 0 for number in range(len(methods.ALL))
     ] == [number == method for number in range(len(methods.ALL))]
@@ -128,10 +128,10 @@ def test_packets_without_rtts_do_not_answer(every: Bench) -> None:
 
 def check_traffic(forger: Forger) -> None:
     """Checks that each packet is counted in the slot of its subnet, or in UNANSWERED_SLOT if the subnet has no slot."""
-    bench, slots, rest = forger.bench, keys_with_slots(forger.bench), {}
-    counted = forger.counted()
+    bench, slots, counted = forger.bench, keys_with_slots(forger.bench), forger.counted()
     wrong = [key for key, slot in slots.items() if bench.traffic_of(slot) != counted[key]]
     assert not wrong, f"{len(wrong)} of {len(slots)} subnets have wrong counts"
+    rest: Tallies = {}
     for key in counted.keys() - slots.keys():
         merge(rest, counted[key])
     assert bench.traffic_of(UNANSWERED_SLOT) == rest
