@@ -67,7 +67,7 @@ class Forger:
         version = 4 if len(remote) == 4 else 6
         feeder, _ = self._feeders[kind, version]
         offset = (_DESTINATION if kind == "request" else _SOURCE)[version]
-        feeder.data[offset : offset + len(remote)] = remote
+        feeder.data[offset : offset + len(remote)] = remote  # type: ignore[call-overload]
         feeder.run(at_ns)
         self._sent[remote[: _PREFIX[version]], kind] += 1
 
