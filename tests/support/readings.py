@@ -29,10 +29,9 @@ def dense(runs: SparseHistograms, buckets: int) -> Counts:
     return found
 
 
-def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
-    """Return the sum of the histograms of a row, shape (buckets,)."""
-    histograms = np.flatnonzero(reading.rtts.rows == row)
-    return np.asarray(dense(reading.rtts.buckets.select(histograms), buckets).sum(axis=0))
+def buckets_of(reading: Reading, histogram: int, buckets: int) -> Counts:
+    """Return all buckets of a histogram."""
+    return np.asarray(dense(reading.rtts.buckets.select(np.array([histogram])), buckets)[0])
 
 
 def runs_of(dense: Counts) -> SparseHistograms:

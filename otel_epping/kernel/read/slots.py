@@ -223,7 +223,7 @@ class Slots:
             or used["blocks"] > config.max_blocks - config.max_blocks // _RESERVE
         )
         if scarce and not self._closing:
-            missing = max(missing, config.max_slots // _STEP)
+            missing = max(missing, 1, config.max_slots // _STEP)
         return min(max(missing, 0), available)
 
     def closing_keys(self, slots: Records) -> Records:
