@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that totals are exact and series are monotonic, with all limits and any sequence of events.
 
-The tests send random sequences of events through the maps of the program. The events are traffic, failed exports, and
-slots that are freed and reused.
+The tests send random sequences of events through the maps of the program. The events are traffic, packets of subnets
+that never answer, failed exports, and slots that are freed and reused.
 """
 
 import random
@@ -20,7 +20,7 @@ from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.flow_table import forget_flows
-from tests.support.many_subnets import Bounds, Crowd, Receiver
+from tests.support.many_subnets import Bounds, Crowd, Receiver, recount
 from tests.support.prog_test_run import SECOND, Bench
 
 pytestmark = pytest.mark.parallel
@@ -28,9 +28,11 @@ pytestmark = pytest.mark.parallel
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SUBNETS = 24
-# Sometimes, MAX_SUBNETS slots are too few. A subnet uses two slots: one for packets and RTTs of TCP, and one for
-# RTTs of pings.
-MAX_SUBNETS = 30
+# Subnets that are never answered. Some of them are subnets that answer at other times.
+STRANGERS = 60
+# Sometimes, the slots are too few for all subnets (there are 2 * MAX_SUBNETS slots), and the histograms, too
+# (3 * MAX_SUBNETS). A subnet uses two histograms: one for RTTs of TCP, and one for RTTs of pings.
+MAX_SUBNETS = 11
 CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
 IDLE_S = 60
 # After five minutes without packets, a flow is not active any more. When all flows of a subnet are inactive, the subnet
@@ -59,6 +61,7 @@ class Step:
 
     pings: list[tuple[int, int]]
     talks: list[tuple[int, int]]
+    knocks: list[int]
     sleep_s: int
     exporter: int
     luck: float
@@ -71,7 +74,8 @@ STEPS = st.lists(
         Step,
         SPEECH,
         SPEECH,
-        st.sampled_from([0, 0, 1, 30, 90, LONG_S]),
+        st.lists(st.integers(0, STRANGERS - 1), max_size=20),
+        st.sampled_from([0, 0, 1, 12, 30, 90, LONG_S]),
         st.integers(0, 3),
         st.sampled_from([0.0, 0.5, 1.0, 1.0]),
         st.sampled_from([*BOUNDS.values(), Bounds()]),
@@ -104,12 +108,17 @@ def test_totals_are_exact_and_series_are_monotonic(
             crowd.ping(subnet, rtt_ns)
         for subnet, rtt_ns in step.talks:
             crowd.talk(subnet, rtt_ns)
+        for subnet in step.knocks:
+            crowd.knock(subnet)
+        recount(narrow)
         crowd.sleep(step.sleep_s)
         receiver = receivers[step.exporter % len(receivers)]
         whole = receiver.export(lambda luck=step.luck: chance.random() < luck)
         assert len(receiver.subnets) <= most
         if whole:
             receiver.check(crowd.truth)
+        recount(narrow)
+    receivers.append(Receiver(EppingMetricProducer(narrow.collector, CUMULATIVE, first.limits)))  # a late reader
     for receiver in receivers:
         assert receiver.export()
         receiver.check(crowd.truth)

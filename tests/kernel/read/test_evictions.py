@@ -36,7 +36,9 @@ def naive(slots: list[Slot], number: int) -> list[Slot]:
     return found
 
 
-SLOTS = st.lists(st.tuples(st.integers(0, 5), st.integers(-(2**62), 2**62)), unique_by=lambda slot: slot[1], max_size=40)
+SLOTS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(-(2**62), 2**62)), unique_by=lambda slot: slot[1], max_size=40
+)
 
 
 @given(SLOTS, st.data())
