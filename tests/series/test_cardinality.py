@@ -6,6 +6,7 @@ that never answer, failed exports, and slots that are freed and reused.
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.flow_table import forget_flows
-from tests.support.many_subnets import Bounds, Crowd, Receiver, recount
+from tests.support.many_subnets import Bounds, Crowd, Receiver, counted_before, recount
 from tests.support.prog_test_run import SECOND, Bench
 
 pytestmark = pytest.mark.parallel
@@ -118,14 +119,15 @@ def test_totals_are_exact_and_series_are_monotonic(
         if whole:
             receiver.check(crowd.truth)
         recount(narrow)
-    receivers.append(Receiver(EppingMetricProducer(narrow.collector, CUMULATIVE, first.limits)))  # a late reader
-    for receiver in receivers:
+    late, counted = EppingMetricProducer(narrow.collector, CUMULATIVE, first.limits), counted_before(narrow)
+    checks = [(receiver, crowd.truth) for receiver in receivers] + [(Receiver(late, is_late=True), counted)]
+    for receiver, truth in checks:
         assert receiver.export()
-        receiver.check(crowd.truth)
-    check_that_everything_is_freed(crowd, receivers)
+        receiver.check(truth)
+    check_that_everything_is_freed(crowd, checks)
 
 
-def check_that_everything_is_freed(crowd: Crowd, receivers: list[Receiver]) -> None:
+def check_that_everything_is_freed(crowd: Crowd, checks: list[tuple[Receiver, Counter[str]]]) -> None:
     """Let time pass without traffic.
 
     Check that no series and no used slot is left, and that all counts are exported.
@@ -134,11 +136,12 @@ def check_that_everything_is_freed(crowd: Crowd, receivers: list[Receiver]) -> N
     crowd.bench.collector.slots.idle_ns = IDLE_S * SECOND
     for _ in range(5):
         crowd.sleep(IDLE_S)
-        for receiver in receivers:
+        for receiver, truth in checks:
             assert receiver.export()
-            receiver.check(crowd.truth)
+            receiver.check(truth)
+    recount(crowd.bench)
     assert not crowd.bench.slots["state"].any()
     assert not crowd.bench.histograms["ended"][1:].any()
     for name in ("from", "to"):
         assert not crowd.bench.traffic["classes"][name]["packets"][SHARED_SLOTS:].any()
-    assert not any(receiver.subnets for receiver in receivers)
+    assert not any(receiver.subnets for receiver, _ in checks)

@@ -72,6 +72,19 @@ def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
     return bench
 
 
+def counted_before(bench: Bench) -> Counter[str]:
+    """Return the counts that a new reader reports from before its creation: those in the maps and those of freed
+    newcomers. The counts of freed slots of answered subnets are known only to the readers of that time."""
+    folded = bench.collector.slots.folded.view(bench.collector.reader().counters_dtype)["classes"]
+    there = [
+        int(bench.traffic["classes"][way][field].sum() + folded[way][field].sum())
+        for field in ("packets", "bytes")
+        for way in ("from", "to")
+    ]
+    rtts = {RTTS: int(bench.histograms["ended"].sum()), RTT_NS: int(bench.histograms["sum_ns"].sum())}
+    return Counter({PACKETS: there[0] + there[1], IO: there[2] + there[3]} | rtts)
+
+
 class Crowd:
     """Sends packets of subnets. Counts packets, bytes and RTTs, and adds up the RTTs. Each packet and byte is counted
     twice, because each packet has a source and a destination subnet.
@@ -84,16 +97,7 @@ class Crowd:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
-        # A new reader also reports the counts from before its creation. So these earlier counts are part of the
-        # expected counts (`truth`).
-        folded = bench.collector.slots.folded.view(bench.collector.reader().counters_dtype)["classes"]
-        there = [
-            int(bench.traffic["classes"][way][field].sum() + folded[way][field].sum())
-            for field in ("packets", "bytes")
-            for way in ("from", "to")
-        ]
-        self.truth = Counter({PACKETS: there[0] + there[1], IO: there[2] + there[3]})
-        self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
+        self.truth = counted_before(bench)
         self.packets_of: Counter[int] = Counter()
         self._talks: dict[int, int] = {}
         self._port = 1024
@@ -203,7 +207,7 @@ class _Stream:
         return self.value + self.ended
 
 
-def _value(point: Any) -> Counter[Any]:
+def _value(point: Any, *, is_late: bool) -> Counter[Any]:
     if not isinstance(point, ExponentialHistogramDataPoint):
         return Counter({"value": point.value})
     # Convert the buckets to scale 0, to which all histograms can be reduced.
@@ -211,17 +215,21 @@ def _value(point: Any) -> Counter[Any]:
     for i, count in enumerate(point.positive.bucket_counts):
         value[(point.positive.offset + i) >> point.scale] += count
     assert point.count == sum(point.positive.bucket_counts)
-    if semconv.SUBNET in (point.attributes or {}):  # the overflow point may include RTTs that are older than the reader
+    if semconv.SUBNET in (point.attributes or {}) and not is_late:  # the overflow point may include older RTTs
         mean = point.sum / point.count
         assert point.min * (1 - 1e-9) <= mean <= point.max * (1 + 1e-9)
     return value
 
 
 class Receiver:
-    """Adds up the exported points."""
+    """Adds up the exported points.
 
-    def __init__(self, producer: EppingMetricProducer) -> None:
-        self.producer = producer
+    is_late  true if the producer's reader was created after the first RTT. For earlier RTTs, the reader has no minimum
+             and no maximum
+    """
+
+    def __init__(self, producer: EppingMetricProducer, *, is_late: bool = False) -> None:
+        self.producer, self._is_late = producer, is_late
         self.subnets: set[Any] = set()  # the subnets of the latest export
         self._is_delta = producer.temporality is AggregationTemporality.DELTA
         self._streams: dict[Any, _Stream] = {}
@@ -253,7 +261,7 @@ class Receiver:
                         self.subnets.add((where[semconv.SUBNET], where[semconv.SIDE]))
 
     def _hear(self, stream: _Stream, point: Any) -> None:
-        value = _value(point)
+        value = _value(point, is_late=self._is_late)
         start_ns, time_ns = point.start_time_unix_nano, point.time_unix_nano
         assert start_ns <= time_ns
         assert min(value.values()) >= 0
