@@ -102,23 +102,30 @@ struct claims {
 
 BPF_F_TABLE("array", u32, struct claims, claims, CLAIMS_COVERING + (1 << COVERING_BITS), BPF_F_MMAPABLE);
 
+#define FRESH_ROW_TRIES 8
+
 static __always_inline u32 in_use(const struct claims *claims)
 {
     return claims->claimed - claims->released;
 }
 
 /*
- * Returns the number of a row that was never in use, or 0 if there is none. Row numbers begin at `first`. The program
+ * Returns the number of a row that was never in use, or 0 if there is none. Benign race: if FRESH_ROW_TRIES other CPUs
+ * take rows at the same time, the result is 0, too. Row numbers begin at `first`. The program
  * takes a row from the queue of freed rows first. User space does not have to put all rows into the queue at the start.
  */
 static __always_inline u32 fresh_row(struct claims *claims, u32 first, u64 limit)
 {
-    u64 fresh;
+    u64 fresh = claims->fresh;
 
-    if (claims->fresh >= limit)
-        return 0;
-    fresh = __sync_fetch_and_add(&claims->fresh, 1);
-    return fresh < limit ? first + fresh : 0;
+    for (int i = 0; i < FRESH_ROW_TRIES && fresh < limit; i++) {
+        u64 before = __sync_val_compare_and_swap(&claims->fresh, fresh, fresh + 1);
+
+        if (before == fresh)
+            return first + fresh;
+        fresh = before;
+    }
+    return 0;
 }
 
 /*

@@ -85,6 +85,24 @@ static __always_inline void count_unanswered(u32 sketch)
         found->word[parity] = word;
 }
 
+/*
+ * Sets bits of a slot's state, and returns the earlier state. LLVM 21 rejects __sync_fetch_and_or() if its result is
+ * used. A state changes at most twice, so the exchange fails at most twice.
+ */
+static __always_inline u64 set_state(struct slot *slot, u64 bits)
+{
+    u64 before = slot->state;
+
+    for (int i = 0; i < 3; i++) {
+        u64 current = __sync_val_compare_and_swap(&slot->state, before, before | bits);
+
+        if (current == before)
+            break;
+        before = current;
+    }
+    return before;
+}
+
 /* Returns whether the rules allow another slot for this key. `answered`: an RTT has been measured for the subnet. */
 static __always_inline bool may_claim(const struct claims *all, const struct claims *newcomers,
                                       const struct claims *covering, bool answered)
@@ -143,8 +161,7 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
      * This operation is a full memory barrier, so a reader that sees the state also sees the key. Another CPU may have
      * found the key already, and may have measured an RTT.
      */
-    state =
-        __sync_fetch_and_or(&slot->state, (u64)sketch << 32 | row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
+    state = set_state(slot, (u64)sketch << 32 | row << 8 | (answered ? SLOT_ANSWERED : SLOT_NEWCOMER));
     if (!answered && !(state & SLOT_ANSWERED))
         __sync_fetch_and_add(&newcomers->claimed, 1);
     return index;
