@@ -152,8 +152,10 @@ class Agent:
             elif self._interfaces.fileno() in readable or self._interfaces.is_outdated:
                 self._interfaces.follow()
                 self._stop.wait(_PAUSE_S)
-            if self._hooks.check():
-                watchdog.report(at_once=True)
+            if not self._hooks.wait_s():
+                self._collector.fold_newcomers()
+                if self._hooks.check():
+                    watchdog.report(at_once=True)
 
     def stop(self) -> bool:
         """Exports the counts of the last interval, and detaches the program from the interfaces.

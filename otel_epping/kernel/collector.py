@@ -6,6 +6,7 @@ at any time, and no counts are lost if an export fails. The counts of an interva
 readings.
 """
 
+import logging
 import os
 import threading
 import weakref
@@ -35,6 +36,8 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.read.waiting_rtts import count_waiting
 from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.kernel.wall_clock import Clock
+
+_log = logging.getLogger(__name__)
 
 
 def _close(fds: list[int]) -> None:
@@ -95,7 +98,7 @@ class EppingCollector:
     def attach(self, interface: str, role: Literal["wan", "lan", "mirror"] = "wan") -> None:
         """Attaches the program to both hooks of an interface. The program is the first program on each hook.
 
-        A thread checks the hooks each second. If another process has detached the program, the thread attaches the
+        A thread checks the hooks each second, and reclaims slots (see fold_newcomers()). If another process has detached the program, the thread attaches the
         program again. If another program may run before the collector's program, the thread moves the collector's
         program to the front. If the program does not receive all packets, the thread logs the cause. `role` is the
         position of the interface in the network:
@@ -110,7 +113,8 @@ class EppingCollector:
         """
         self.attachments.attach(interface, Role[role.upper()])
         if self._end_monitor is None:
-            self._end_monitor = check_in_background(HookMonitor(self.attachments, self.interface_packets))
+            monitor = HookMonitor(self.attachments, self.interface_packets)
+            self._end_monitor = check_in_background(monitor, self.fold_newcomers)
 
     def detach(self, interface: str) -> None:
         """Detaches the program from an interface. The interface's counts stay readable until they are exported."""
@@ -158,11 +162,20 @@ class EppingCollector:
         return reader
 
     def fold_newcomers(self) -> None:
-        """Reclaims the slots of subnets that have not answered for some seconds. Call this method once per second."""
-        with self._lock:
+        """Reclaims the slots of subnets that have not answered for some seconds. Call this method once per second.
+
+        Does nothing while a reader reads, because each reading also reclaims these slots.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             if self.slots.has_newcomers:
                 rows = self._arrays["slots"].rows(0, self._slots_in_use.count())
                 self.slots.fold_newcomers(rows, list(self._readers))
+        except OSError as error:  # no memory left
+            _log.warning("cannot reclaim the slots of subnets without an RTT (%s): trying again in 1 s", error)
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _next_interval(self, reader: Reader) -> Iterator[Interval]:

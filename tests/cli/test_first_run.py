@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from otel_epping.kernel.config import possible_cpus
+from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.lab.namespaces import Namespace
 from tests.support.command import COMMAND, Agent, epping, said
 from tests.support.patience import PATIENCE_S
@@ -46,18 +46,19 @@ def without(*paths: str) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
-def kernel_maps(size: int) -> list[dict[str, Any]]:
-    """Return the BPF maps that have `size` elements.
+def kernel_maps(max_subnets: int) -> list[dict[str, Any]]:
+    """Return the BPF maps of an agent that have an entry for each slot.
 
-    A test gives its agent an unusual size, and finds the agent's maps by this size.
+    A test gives its agent an unusual number of subnets, and finds the agent's maps by their size.
     """
+    size = EppingConfig(max_subnets=max_subnets).max_slots
     listed = subprocess.run(["bpftool", "-j", "map", "show"], capture_output=True, text=True, check=True).stdout
     return [entry for entry in json.loads(listed) if entry["max_entries"] == size]
 
 
-def assert_freed(size: int) -> None:
+def assert_freed(max_subnets: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while left := kernel_maps(size):  # the kernel frees a map with a delay, when no CPU uses the map any more
+    while left := kernel_maps(max_subnets):  # the kernel frees a map with a delay, when no CPU uses the map any more
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 

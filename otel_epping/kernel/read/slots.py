@@ -206,9 +206,10 @@ class Slots:
         changed_ns = self._changed_ns[candidates]
         goes = (now_ns - changed_ns >= self.idle_ns) & (self.idle_ns != 0)
         goes[victims(covering_of(found.slots[candidates]), changed_ns, self._missing(len(candidates)))] = True
-        if goes.any():
-            leaving = candidates[goes]
+        leaving = candidates[goes]
+        if len(leaving):
             leaving = self._delete(leaving, found.slots["key"][leaving])
+        if len(leaving):
             self._closing.append(_Closing(leaving, now_ns + GRACE_NS, weakref.WeakSet(readers)))
             self.retired += len(leaving)
         self._release(reader, began_ns)
