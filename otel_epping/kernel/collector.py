@@ -98,10 +98,10 @@ class EppingCollector:
     def attach(self, interface: str, role: Literal["wan", "lan", "mirror"] = "wan") -> None:
         """Attaches the program to both hooks of an interface. The program is the first program on each hook.
 
-        A thread checks the hooks each second, and reclaims slots (see fold_newcomers()). If another process has detached the program, the thread attaches the
-        program again. If another program may run before the collector's program, the thread moves the collector's
-        program to the front. If the program does not receive all packets, the thread logs the cause. `role` is the
-        position of the interface in the network:
+        A thread checks the hooks each second, and calls fold_newcomers(). If another process has detached the program,
+        the thread attaches the program again. If another program may run before the collector's program, the thread
+        moves the collector's program to the front. If the program does not receive all packets, the thread logs the
+        cause. `role` is the position of the interface in the network:
 
             wan     incoming packets come from the external side
             lan     incoming packets come from the internal side

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from otel_epping.kernel import buckets, libbpf, map_array
@@ -85,7 +86,7 @@ def update(bench: Bench, name: str, number: int, record: Any) -> None:
     libbpf.map_update(bench.collector.program.maps[name].fd, np.uint32(number).tobytes(), record.tobytes())
 
 
-def write(bench: Bench, row: int, counts: Counts | None = None, **fields: Any) -> None:
+def write(bench: Bench, row: int, counts: npt.NDArray[np.uint32] | None = None, **fields: Any) -> None:
     """Change only the given fields of a histogram, and all of its buckets if `counts` is given.
 
     If a bucket that is not 0 has no block yet, the histogram gets a block that no histogram uses: the program claims
