@@ -235,7 +235,7 @@ class EppingMetricProducer:
         reading = self._tracker.reading
         values = {
             metric_table.SUBNET_USAGE: self._slots_in_use,
-            metric_table.SUBNET_LIMIT: self.config.max_subnets,
+            metric_table.SUBNET_LIMIT: self.config.max_slots,
             metric_table.SUBNET_UNANSWERED: reading.unanswered,
             metric_table.FLOW_USAGE: reading.flows,
             metric_table.FLOW_LIMIT: self.config.max_flows,

@@ -32,7 +32,7 @@ MIB = 2**20
 OLD_KERNEL = ["setarch", "--uname-2.6"]
 
 CAPABILITIES = ("CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF")
-CHECKED = ("kernel", "BTF", *CAPABILITIES, "locked", "libbpf", "hook", "compiler", "program", "run", "memory")
+CHECKED = ("kernel", "BTF", *CAPABILITIES, "locked", "libbpf", "hook", "compiler", "program", "run", "room", "memory")
 NO_CAPABILITIES = "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF: run as root, or give the process these capabilities"
 NO_HEADERS = "apt-get install linux-libc-dev"
 NO_BCC = "BCC is not installed: apt-get install python3-bpfcc"
@@ -144,7 +144,10 @@ def test_check_reports_the_memory_of_the_program(ns: Namespace, start: Callable[
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in CHECKED]
-    figures = re.search(r"([\d.]+) MiB in the kernel for 16384 .* 80000 flows \(([\d.]+) MiB of it for each", lines[-1])
+    assert re.search(r"14336 subnets that are seen on two interfaces, .* 32768 slots, 49152 histograms", lines[-2])
+    figures = re.search(
+        r"([\d.]+) MiB in the kernel for --max-subnets 16384 .* 80000 flows \(([\d.]+) MiB of it for each", lines[-1]
+    )
     assert figures
     total, per_cpu = float(figures[1]), float(figures[2])
     assert total - per_cpu * possible_cpus() <= 64

@@ -261,8 +261,9 @@ class HookMonitor:
 def check_in_background(monitor: HookMonitor, fold_newcomers: Callable[[], None]) -> Callable[[], None]:
     """Starts a thread that checks the hooks, for applications that use the collector without the agent.
 
-    After each check, the thread calls `fold_newcomers`, which is EppingCollector.fold_newcomers. Returns a function that
-    ends the thread. Before the thread ends, it closes the monitor.
+    After each check, the thread calls `fold_newcomers`, which is EppingCollector.fold_newcomers.
+
+    Returns a function that ends the thread. Before the thread ends, it closes the monitor.
     """
     ended = threading.Event()
 
