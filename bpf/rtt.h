@@ -8,26 +8,30 @@
 #include "flow_events.h"
 #include "histogram.h"
 
-/*
- * Returns the slot of the packet's source, for which an RTT has been measured. If the subnet is a newcomer, it becomes
- * an answered subnet.
- */
+/* Makes a newcomer an answered subnet. */
+static __always_inline void mark_answered(struct slot *slot)
+{
+    u32 row = CLAIMS_NEWCOMERS;
+    struct claims *newcomers = claims.lookup(&row);
+
+    if (newcomers && (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
+        __sync_fetch_and_add(&newcomers->claimed, -1);
+}
+
+/* Returns the slot of the packet's source, for which an RTT has been measured. */
 static __always_inline u32 answered_slot(const struct context *ctx)
 {
-    u32 index = ctx->source.slot, newcomers_row = CLAIMS_NEWCOMERS;
+    u32 index = ctx->source.slot;
+    struct slot *slot;
 
     if (index < SHARED_SLOTS) {
         index = slot_of(ctx, &ctx->source, true);
         if (ctx->has_flow)
             ctx->flow->cached_slots[ctx->source_index] = (u64)current_control()->epoch << 32 | index;
     }
-
-    struct slot *slot = slots.lookup(&index);
-    struct claims *newcomers = claims.lookup(&newcomers_row);
-
-    if (slot && newcomers && !(slot->state & SLOT_ANSWERED) &&
-        (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
-        __sync_fetch_and_add(&newcomers->claimed, -1);
+    slot = slots.lookup(&index);
+    if (slot && index >= SHARED_SLOTS && !(slot->state & SLOT_ANSWERED))
+        mark_answered(slot);
     return index;
 }
 
@@ -82,15 +86,12 @@ static __always_inline u32 histogram_of(u32 index, enum method method)
     return number_of(slot->histograms[pair], method & 1) ?: claim_histogram(slot, index, pair, method);
 }
 
-static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum method method, u64 sent_ns)
+static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum method method, u64 rtt_ns)
 {
-    u64 rtt_ns = precise_now(ctx->skb) - sent_ns;
-
     if (rtt_ns > MAX_AGE_NS) {
         ctx->counters->rtt_expired++;
         return;
     }
-
     ctx->counters->rtt_measured++;
     histogram_record(histogram_of(slot, method), rtt_ns, ctx->counters);
 #if EVENTS
@@ -98,14 +99,22 @@ static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum
 #endif
 }
 
-/* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 static __always_inline void record_rtts(const struct context *ctx)
 {
-    u32 slot = hide_from_verifier(ctx->packet, answered_slot(ctx));
+    u64 now_ns = precise_now(ctx->skb);
+    u32 slot = OVERFLOW_SLOT;
+    bool is_measured = false;
 
+    for (int i = 0; i < MAX_RTTS_PER_PACKET; i++)
+        is_measured |= i < ctx->packet->rtt_count && now_ns - ctx->packet->rtts[i].sent_ns <= MAX_AGE_NS;
+    if (is_measured)
+        slot = answered_slot(ctx);
+    slot = hide_from_verifier(ctx->packet, slot);
+
+    /* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 #pragma clang loop unroll(disable)
     for (int i = 0; i < MAX_RTTS_PER_PACKET; i++) {
         if (i < ctx->packet->rtt_count)
-            record_rtt(ctx, slot, ctx->packet->rtts[i].method, ctx->packet->rtts[i].sent_ns);
+            record_rtt(ctx, slot, ctx->packet->rtts[i].method, now_ns - ctx->packet->rtts[i].sent_ns);
     }
 }

@@ -22,7 +22,7 @@ from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.attach.hook_monitor import HookMonitor, check_in_background
 from otel_epping.kernel.attach.interfaces import Role
-from otel_epping.kernel.config import IDLE_TIMEOUTS_NS, EppingConfig, possible_cpus
+from otel_epping.kernel.config import IDLE_TIMEOUT_NS, IDLE_TIMEOUTS_NS, EppingConfig, possible_cpus
 from otel_epping.kernel.load import loader
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.directions import Directions
@@ -56,12 +56,12 @@ class EppingCollector:
 
     `directions` contains the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix
     time in ns when the program was loaded. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
-    freed. If `idle_timeout_ns` is 0, slots are never freed.
+    freed. If `idle_timeout_ns` is 0, slots are only freed to make room when the table of slots is nearly full.
 
     Raises EppingError if the program cannot be loaded.
     """
 
-    def __init__(self, config: EppingConfig | None = None, idle_timeout_ns: int = 0) -> None:
+    def __init__(self, config: EppingConfig | None = None, idle_timeout_ns: int = IDLE_TIMEOUT_NS) -> None:
         self.config = config or EppingConfig()
         _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
@@ -133,7 +133,7 @@ class EppingCollector:
 
     @property
     def idle_timeout_ns(self) -> int:
-        """The time in ns after which the slots of an idle subnet are freed; 0 if slots are never freed."""
+        """The time in ns after which the slots of an idle subnet are freed; 0 if idleness is no reason."""
         return self.slots.idle_ns
 
     def change_idle_timeout(self, idle_timeout_ns: int) -> None:

@@ -33,8 +33,9 @@ LIMITS: dict[str, tuple[int, int]] = {
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (SCALES[0], SCALES[-1]),
 }
-# The smallest and the largest value of EppingCollector's idle timeout.
+# The smallest, the largest and the default value of EppingCollector's idle timeout.
 IDLE_TIMEOUTS_NS = (0, 366 * 24 * 3600 * 10**9)
+IDLE_TIMEOUT_NS = 3600 * 10**9
 
 
 def possible_cpus() -> int:
@@ -61,8 +62,9 @@ def tick_ns() -> int:
 class EppingConfig:
     """Configuration of the kernel program. Raises EppingError for a value out of range.
 
-    max_subnets         number of subnets for which the tables have room. Two slots, three histograms and eight blocks
-                        of buckets are allocated for each subnet. Subnets without a slot are counted together
+    max_subnets         number of subnets for which there is room, if each subnet is seen on two interfaces, has
+                        RTTs of one or two methods, and has its RTTs in few buckets (see max_slots, max_histograms and
+                        max_blocks). What finds no room is counted in the overflow slot or the overflow histogram
     max_flows           number of entries in the TCP flow table
     prefix_v4           prefix length of IPv4 subnets, in bits
     prefix_v6           prefix length of IPv6 subnets, in bits

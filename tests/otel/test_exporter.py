@@ -2,6 +2,7 @@
 """Tests exports: how an export is split into requests, how long an export may take, and which requests are repeated."""
 
 import dataclasses
+import random
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +31,7 @@ from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.install import install
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.series import histogram
-from tests.support.prog_test_run import EGRESS, MS, START_NS, Bench
+from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
 from tests.support.readings import runs_of
 from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets_fed, scalars, total
 
@@ -43,14 +44,23 @@ def bench() -> Iterator[Bench]:
 
 
 def flows(bench: Bench, count: int) -> None:
-    """Feed one packet for each of `count` flows. Each flow has two new subnets."""
-    sender = bench.feeders[EGRESS]
-    frame = bytearray(bench.flow().frame(0, "PA", 1000, 0, b"data"))
+    """Feed segments of `count` flows. Each flow has two new subnets, and both subnets have an RTT.
+
+    The first segment in each direction starts no RTT sample.
+    """
+    flow = bench.flow()
+    timestamps = [(0, 1000, 0), (0, 1001, 0), (1, 2000, 1001), (1, 2001, 1001), (0, 1002, 2001)]
+    segments = [
+        ((EGRESS, INGRESS)[sender], bytearray(flow.frame(sender, "PA", tsval, tsecr, b"data")))
+        for sender, tsval, tsecr in timestamps
+    ]
     for number in range(count):
-        frame[26:29] = (20, *divmod(number, 256))
-        frame[30:33] = (21, *divmod(number, 256))
-        sender.set(bytes(frame))
-        sender.run(START_NS)
+        for turn, (entry, frame) in enumerate(segments):
+            here, there = (26, 30) if entry == EGRESS else (30, 26)
+            frame[here : here + 3] = (20, *divmod(number, 256))
+            frame[there : there + 3] = (21, *divmod(number, 256))
+            bench.feeders[entry].set(bytes(frame))
+            bench.feeders[entry].run(START_NS + turn * MS)
 
 
 def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, sink: Sink) -> None:
@@ -59,8 +69,8 @@ def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, s
     reader.force_flush()
     assert len(sink.requests) > 2
     assert max(received.size for received in sink.received) <= 2.5 * 2**20
-    found = sink.points(PACKETS)
-    assert len({point.attributes[semconv.SUBNET] for point in found}) == len(found) == 6000
+    assert len({point.attributes[semconv.SUBNET] for point in sink.points(PACKETS)}) == 6000
+    assert len(sink.points(metric_table.RTT.name)) == 6000
     homes: dict[Any, set[int]] = {}
     for number, request in enumerate(sink.requests):
         for metric in request.resource_metrics[0].scope_metrics[0].metrics:
@@ -135,7 +145,7 @@ def test_an_export_keeps_its_deadline_and_the_next_one_continues(
     reader = PeriodicExportingMetricReader(wrapped, float("inf"), export_timeout_millis=500)
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)
-    for _ in range(8):
+    for _ in range(14):
         began = time.monotonic()
         reader.collect(timeout_millis=500)
         assert time.monotonic() - began < 1.5
@@ -211,17 +221,16 @@ def test_a_failed_export_is_repeated(shared: Bench, sink: Sink, temporality: Agg
 
 
 def test_only_failed_requests_are_repeated(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With delta temporality, every third request is rejected.
+    """With delta temporality, a third of the requests are rejected.
 
     In the end, every packet has been exported exactly once.
     """
 
-    class Moody(OTLPMetricExporter):
-        turn = 0
+    chance = random.Random(1)
 
+    class Moody(OTLPMetricExporter):
         def export(self, *arguments: Any, **options: Any) -> MetricExportResult:
-            Moody.turn += 1
-            if Moody.turn % 3 == 0:
+            if chance.random() < 1 / 3:
                 return MetricExportResult.FAILURE
             return super().export(*arguments, **options)
 
@@ -230,7 +239,7 @@ def test_only_failed_requests_are_repeated(bench: Bench, sink: Sink, monkeypatch
     moody = Moody(sink.grpc_endpoint, insecure=True, preferred_temporality=delta)
     reader = install(MeterProvider(shutdown_on_exit=False), moody, bench.collector, 60)
     flows(bench, 200)
-    for _ in range(6):
+    for _ in range(12):
         reader.force_flush()
     assert total(sink.points(PACKETS)) == 2 * packets_fed(bench)
     assert total(sink.points("epping.interface.packet.count")) == packets_fed(bench)

@@ -31,8 +31,9 @@ def dense(runs: SparseHistograms, buckets: int) -> Counts:
 
 
 def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
-    """Return all buckets of a row."""
-    return np.asarray(dense(reading.buckets.select(np.array([row])), buckets)[0])
+    """Return the sum of the histograms of a row, shape (buckets,)."""
+    histograms = np.flatnonzero(reading.rtts.rows == row)
+    return np.asarray(dense(reading.rtts.buckets.select(histograms), buckets).sum(axis=0))
 
 
 def runs_of(dense: Counts) -> SparseHistograms:
