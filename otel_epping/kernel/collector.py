@@ -71,13 +71,13 @@ class EppingCollector:
         # kernel closes the descriptors when the process ends.
         close_maps.atexit = self._close_program.atexit = False
         self.directions = Directions()
-        self.attachments = Attachments(self.program, self.config.hook)
+        self._control = Control(self.program.maps["control"])
+        self.attachments = Attachments(self.program, self.config.hook, self._control.begin_epoch)
         self._clock = Clock()
         self.started_ns = self._clock()
         # A slot is freed when all readers have read its final counts. The set contains weak references. So a reader
         # that is no longer used does not delay the freeing of slots.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
-        self._control = Control(self.program.maps["control"])
         self._end_monitor: Callable[[], None] | None = None
         self._cpus = possible_cpus()
         self._lock = threading.Lock()
@@ -189,8 +189,7 @@ class EppingCollector:
         reader reads the old interval again. The RTT itself is counted in its bucket.
         """
         with self._lock:
-            self._control.interval += 1
-            self._control.write()
+            self._control.begin_interval()
             yield Interval(
                 self._control.interval,
                 self._slots_in_use.count(),

@@ -262,8 +262,7 @@ class Slots:
         rows = rows[self._tables.delete_keys(keys)]
         # The epoch is increased after the keys are deleted. So a CPU that reads the new epoch cannot find the deleted
         # keys.
-        self._control.epoch += 1
-        self._control.write()
+        self._control.begin_epoch()
         self.since(len(self._is_closing))[rows] = self._control.epoch
         self._is_closing[rows] = True
         return rows
@@ -295,5 +294,4 @@ class Slots:
         self._changed_ns[slots] = self.now_ns()
         # If no slot was free for a flow, the flow has cached a shared slot for the present epoch. In a new epoch, the
         # program looks up the flow's slot again.
-        self._control.epoch += 1
-        self._control.write()
+        self._control.begin_epoch()
