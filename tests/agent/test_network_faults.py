@@ -56,7 +56,7 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
             for namespace in (hosts.here, hosts.there):
                 with namespace.entered():
                     raw.append(undo.enter_context(packet_socket(name)))
-            exchange(*raw, f"10.77.{number}.1", f"10.77.{number}.2")
+            exchange(raw[0], raw[1], f"10.77.{number}.1", f"10.77.{number}.2")
         for thread in threads:
             thread.start()
         time.sleep(0.5)
@@ -137,7 +137,7 @@ def test_full_maps_lose_no_packet(hosts: Hosts, start: Callable[..., Agent]) -> 
             # A handshake measures an RTT in both directions. Each subnet is in another covering prefix (bpf/subnet.h).
             ports, addresses = (1024 + flow, 443), (bytes((10 + flow % 5, 1, 1, 1)), bytes((20 + flow % 5, 1, 1, 1)))
             for sender, numbers, flags in ((0, (1, 0), 0x02), (1, (1, 2), 0x12), (0, (2, 2), 0x10)):
-                segment = builders.tcp(ports[:: 1 - 2 * sender], *numbers, flags)
+                segment = builders.tcp((ports[sender], ports[1 - sender]), *numbers, flags)
                 packet = builders.ip(addresses[sender], addresses[1 - sender], 6, segment)
                 ends[sender].send(builders.link((), 4) + packet)
         assert agent.stop() == 0

@@ -64,7 +64,7 @@ def test_an_agent_reclaims_slots_of_forged_addresses_without_an_export(
         record = libbpf.map_lookup(table, row.to_bytes(4, "little"), 16)
         assert record
         claimed, released = struct.unpack_from("=II", record)
-        return (claimed - released) % 2**32
+        return int((claimed - released) % 2**32)
 
     flood(hosts, name)
     wait_until_free(in_use)
