@@ -14,6 +14,9 @@ from otel_epping.kernel.buckets import RTT_MAX_NS, SCALES, bucket_count
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
+# If less than this share of the slots, the histograms or the blocks is free, slots are reclaimed.
+RESERVE = 8
+
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 # How the program is attached to interfaces: by TCX links or by clsact filters. "auto" means TCX if the kernel supports
@@ -118,6 +121,14 @@ class EppingConfig:
     def max_blocks(self) -> int:
         """Number of blocks of 16 buckets, without the blocks of the overflow histogram."""
         return 8 * self.max_subnets
+
+    @property
+    def room(self) -> int:
+        """Number of subnets that can have slots at the same time if each of them is seen on two interfaces.
+
+        The slots of the reserve are free most of the time, because they are reclaimed for new subnets.
+        """
+        return (self.max_slots - self.max_slots // RESERVE) // 2
 
     def defines(self) -> dict[str, int]:
         """Returns the constants of `bpf/config.h`, by name."""

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Words, grow
-from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.config import RESERVE, EppingConfig
 from otel_epping.kernel.read import claims
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
 from otel_epping.kernel.read.evictions import victims
@@ -49,8 +49,6 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 GRACE_NS = 1_000_000_000
 # The time in ns for which a newcomer keeps its slot. A newcomer that answers later gets a slot with its first RTT.
 NEWCOMER_NS = 10_000_000_000
-# If less than this share of the slots, the histograms or the blocks is free, slots are reclaimed.
-_RESERVE = 8
 # The share of the slots that is reclaimed at each reading if histograms or blocks are scarce.
 _STEP = 32
 
@@ -206,9 +204,10 @@ class Slots:
         changed_ns = self._changed_ns[candidates]
         goes = (now_ns - changed_ns >= self.idle_ns) & (self.idle_ns != 0)
         goes[victims(covering_of(found.slots[candidates]), changed_ns, self._missing(len(candidates)))] = True
-        if goes.any():
-            leaving = candidates[goes]
+        leaving = candidates[goes]
+        if len(leaving):
             leaving = self._delete(leaving, found.slots["key"][leaving])
+        if len(leaving):
             self._closing.append(_Closing(leaving, now_ns + GRACE_NS, weakref.WeakSet(readers)))
             self.retired += len(leaving)
         self._release(reader, began_ns)
@@ -217,10 +216,10 @@ class Slots:
         """Returns the number of slots that must be reclaimed to make room, at most `available`."""
         used, config = self.usage(), self._config
         closing = sum(len(each.slots) for each in (*self._closing, *self._newcomers))
-        missing = used["slots"] - closing - (config.max_slots - config.max_slots // _RESERVE)
+        missing = used["slots"] - closing - (config.max_slots - config.max_slots // RESERVE)
         scarce = (
-            used["histograms"] > config.max_histograms - config.max_histograms // _RESERVE
-            or used["blocks"] > config.max_blocks - config.max_blocks // _RESERVE
+            used["histograms"] > config.max_histograms - config.max_histograms // RESERVE
+            or used["blocks"] > config.max_blocks - config.max_blocks // RESERVE
         )
         if scarce and not self._closing:
             missing = max(missing, 1, config.max_slots // _STEP)
@@ -263,8 +262,7 @@ class Slots:
         rows = rows[self._tables.delete_keys(keys)]
         # The epoch is increased after the keys are deleted. So a CPU that reads the new epoch cannot find the deleted
         # keys.
-        self._control.epoch += 1
-        self._control.write()
+        self._control.begin_epoch()
         self.since(len(self._is_closing))[rows] = self._control.epoch
         self._is_closing[rows] = True
         return rows
@@ -296,5 +294,4 @@ class Slots:
         self._changed_ns[slots] = self.now_ns()
         # If no slot was free for a flow, the flow has cached a shared slot for the present epoch. In a new epoch, the
         # program looks up the flow's slot again.
-        self._control.epoch += 1
-        self._control.write()
+        self._control.begin_epoch()
