@@ -9,8 +9,9 @@
  *
  * - Newcomers may have a third of the number of free slots. If there are only newcomers, they have a quarter of all
  *   slots. User space takes back a slot that has been a newcomer's for some seconds.
- * - The subnets of one covering prefix may have four times the number of free slots, which is four fifths of all slots
- *   if there is no other subnet. An attacker with a large network could otherwise answer from all of its subnets.
+ * - The subnets of one covering prefix may have 24 times the number of free slots, which is 24/25 of all slots if there
+ *   is no other subnet. An attacker with a large network could otherwise answer from all of its subnets, and take all
+ *   slots. User space reclaims slots of such a prefix when 1/17 of all slots is free.
  * - A newcomer without a slot is counted in UNANSWERED_SLOT. The first RTT of such a subnet claims a slot.
  *
  * User space fills the queue of free slots. Only user space reclaims slots. To reclaim a slot, user space deletes the
@@ -25,7 +26,7 @@
 /* A newcomer gets a slot if all newcomers together have less than 1 / FREE_PER_NEWCOMER of the number of free slots. */
 #define FREE_PER_NEWCOMER 3
 /* A covering prefix gets another slot if it has less than this multiple of the number of free slots. */
-#define COVERING_PER_FREE 4
+#define COVERING_PER_FREE 24
 /* The lengths of covering prefixes. Providers typically get an IPv6 /32 (RIPE-738). */
 #define COVERING_V4 8
 #define COVERING_V6 32

@@ -225,7 +225,7 @@ class Agent:
         _log.info(
             "watching %s: room for %d subnets on two interfaces, %.0f MiB of kernel memory",
             listed(watched, _MAX_LISTED) or "no interface yet",
-            config.room,
+            config.max_subnets,
             kernel_bytes / _MIB,
             extra={
                 "interfaces": list(watched),

@@ -20,7 +20,7 @@ from otel_epping.kernel.attach import clsact, interfaces, other_programs, tcx
 from otel_epping.kernel.attach.attachments import choose_hook
 from otel_epping.kernel.attach.interface_monitor import present
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.kernel.config import RESERVE, EppingConfig, possible_cpus
+from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.netlink import links
 from otel_epping.kernel.read.histograms import BLOCK
@@ -97,9 +97,9 @@ def _memory(collector: EppingCollector) -> str:
 def _room(collector: EppingCollector) -> str:
     config = collector.config
     return (
-        f"{config.room} subnets that are seen on two interfaces, or {2 * config.room} that are seen on one: "
-        f"{config.max_slots} slots, {config.max_histograms} histograms, {config.max_blocks} blocks of {BLOCK} buckets, "
-        f"of which one in {RESERVE} stays free"
+        f"{config.max_subnets} subnets that are seen on two interfaces, or {2 * config.max_subnets} that are seen on "
+        f"one: {config.max_slots} slots, of which {config.reserve} stay free for new subnets, {config.max_histograms} "
+        f"histograms, {config.max_blocks} blocks of {BLOCK} buckets"
     )
 
 

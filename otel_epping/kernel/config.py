@@ -14,8 +14,6 @@ from otel_epping.kernel.buckets import RTT_MAX_NS, SCALES, bucket_count
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
-# If less than this share of the slots, the histograms or the blocks is free, slots are reclaimed.
-RESERVE = 8
 
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
@@ -110,7 +108,12 @@ class EppingConfig:
         A router sees most subnets on two interfaces: on the interface towards the subnet, and on the interface towards
         the hosts with which the subnet communicates.
         """
-        return 2 * self.max_subnets
+        return 2 * self.max_subnets + self.reserve
+
+    @property
+    def reserve(self) -> int:
+        """Number of slots that are kept free for new subnets. If fewer slots are free, slots are reclaimed."""
+        return max(1, self.max_subnets // 8)
 
     @property
     def max_histograms(self) -> int:
@@ -120,15 +123,7 @@ class EppingConfig:
     @property
     def max_blocks(self) -> int:
         """Number of blocks of 16 buckets, without the blocks of the overflow histogram."""
-        return 8 * self.max_subnets
-
-    @property
-    def room(self) -> int:
-        """Number of subnets that can have slots at the same time if each of them is seen on two interfaces.
-
-        The slots of the reserve are free most of the time, because they are reclaimed for new subnets.
-        """
-        return (self.max_slots - self.max_slots // RESERVE) // 2
+        return 15 * self.max_subnets // 2
 
     def defines(self) -> dict[str, int]:
         """Returns the constants of `bpf/config.h`, by name."""

@@ -5,7 +5,7 @@ Three kinds of slots are reclaimed:
 
 - slots of newcomers that have not answered for NEWCOMER_NS (bpf/subnet.h)
 - slots in which nothing was counted during the idle timeout
-- the quietest slots of the largest covering prefixes, if less than an eighth of all slots, histograms or blocks is free
+- the quietest slots of the largest covering prefixes, if the reserve of free slots, histograms or blocks is in use
 
 Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps:
 
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Words, grow
-from otel_epping.kernel.config import RESERVE, EppingConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.read import claims
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
 from otel_epping.kernel.read.evictions import victims
@@ -49,6 +49,8 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 GRACE_NS = 1_000_000_000
 # The time in ns for which a newcomer keeps its slot. A newcomer that answers later gets a slot with its first RTT.
 NEWCOMER_NS = 10_000_000_000
+# If less than this share of the histograms or of the blocks is free, slots are reclaimed, too.
+_SCARCE = 8
 # The share of the slots that is reclaimed at each reading if histograms or blocks are scarce.
 _STEP = 32
 
@@ -216,10 +218,10 @@ class Slots:
         """Returns the number of slots that must be reclaimed to make room, at most `available`."""
         used, config = self.usage(), self._config
         closing = sum(len(each.slots) for each in (*self._closing, *self._newcomers))
-        missing = used["slots"] - closing - (config.max_slots - config.max_slots // RESERVE)
+        missing = used["slots"] - closing - (config.max_slots - config.reserve)
         scarce = (
-            used["histograms"] > config.max_histograms - config.max_histograms // RESERVE
-            or used["blocks"] > config.max_blocks - config.max_blocks // RESERVE
+            used["histograms"] > config.max_histograms - config.max_histograms // _SCARCE
+            or used["blocks"] > config.max_blocks - config.max_blocks // _SCARCE
         )
         if scarce and not self._closing:
             missing = max(missing, 1, config.max_slots // _STEP)
