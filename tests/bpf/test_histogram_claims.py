@@ -111,8 +111,8 @@ def test_each_histogram_gets_few_blocks_if_blocks_are_scarce(bench: Bench) -> No
     assert used.blocks == CONFIG.max_blocks
     has = [int(bench.histograms["blocks_used"][histogram_of(bench, number)]) for number in range(1, 16)]
     whole, rest = divmod(scarce, ALL_BLOCKS)
-    few = (CONFIG.max_blocks - scarce) // FAIR_BLOCKS
-    expected = [ALL_BLOCKS] * whole + [rest] + [FAIR_BLOCKS] * few
+    few, last = divmod(CONFIG.max_blocks - scarce, FAIR_BLOCKS)
+    expected = [ALL_BLOCKS] * whole + [rest] + [FAIR_BLOCKS] * few + [last]
     assert has == expected + [0] * (15 - len(expected))
     assert overflow_rtts(bench) == 15 * ALL_BLOCKS - CONFIG.max_blocks
     assert int(bench.histograms["sum_ns"].sum()) == sent

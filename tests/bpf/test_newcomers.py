@@ -164,7 +164,7 @@ def test_the_number_of_newcomers_adapts_to_the_number_of_free_slots(own: Callabl
     free slots."""
     forger, chance = Forger(own(max_subnets=512, max_flows=64)), random.Random(2)
     most = 0
-    for turn in range(80):
+    for turn in range(100):
         before = checked(forger.bench)
         forger.flood(50, seed=turn)
         used = checked(forger.bench)
@@ -178,8 +178,8 @@ def test_the_number_of_newcomers_adapts_to_the_number_of_free_slots(own: Callabl
             forger.answer(random_address(6, chance), MS)
     used = checked(forger.bench)
     assert used.slots == forger.bench.config.max_slots
-    assert overflow_rtts(forger.bench) == 80 * 10 - used.answered
-    assert 200 < most <= 256
+    assert overflow_rtts(forger.bench) == 100 * 10 - used.answered
+    assert 200 < most <= forger.bench.config.max_slots // 4
 
 
 def test_a_reply_to_a_forged_packet_does_not_count_for_the_forged_source(flooded: Forger) -> None:
@@ -217,7 +217,9 @@ def test_a_real_subnet_gets_its_slot_with_its_first_rtt(own: Callable[..., Bench
         assert (histogram["ended"], histogram["sum_ns"], histogram["slot"]) == (1, 5 * MS, slot)
     assert overflow_rtts(forger.bench) == 0
     used = checked(forger.bench)
-    assert (used.answered, used.newcomers) == (2, 256)
+    # Newcomers have a third of the free slots, so one less after three more slots are in use.
+    assert used.answered == 2
+    assert abs(used.newcomers - forger.bench.config.max_slots // 4) <= 1
 
 
 def test_slots_of_newcomers_are_used_again(own: Callable[..., Bench]) -> None:
@@ -225,12 +227,13 @@ def test_slots_of_newcomers_are_used_again(own: Callable[..., Bench]) -> None:
     bench = own(max_subnets=512, max_flows=64)
     forger, reader, now_ns = Forger(bench), bench.collector.reader(), START_NS
     bench.collector.slots.now_ns = lambda: now_ns
+    most = bench.config.max_slots // 4
     for turn in range(3):
         forger.flood(2000, turn, now_ns)
-        assert checked(bench).newcomers == 256
+        assert checked(bench).newcomers == most
         now_ns += NEWCOMER_NS
         bench.collector.fold_newcomers()
-        assert len(bench.slots_in_use()) == 256
+        assert len(bench.slots_in_use()) == most
         now_ns += GRACE_NS
         bench.collector.fold_newcomers()
         assert checked(bench).slots == 0
@@ -260,11 +263,11 @@ def test_a_covering_prefix_leaves_slots_for_other_networks(own: Callable[..., Be
         if number % 100 == 0:
             used = checked(bench)
             free = bench.config.max_slots - used.slots
-            assert used.covering[-1] <= 4 * (free + 1)
-    assert free == pytest.approx(bench.config.max_slots / 5, abs=3)
+            assert used.covering[-1] <= 24 * (free + 1)
+    assert free == pytest.approx(bench.config.max_slots / 25, abs=3)
     assert overflow_rtts(bench) == 5000 - used.covering[-1]
     assert bench.counters()["subnet_insert_failed"] == overflow_rtts(bench)
-    for other in (random_address(10 - version, chance) for _ in range(100)):
+    for other in (random_address(10 - version, chance) for _ in range(30)):
         forger.answer(other, MS)
         assert state(bench, subnet_of(other)) == ANSWERED
     checked(bench)
@@ -387,8 +390,8 @@ def test_a_table_for_one_subnet(own: Callable[..., Bench]) -> None:
     for turn in range(200):
         forger.answer(random_address(chance.choice((4, 6)), chance), (turn % 30 + 1) * MS)
     used = checked(bench)
-    assert used[:3] == (2, 1, 1)
-    assert overflow_rtts(bench) == 199
+    assert used[:3] == (3, 1, 2)
+    assert overflow_rtts(bench) == 198
     for exchange in EXCHANGES:
         there, back = IP(src="10.1.1.1", dst="11.1.1.1"), IP(src="11.1.1.1", dst="10.1.1.1")
         for entry, at_ns, frame in (
@@ -397,10 +400,10 @@ def test_a_table_for_one_subnet(own: Callable[..., Bench]) -> None:
         ):
             bench.feeders[entry].set(bytes(frame))
             bench.feeders[entry].run(at_ns)
-    assert overflow_rtts(bench) == 199 + len(EXCHANGES)
+    assert overflow_rtts(bench) == 198 + len(EXCHANGES)
+    assert checked(bench) == used
     reading = bench.collector.reader().read()
     assert int(reading.rtts.buckets.counts.sum()) == bench.counters()["rtt_measured"] == 200 + len(EXCHANGES)
     totals = [reading.counters["classes"][way]["packets"].sum() for way in ("from", "to")]
     seen = sum(int(bench.interface_counters[way]["packets"].sum()) for way in ("received", "transmitted"))
     assert totals == [seen, seen]
-    checked(bench)

@@ -30,7 +30,6 @@ RANGES = {
     "scale": (0, 6),
 }
 # max_subnets determines the sizes of three tables. Each other setting is a constant of its own.
-TABLES = {"MAX_SLOTS": 2, "MAX_HISTOGRAMS": 3, "MAX_BLOCKS": 8}
 MIB = 1 << 20
 
 
@@ -57,7 +56,12 @@ def test_defaults_are_those_of_the_source() -> None:
 def test_a_value_out_of_range_is_an_error(knob: str) -> None:
     for good in RANGES[knob]:
         constants = EppingConfig(**{knob: good}).defines()  # type: ignore[arg-type]
-        expected = {name: n * good for name, n in TABLES.items()} if knob == "max_subnets" else {knob.upper(): good}
+        tables = {
+            "MAX_SLOTS": 2 * good + max(1, good // 8),
+            "MAX_HISTOGRAMS": 3 * good,
+            "MAX_BLOCKS": 15 * good // 2,
+        }
+        expected = tables if knob == "max_subnets" else {knob.upper(): good}
         assert expected.items() <= constants.items()
     least, greatest = RANGES[knob]
     for bad in (least - 1, greatest + 1, -(10**12), 10**12):
@@ -72,7 +76,7 @@ def test_a_value_out_of_range_is_an_error(knob: str) -> None:
 def test_a_program_with_all_minimum_values_loads() -> None:
     least = {knob: limits[0] for knob, limits in RANGES.items()}
     with load(EppingConfig(**least)) as collector:  # type: ignore[arg-type]
-        assert map_array.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 2
+        assert map_array.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 3
 
 
 def test_kernel_memory_at_defaults() -> None:
@@ -81,9 +85,9 @@ def test_kernel_memory_at_defaults() -> None:
         assert by_map.keys() == collector.program.maps.keys()
         # The reported size of each table must be at least the number of its entries multiplied by the minimum size of
         # an entry.
-        assert by_map["slots"] >= 2 * 16_384 * 64
+        assert by_map["slots"] >= (2 * 16_384 + 2048) * 64
         assert by_map["histograms"] >= 3 * 16_384 * 168
-        assert by_map["blocks"] >= 8 * 16_384 * 64
+        assert by_map["blocks"] >= 15 * 8_192 * 64
         assert by_map["flows"] >= 80_000 * 160
         assert sum(by_map.values()) <= (64 + 7 * possible_cpus()) * MIB
 
