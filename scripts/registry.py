@@ -58,7 +58,7 @@ def _attribute(name: str) -> dict[str, Any]:
     return found
 
 
-def _reference(name: str, level: str | dict[str, str]) -> dict[str, Any]:
+def _reference(name: str, level: semconv.Level) -> dict[str, Any]:
     """Returns a reference to an attribute, with annotations for tests/support/contract.py.
 
     closed  the examples are all values of the attribute. Our registry cannot change the type of an attribute that

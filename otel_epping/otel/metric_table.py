@@ -33,6 +33,7 @@ from otel_epping.otel.semconv import (
     SUBNET_DIRECTION,
     TIMESTAMP_FAULT,
     TRAFFIC_CLASS,
+    Level,
 )
 from otel_epping.version import __version__
 
@@ -53,8 +54,8 @@ class Metric:
     kind: str = "counter"
     stability: str = "development"
 
-    def requirement_levels(self) -> dict[str, str | dict[str, str]]:
-        """Returns the requirement level of each attribute, in the notation of OpenTelemetry's registry."""
+    def requirement_levels(self) -> dict[str, Level]:
+        """Returns the requirement level of each attribute."""
         if SUBNET not in self.keys:
             return dict.fromkeys(self.keys, "required")
         return dict.fromkeys(self.keys, ON_SUBNETS) | dict.fromkeys(AGGREGATES, ON_AGGREGATES)

@@ -211,9 +211,10 @@ ATTRIBUTES = {
 }
 # Each of these attributes marks points that sum many subnets. Such a point has no other attribute.
 AGGREGATES = (OVERFLOW,)
-# The requirement levels of the attributes of metrics that have points of subnets and points of aggregates.
-ON_SUBNETS = {"conditionally_required": "The point belongs to one subnet or covering prefix."}
-ON_AGGREGATES = {"conditionally_required": "The point is an aggregate. The point has no other attribute."}
+# Requirement levels, in the notation of OpenTelemetry's registry. A metric of subnets has attributes of both levels.
+Level = str | dict[str, str]
+ON_SUBNETS: Level = {"conditionally_required": "The point belongs to one subnet or covering prefix."}
+ON_AGGREGATES: Level = {"conditionally_required": "The point is an aggregate. The point has no other attribute."}
 
 
 def _values(name: str) -> tuple[str, ...]:

@@ -57,17 +57,17 @@ def changed(**attributes: Any) -> dict[str, Any]:
 
 
 def without(metric: Metric, key: str) -> Metric:
+    assert isinstance(metric.data, Sum)
     (point,) = metric.data.data_points
     attributes = {each: value for each, value in (point.attributes or {}).items() if each != key}
-    data = dataclasses.replace(metric.data, data_points=[dataclasses.replace(point, attributes=attributes)])
-    return dataclasses.replace(metric, data=data)
+    return dataclasses.replace(metric, data=counter(attributes, metric.data.is_monotonic))
 
 
 REFUSED = {
     "undeclared metric": dataclasses.replace(GOOD, name="epping.agent.insert.lost"),
     "the unit is '{packet}', not '{entry}'": dataclasses.replace(GOOD, unit="{packet}"),
     "the kind is updowncounter, not counter": dataclasses.replace(GOOD, data=counter(ATTRIBUTES, False)),
-    "the kind is gauge, not counter": dataclasses.replace(GOOD, data=Gauge(GOOD.data.data_points)),
+    "the kind is gauge, not counter": dataclasses.replace(GOOD, data=Gauge(counter(ATTRIBUTES).data_points)),
     "undeclared attribute epping.table": dataclasses.replace(GOOD, **changed(epping__table="flows")),
     "undeclared attribute epping.bound": dataclasses.replace(GOOD, **changed(epping__bound="least")),
     "epping.map has the undeclared value 'rows'": dataclasses.replace(GOOD, **changed(epping__map="rows")),

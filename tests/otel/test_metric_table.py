@@ -124,19 +124,17 @@ def test_values_are_those_of_the_counters_and_of_the_methods() -> None:
     """test_labels_are_the_enumerators_in_their_order compares the other values with the program."""
     used: dict[str, set[str]] = {semconv.FLOW_CLOSING: set(semconv.FLOW_CLOSINGS)}
     for counter in COUNTERS:
-        for key, values in [
-            *((k, (v,)) for k, v in counter.attributes.items()),
-            *([counter.axis] if counter.axis else []),
-        ]:
+        constant = [(key, (value,)) for key, value in counter.attributes.items()]
+        for key, values in [*constant, *([counter.axis] if counter.axis else [])]:
             used.setdefault(key, set()).update(values)
     used[semconv.NETWORK_TYPE] = set(semconv.FAMILIES.values())
     used[semconv.NETWORK_TRANSPORT] = {method.transport for method in methods.METHODS}
     used[semconv.METHOD] = set(methods.ALL)
     used[semconv.SIDE] = set(semconv.SIDES)
     used[semconv.FLOW_REVERSE] = set(semconv.FLOW_REVERSES)
-    values = {key: set(one.values) for key, one in semconv.ATTRIBUTES.items() if one.values}
-    del values[semconv.INTERFACE_EVENT]  # tests/otel/test_contract.py
-    assert used == values
+    declared = {key: set(one.values) for key, one in semconv.ATTRIBUTES.items() if one.values}
+    del declared[semconv.INTERFACE_EVENT]  # tests/otel/test_contract.py
+    assert used == declared
 
 
 @pytest.mark.unit

@@ -3,7 +3,7 @@
 
 The fixtures of this plug-in check everything that the tests export, and everything that a `Sink` receives: after each
 test, so that the checks do not change the time that a test takes to answer a request. Metrics of other instrumentation
-scopes are ignored. A test that exports invented points replaces the fixture `contract` by its own.
+scopes are ignored. Tests that export invented points use a scope of their own.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
