@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Defines every metric that otel-epping exports: name, unit, description and attributes (semconv.py).
 
-`counters.py` maps the kernel program's counters to these metrics. `make docs` generates docs/metrics.md from this file.
+`counters.py` maps the kernel program's counters to these metrics. `make docs` generates docs/metrics.md and schemas/
+from this file and from `semconv.py`.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_epping.otel.semconv import (
+    AGGREGATES,
     BOUND,
     ECN,
     FLOW_CLOSING,
@@ -21,28 +23,42 @@ from otel_epping.otel.semconv import (
     METHOD,
     NETWORK_TRANSPORT,
     NETWORK_TYPE,
+    ON_AGGREGATES,
+    ON_SUBNETS,
     OUTCOME,
     PACKET_KIND,
+    SCHEMA_URL,
     SIDE,
     SUBNET,
     SUBNET_DIRECTION,
     TIMESTAMP_FAULT,
     TRAFFIC_CLASS,
+    Level,
 )
 from otel_epping.version import __version__
 
-SCOPE = InstrumentationScope("otel_epping", __version__, "https://opentelemetry.io/schemas/1.44.0")
+SCOPE = InstrumentationScope("otel_epping", __version__, SCHEMA_URL)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. `keys` are the names of the metric's attributes, in the order of docs/metrics.md."""
+    """A metric. `keys` are the names of the metric's attributes, in the order of docs/metrics.md.
+
+    `stability` is a stability level of OpenTelemetry.
+    """
 
     name: str
     unit: str
     description: str
     keys: tuple[str, ...]
     kind: str = "counter"
+    stability: str = "development"
+
+    def requirement_levels(self) -> dict[str, Level]:
+        """Returns the requirement level of each attribute."""
+        if SUBNET not in self.keys:
+            return dict.fromkeys(self.keys, "required")
+        return dict.fromkeys(self.keys, ON_SUBNETS) | dict.fromkeys(AGGREGATES, ON_AGGREGATES)
 
 
 RTT = Metric(
