@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.metric import Metric
 from otel_epping.version import __version__
 
 FOLDER = Path(__file__).parents[1] / "schemas"
@@ -76,7 +77,7 @@ def _reference(name: str, level: semconv.Level) -> dict[str, Any]:
     return found
 
 
-def _metric(metric: metric_table.Metric) -> dict[str, Any]:
+def _metric(metric: Metric) -> dict[str, Any]:
     return {
         "name": metric.name,
         **_brief_and_note(metric.description),

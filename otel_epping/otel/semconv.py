@@ -62,6 +62,8 @@ class Attribute:
     values     the closed set of values, and the meaning of each value; empty if the set is open
     examples   examples of values, if the set is open
     note       further facts
+    short      the name of the attribute in the setting `attributes`; empty if the setting cannot contain the attribute
+    needed     why the setting `attributes` must not leave out the attribute; empty if the attribute may be left out
     is_otel    whether OpenTelemetry's registry defines the attribute; then our registry only refers to the definition
     stability  a stability level of OpenTelemetry; OpenTelemetry's own attributes have the level of its registry
     """
@@ -70,18 +72,30 @@ class Attribute:
     values: dict[str, str] = field(default_factory=dict)
     examples: tuple[str | bool | int, ...] = ()
     note: str = ""
+    short: str = ""
+    needed: str = ""
     is_otel: bool = False
     stability: str = "development"
 
 
 ATTRIBUTES = {
-    SUBNET: Attribute("The subnet in CIDR notation.", examples=("192.0.2.0/24", "2001:db8::/48")),
-    NETWORK_TYPE: Attribute("The version of IP.", {"ipv4": "IPv4", "ipv6": "IPv6"}, is_otel=True),
+    SUBNET: Attribute(
+        "The subnet in CIDR notation.",
+        examples=("192.0.2.0/24", "2001:db8::/48"),
+        short="subnet",
+    ),
+    NETWORK_TYPE: Attribute(
+        "The version of IP.",
+        {"ipv4": "IPv4", "ipv6": "IPv6"},
+        is_otel=True,
+        short="network_type",
+    ),
     NETWORK_TRANSPORT: Attribute(
         "The transport protocol of the packets that were timed.",
         {"tcp": "TCP", "icmp": "ICMP and ICMPv6", "udp": "UDP", "quic": "QUIC"},
         note="OpenTelemetry's registry has no value for ICMP. The registry allows other values.",
         is_otel=True,
+        short="transport",
     ),
     INTERFACE: Attribute(
         "The interface on which the packets were seen.",
@@ -89,11 +103,14 @@ ATTRIBUTES = {
         is_otel=True,
         note="The value is empty for interfaces that share one set of counters, because more than 1024 interfaces are "
         "watched.",
+        short="interface",
     ),
     IO_DIRECTION: Attribute(
         "The direction of the packets at the interface.",
         {"receive": "packets that arrive at the interface", "transmit": "packets that leave through it"},
         is_otel=True,
+        short="direction",
+        needed="a forwarded packet is counted when it arrives and when it leaves",
     ),
     SIDE: Attribute(
         "The side of the interface where the subnet is located.",
@@ -104,11 +121,19 @@ ATTRIBUTES = {
         },
         note="Packets arrive from the external side if the role of the interface is `wan`, and from the internal side "
         "if the role is `lan`. The measuring host itself is on the other side.",
+        short="side",
+        needed="round-trip times to internal and to external networks are times of different parts of a path",
     ),
-    METHOD: Attribute("The method that measured the round-trip times.", {row.name: row.summary for row in METHODS}),
+    METHOD: Attribute(
+        "The method that measured the round-trip times.",
+        {row.name: row.summary for row in METHODS},
+        short="method",
+    ),
     SUBNET_DIRECTION: Attribute(
         "The direction of the packets or segments.",
         {"from": "the source address is in the subnet", "to": "the destination address is in the subnet"},
+        short="direction",
+        needed="each packet counts for two subnets: from the subnet of its source, and to the subnet of its destination",
     ),
     TRAFFIC_CLASS: Attribute(
         "The class of the packets.",
@@ -119,6 +144,7 @@ ATTRIBUTES = {
             "icmp": "ICMP and ICMPv6",
             "other": "other protocols, and all IP fragments except the first",
         },
+        short="traffic_class",
     ),
     PACKET_KIND: Attribute(
         "The kind of the packets.",
@@ -131,6 +157,7 @@ ATTRIBUTES = {
             "non_ip": "packets without an IP header",
             "malformed": "packets with a header that is cut off or invalid",
         },
+        short="kind",
     ),
     ECN: Attribute(
         "The ECN code point (RFC 3168).",
@@ -140,11 +167,20 @@ ATTRIBUTES = {
             "ect_0": "the endpoints use ECN: ECT(0)",
             "ce": "a node on the path was congested and has marked the packet",
         },
+        short="ecn",
+        needed="the shares of the code points are the result, and their sum is only a number of packets",
     ),
-    MAP: Attribute("The table that was full.", {"flows": "the TCP flow table", "subnets": "the table of subnets"}),
+    MAP: Attribute(
+        "The table that was full.",
+        {"flows": "the TCP flow table", "subnets": "the table of subnets"},
+        short="map",
+        needed="the entries of the two tables are different things",
+    ),
     BOUND: Attribute(
         "The bound of the range of the histograms as which the round-trip time was counted.",
         {"least": "the round-trip time was below 1 us", "greatest": "the round-trip time was above 64 s"},
+        short="bound",
+        needed="too short and too long round-trip times are different faults",
     ),
     OUTCOME: Attribute(
         "What happened to an RTT sample, or to a packet that was selected to start one.",
@@ -160,6 +196,8 @@ ATTRIBUTES = {
         },
         note="A `begun` sample without another outcome still waits for a reply, or the DNS, echo or QUIC request of "
         "the sample was evicted.",
+        short="outcome",
+        needed="each sample counts as begun and also with its end",
     ),
     TIMESTAMP_FAULT: Attribute(
         "How the TCP timestamps stopped working.",
@@ -168,6 +206,7 @@ ATTRIBUTES = {
             "still": "the TSval did not change, and no RTT sample was started for 250 ms",
             "unechoed": "a segment was acknowledged without an echo of its TSval",
         },
+        short="fault",
     ),
     INTERFACE_EVENT: Attribute(
         "The event.",
@@ -180,6 +219,8 @@ ATTRIBUTES = {
             "front of it",
             "unseen": "in one direction, the kernel counts packets that the program does not see",
         },
+        short="event",
+        needed="the events are different things, not parts of one sum",
     ),
     FLOW_OPENING: Attribute(
         "How the flow was opened.",
@@ -187,6 +228,7 @@ ATTRIBUTES = {
             "syn": "the SYN-ACK was seen",
             "midway": "the flow was already open when it was first seen, or had been idle for 5 minutes",
         },
+        short="opening",
     ),
     FLOW_CLOSING: Attribute(
         "How the flow was closed.",
@@ -195,6 +237,7 @@ ATTRIBUTES = {
             "rst": "an endpoint sent an RST",
             "silence": "the flow was idle for 5 minutes, or was evicted",
         },
+        short="closing",
     ),
     FLOW_REVERSE: Attribute(
         "Where the other direction of the flow is seen.",
@@ -202,6 +245,8 @@ ATTRIBUTES = {
             "same_way": "the packets of both directions arrive at the interface, as at a mirror port, or both leave",
             "missing": "the other direction was not seen, as with asymmetric routing",
         },
+        short="reverse",
+        needed="a mirror port and asymmetric routing are different faults",
     ),
     OVERFLOW: Attribute(
         "`true` on the overflow point, which sums all subnets beyond the limits and has no other attribute.",

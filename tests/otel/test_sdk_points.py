@@ -28,7 +28,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_epping.kernel import buckets
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel import metric_table, scope, sdk_points, semconv
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.install import attach
 from otel_epping.series import histogram
@@ -115,7 +115,7 @@ def test_points_hold_plain_numbers_only(shared: Bench, explicit: bool, temporali
     data = reader.get_metrics_data()
     assert data
     kinds = Counter(type(leaf) for leaf in scalars(data))
-    plain = {int, float, str, bool, type(None), AggregationTemporality, Resource, type(metric_table.SCOPE)}
+    plain = {int, float, str, bool, type(None), AggregationTemporality, Resource, type(scope.SCOPE)}
     assert set(kinds) <= plain
     assert kinds[int] > 20
     provider.shutdown()

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import scope, semconv
 from otel_epping.version import __version__
 from scripts import registry
 
@@ -24,7 +24,7 @@ def test_the_registry_is_generated_from_the_tables() -> None:
 def test_the_schema_url_ends_with_the_version_and_names_a_file() -> None:
     assert semconv.SCHEMA_URL.endswith(f"/schemas/{__version__}")
     schema = yaml.safe_load((registry.FOLDER / __version__).read_text())
-    assert schema["schema_url"] == metric_table.SCOPE.schema_url == semconv.SCHEMA_URL
+    assert schema["schema_url"] == scope.SCOPE.schema_url == semconv.SCHEMA_URL
     assert [*schema["versions"]] == [__version__]
 
 

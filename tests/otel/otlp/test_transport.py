@@ -38,7 +38,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel import agent_metrics, metric_table, sdk_points, semconv
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.message_columns import Column
 from otel_epping.otel.otlp.points import number_attributes, number_points
@@ -247,7 +247,7 @@ def test_the_exporter_itself_still_exports(protocol: str, server: Receiver, buil
     for sending in (sender_of(exporter), sender_of(exporter)):  # the second sender takes the place of the first sender
         sending.send(counters(3))
     metric = sdk_points.sum_metric(
-        metric_table.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False
+        agent_metrics.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False
     )
     scope = ScopeMetrics(SCOPE, [metric], "")
     server.errors = [TRANSIENT[protocol]]
