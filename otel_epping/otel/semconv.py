@@ -133,7 +133,7 @@ ATTRIBUTES = {
         "The direction of the packets or segments.",
         {"from": "the source address is in the subnet", "to": "the destination address is in the subnet"},
         short="direction",
-        needed="each packet counts for two subnets: from the subnet of its source, and to the subnet of its destination",
+        needed="each packet counts for two subnets: `from` for its source, and `to` for its destination",
     ),
     TRAFFIC_CLASS: Attribute(
         "The class of the packets.",
