@@ -36,7 +36,7 @@ class ColumnSums(NamedTuple):
 
     def of(self, counters: Counts) -> Counts:
         """Returns the sums of each row of `counters`: (rows, sums)."""
-        selected = counters[:, self.columns]
+        selected = np.take(counters, self.columns, axis=1)
         if len(self.starts) == len(self.columns):  # a projection without merged columns, or without counters
             return selected
         return np.asarray(np.add.reduceat(selected, self.starts, axis=1))
@@ -133,7 +133,8 @@ class ProjectedSeries:
         sums = self.projection.sums.of(increments.counters)
         counted = np.flatnonzero(sums.any(axis=1))
         series = self.of(placed[counted])
-        self.counts.add(series, CounterTable(sums[counted]))
+        # If all rows have counts, which is usual, the sums are not copied.
+        self.counts.add(series, CounterTable(sums if len(counted) == len(sums) else sums[counted]))
         self.registry.pending[series] = True
 
     def reading(self, reading: Reading, rows: Indexes, placed: Indexes, rtts: RttTable) -> SeriesReading:
