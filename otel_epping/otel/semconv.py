@@ -265,6 +265,7 @@ AGGREGATES = (OVERFLOW, UNANSWERED)
 # Requirement levels, in the notation of OpenTelemetry's registry. A metric of subnets has attributes of both levels.
 Level = str | dict[str, str]
 ON_SUBNETS: Level = {"conditionally_required": "The point belongs to one subnet or covering prefix."}
+MAY_BE_ON_SUBNETS: Level = {"recommended": "The point belongs to one subnet or covering prefix."}
 ON_AGGREGATES: Level = {"conditionally_required": "The point is an aggregate. The point has no other attribute."}
 
 
