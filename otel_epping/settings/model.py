@@ -23,7 +23,7 @@ from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
 from otel_epping.otel import metric_selection
 from otel_epping.series.limits import RANGES, Limits
-from otel_epping.settings.types import Attributes, Duration, Interfaces, Names
+from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, Interfaces, Names
 
 PREFIX = "OTEL_EPPING_"
 INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
@@ -142,7 +142,7 @@ class Settings:
     ] = _KERNEL_DEFAULTS.max_age_ns
     methods: Annotated[
         tuple[str, ...],
-        Spec(Names(methods.ALL, methods.mask), "Methods of RTT measurement, separated by commas.", kernel=True),
+        Spec(METHODS, "Methods of RTT measurement, separated by commas.", kernel=True),
     ] = methods.ALL
     tunnels: Annotated[
         bool,
@@ -201,7 +201,7 @@ class Settings:
     metrics: Annotated[
         tuple[str, ...],
         Spec(
-            Names(metric_selection.SELECTIONS, metric_selection.check_metrics),
+            METRICS,
             "Groups of metrics to export, separated by commas. core: RTTs, bytes and packets by direction, "
             "retransmissions, flows, interfaces and the agent's own metrics. all: all metrics with all attributes.",
         ),

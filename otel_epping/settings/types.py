@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from otel_epping.errors import EppingError
+from otel_epping.kernel import methods
 from otel_epping.kernel.attach import selection
 from otel_epping.otel import metric_selection
 from otel_epping.otel.metric import GROUPS
@@ -66,6 +67,10 @@ class Interfaces(click.ParamType[str]):
         return re.findall(r"\s*/.*?/\s*(?=,|$)|[^,]+", rv, re.DOTALL)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 class Names(click.ParamType[tuple[str, ...]]):
     """Some of the names in `known`, separated by commas. `check` raises EppingError if a name is unknown."""
 
@@ -84,6 +89,10 @@ class Names(click.ParamType[tuple[str, ...]]):
         except EppingError as error:
             self.fail(str(error), param, ctx)
         return names
+
+
+METHODS = Names(methods.ALL, methods.mask)
+METRICS = Names(metric_selection.SELECTIONS, metric_selection.check_metrics)
 
 
 class Attributes(click.ParamType[dict[str, tuple[str, ...]]]):
@@ -111,10 +120,6 @@ class Attributes(click.ParamType[dict[str, tuple[str, ...]]]):
         except EppingError as error:
             self.fail(str(error), param, ctx)
         return attributes
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def text_of(kind: click.ParamType[Any], value: Any) -> Any:
