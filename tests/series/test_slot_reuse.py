@@ -112,7 +112,7 @@ def test_extremes_and_start_time_are_those_of_the_new_owner(crowd: Crowd) -> Non
     crowd.talk(1, 5 * SECOND)
     crowd.talk(2, MS)
     receiver.export()
-    before_ns = receiver.producer._tracker.reading.time_ns
+    before_ns = receiver.producer._trackers[0].reading.time_ns
     retire(crowd, receiver, while_speaking=2)
     crowd.talk(3, 2 * MS)
     receiver.producer.read()
