@@ -17,7 +17,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, semconv
 from otel_epping.settings.model import Settings
 from tests.support.command import Agent, converse
 
@@ -113,12 +113,13 @@ def test_limits_are_reloaded(ns: Namespace, start: Callable[..., Agent], sink: S
         agent.process.send_signal(signal.SIGHUP)
         agent.wait_for(words)
 
-    reload("roll_up: true\n", "settings are unchanged: roll_up needs max_series")
+    reload("metrics: rtts\n", "settings are unchanged: ")
+    reload("metrics: all\n", "take effect after a restart: metrics")
     reload(
-        "max_series: 9\nidle_timeout: 2h\nroll_up: true\nmin_samples: 2\n",
+        "max_series: 9\nidle_timeout: 2h\nroll_up: false\nmin_samples: 2\n",
         "settings reloaded; changes applied: idle_timeout, max_series, roll_up, min_samples",
     )
     converse(ns, TURNS)
     assert agent.stop() == 0
-    limits = [point.point.as_int for point in sink.points(metric_table.SERIES_LIMIT.name)]
+    limits = [point.point.as_int for point in sink.points(agent_metrics.SERIES_LIMIT.name)]
     assert limits[-1] == 9

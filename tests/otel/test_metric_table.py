@@ -13,9 +13,10 @@ from otel_epping.kernel import methods
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import metric_table, semconv
-from otel_epping.otel.attributes import Columns
+from otel_epping.otel.columns import Columns
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from scripts import metrics_page
+from tests.support.metrics import ALL_METRICS
 
 pytestmark = pytest.mark.parallel
 
@@ -88,8 +89,9 @@ COUNTERS = [*SUBNET_COUNTERS, *INTERFACE_COUNTERS]
 @pytest.mark.parametrize("table", TABLES)
 def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, np.dtype[Any]]) -> None:
     """If labels and fields do not match, the constructor of Columns raises."""
-    columns = Columns(TABLES[table], dtypes[table])
-    series = [column for its_columns in columns.by_metric.values() for column in its_columns]
+    columns = Columns(TABLES[table], dtypes[table], ALL_METRICS.exported)
+    assert len(columns.sums.starts) == len(columns.sums.columns) == len(columns.labels) - 1, "no columns are merged"
+    series = columns.sums.columns.tolist()
     assert len(series) == len(set(series))
     unused = dtypes[table]["unused"].itemsize // 8 if "unused" in (dtypes[table].names or ()) else 0
     assert set(series) == set(range(dtypes[table].itemsize // 8 - unused)), "only the columns at the end are unused"
@@ -111,7 +113,7 @@ def test_an_axis_or_an_attribute_distinguishes_the_counters_of_a_metric() -> Non
 @pytest.mark.unit
 def test_every_attribute_of_a_point_is_in_the_tables() -> None:
     used = {key for metric in metric_table.METRICS for key in metric.keys}
-    assert used | {semconv.OVERFLOW, semconv.UNANSWERED} == set(semconv.ATTRIBUTES)
+    assert used | {*semconv.AGGREGATES} == set(semconv.ATTRIBUTES)
     of_subnet = {semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE}
     for base, table in ((of_subnet, SUBNET_COUNTERS), ({semconv.INTERFACE}, INTERFACE_COUNTERS)):
         for counter in table:
@@ -120,24 +122,28 @@ def test_every_attribute_of_a_point_is_in_the_tables() -> None:
 
 
 @pytest.mark.unit
-def test_descriptions_of_attributes_list_their_values() -> None:
-    for key, labels in {
-        semconv.SIDE: semconv.SIDES,
-        semconv.METHOD: methods.ALL,
-        semconv.NETWORK_TYPE: semconv.FAMILIES.values(),
-        semconv.NETWORK_TRANSPORT: [method.transport for method in methods.METHODS],
-        semconv.SUBNET_DIRECTION: semconv.SUBNET_DIRECTIONS,
-        semconv.TRAFFIC_CLASS: semconv.TRAFFIC_CLASSES,
-        semconv.PACKET_KIND: semconv.PACKET_KINDS,
-        semconv.ECN: semconv.ECN_CODEPOINTS,
-        semconv.BOUND: semconv.BOUNDS,
-        semconv.FLOW_OPENING: semconv.FLOW_OPENINGS,
-        semconv.FLOW_CLOSING: [*semconv.FLOW_CLOSINGS, "silence"],
-        semconv.MAP: {c.attributes[semconv.MAP] for c in INTERFACE_COUNTERS if semconv.MAP in c.attributes},
-        semconv.OUTCOME: {c.attributes[semconv.OUTCOME] for c in INTERFACE_COUNTERS if semconv.OUTCOME in c.attributes},
-    }.items():
-        for label in labels:
-            assert f"`{label}`" in semconv.ATTRIBUTES[key]
+def test_values_are_those_of_the_counters_and_of_the_methods() -> None:
+    """test_labels_are_the_enumerators_in_their_order compares the other values with the program."""
+    used: dict[str, set[str]] = {semconv.FLOW_CLOSING: set(semconv.FLOW_CLOSINGS)}
+    for counter in COUNTERS:
+        constant = [(key, (value,)) for key, value in counter.attributes.items()]
+        for key, values in [*constant, *([counter.axis] if counter.axis else [])]:
+            used.setdefault(key, set()).update(values)
+    used[semconv.NETWORK_TYPE] = set(semconv.FAMILIES.values())
+    used[semconv.NETWORK_TRANSPORT] = {method.transport for method in methods.METHODS}
+    used[semconv.METHOD] = set(methods.ALL)
+    used[semconv.SIDE] = set(semconv.SIDES)
+    used[semconv.FLOW_REVERSE] = set(semconv.FLOW_REVERSES)
+    declared = {key: set(one.values) for key, one in semconv.ATTRIBUTES.items() if one.values}
+    del declared[semconv.INTERFACE_EVENT]  # tests/otel/test_contract.py
+    assert used == declared
+
+
+@pytest.mark.unit
+def test_attributes_have_either_values_or_examples() -> None:
+    for name, attribute in semconv.ATTRIBUTES.items():
+        assert bool(attribute.values) != bool(attribute.examples), name
+        assert attribute.brief.endswith("."), name
 
 
 @pytest.mark.unit
@@ -162,7 +168,7 @@ def test_no_other_module_contains_a_metric_or_attribute_name() -> None:
     names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
     found = []
     for path in sorted((ROOT / "otel_epping").rglob("*.py")):
-        if path.name in ("metric_table.py", "semconv.py"):
+        if path.name in ("metric_table.py", "agent_metrics.py", "semconv.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if (

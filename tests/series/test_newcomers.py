@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.many_subnets import PACKETS, RTTS, Receiver, network_of
@@ -80,10 +80,10 @@ def test_a_subnet_that_answers_at_once_was_never_in_the_aggregate(kernel: Synthe
 def test_the_series_starts_when_the_subnet_answers(kernel: SyntheticKernel, receiver: Receiver) -> None:
     kernel.packet(1, 100)
     receiver.export()
-    previous_ns = receiver.producer._tracker.reading.time_ns
+    previous_ns = receiver.producer._trackers[0].reading.time_ns
     kernel.rtt(1, 0, 5 * MS)
     receiver.producer.read()
-    tracker = receiver.producer._tracker
+    tracker = receiver.producer._trackers[0]
     (row,) = [row for row in tracker.rows().tolist() if row != UNANSWERED_SLOT]
     pending = tracker.pending(np.array([row]))
     assert pending.start_ns.tolist() == pending.rtts.start_ns.tolist() == [previous_ns]
@@ -172,7 +172,7 @@ def test_counts_of_failed_exports_stay_in_their_series(kernel: SyntheticKernel, 
 
 
 def test_newcomers_do_not_count_for_max_series(kernel: SyntheticKernel, temporality: AggregationTemporality) -> None:
-    receiver = receiver_of(kernel, temporality, Limits(max_series=1, min_samples=1))
+    receiver = receiver_of(kernel, temporality, Limits(1, 1, roll_up=False))
     for _ in range(9):
         kernel.packet(1, 100)
         kernel.packet(2, 100)
@@ -224,5 +224,5 @@ def test_the_estimate_of_subnets_that_have_not_answered_is_exported(
     kernel.unanswered = 7
     receiver.producer.read()
     (batch,) = receiver.producer.batches()
-    (metric,) = [each for each in batch.others.metrics if each.name == metric_table.SUBNET_UNANSWERED.name]
+    (metric,) = [each for each in batch.others.metrics if each.name == agent_metrics.SUBNET_UNANSWERED.name]
     assert [getattr(point, "value", None) for point in metric.data.data_points] == [7]

@@ -20,7 +20,8 @@ from otel_epping.kernel.read.slot_tables import SlotTables
 from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
+from otel_epping.otel.metric import Metric
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.many_subnets import CLOSED, OPENED, PACKETS, RTTS, Bounds, Crowd, Receiver, emptied, network_of
@@ -91,7 +92,7 @@ def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
             receiver.export()
 
 
-def own(receiver: Receiver, metric: metric_table.Metric) -> int:
+def own(receiver: Receiver, metric: Metric) -> int:
     """Return the current value of one of the agent's metrics about itself."""
     receiver.producer.read()
     first = next(receiver.producer.batches())
@@ -134,12 +135,12 @@ def test_a_flow_that_sends_again_does_not_count_for_the_new_owner_of_its_slot(cr
 
 
 def test_extremes_and_start_time_are_those_of_the_new_owner(crowd: Crowd) -> None:
-    receiver = receiver_of(crowd.bench, limits=Limits(max_series=CONFIG.max_slots))
+    receiver = receiver_of(crowd.bench, limits=Limits(CONFIG.max_slots, roll_up=False))
     crowd.talk(1, 5 * SECOND)
     crowd.talk(2, MS)
     receiver.export()
     was, its_histogram = slot(crowd, 1), histogram(crowd, 1)
-    before_ns = receiver.producer._tracker.reading.time_ns
+    before_ns = receiver.producer._trackers[0].reading.time_ns
     retire(crowd, receiver, while_speaking=2)
     owners = fill(crowd, 2 * MS)
     assert was in owners
@@ -240,7 +241,7 @@ def test_slots_being_freed_become_free_after_the_idle_timeout_is_off(crowd: Crow
     receiver.export()
     assert slot(crowd, 1) is None
     assert crowd.bench.slots["state"][was]
-    Bounds(0, Limits(max_series=5)).apply(crowd.bench, receiver.producer, slow.producer)
+    Bounds(0, Limits(max_series=5, roll_up=False)).apply(crowd.bench, receiver.producer, slow.producer)
     crowd.ping(2, MS)
     crowd.sleep(2)
     for each in (receiver, slow, receiver, slow):
@@ -276,7 +277,7 @@ def test_a_new_slot_is_not_idle(crowd: Crowd) -> None:
 def test_no_counts_are_lost_when_slots_are_reused_during_an_outage(
     crowd: Crowd, temporality: AggregationTemporality
 ) -> None:
-    receiver = receiver_of(crowd.bench, temporality, Limits(max_series=5))
+    receiver = receiver_of(crowd.bench, temporality, Limits(max_series=5, roll_up=False))
     for subnet in range(12):
         for _ in range(3):
             crowd.ping(subnet, MS * (1 + subnet))
@@ -295,20 +296,20 @@ def test_no_counts_are_lost_when_slots_are_reused_during_an_outage(
 
 
 def test_freed_slots_and_overflows_are_metrics(crowd: Crowd) -> None:
-    receiver = receiver_of(crowd.bench, limits=Limits(max_series=2))
+    receiver = receiver_of(crowd.bench, limits=Limits(max_series=2, roll_up=False))
     for subnet in (1, 2, 3):
         crowd.talk(subnet, MS)
     receiver.export()
     usage = (
-        metric_table.SERIES_USAGE,
-        metric_table.SERIES_LIMIT,
-        metric_table.SERIES_OVERFLOWED,
-        metric_table.SUBNET_RETIRED,
+        agent_metrics.SERIES_USAGE,
+        agent_metrics.SERIES_LIMIT,
+        agent_metrics.SERIES_OVERFLOWED,
+        agent_metrics.SUBNET_RETIRED,
     )
     assert [own(receiver, metric) for metric in usage] == [2, 2, 1, 0]
     retire(crowd, receiver, while_speaking=2)
     assert [own(receiver, metric) for metric in usage] == [1, 2, 0, 2]
-    assert own(receiver, metric_table.SUBNET_USAGE) == 2
+    assert own(receiver, agent_metrics.SUBNET_USAGE) == 2
 
 
 def test_the_generation_of_a_row_changes_with_its_owner_for_every_reader(crowd: Crowd) -> None:
