@@ -28,7 +28,7 @@ static __always_inline u32 answered_slot(const struct context *ctx)
     struct slot *slot = slots.lookup(&index);
     struct claims *newcomers = claims.lookup(&newcomers_row);
 
-    if (slot && newcomers && !(slot->state & SLOT_ANSWERED) &&
+    if (index >= SHARED_SLOTS && slot && newcomers && !(slot->state & SLOT_ANSWERED) &&
         (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
         __sync_fetch_and_add(&newcomers->claimed, -1);
     return index;
