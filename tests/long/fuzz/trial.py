@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from otel_epping.kernel import map_array, methods
-from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.arrays import Counts, Words
 from otel_epping.kernel.attach.interfaces import Interface, Role
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.read.histograms import numbers_of
@@ -56,7 +56,7 @@ class Snapshot:
     behaviour: dict[str, Counts]
     ended: Counts
     sums: Counts
-    overflow: Counts
+    overflow: Words
 
 
 class HashMap:
