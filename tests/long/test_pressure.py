@@ -6,14 +6,20 @@ load.
 table is too small.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import semconv
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
+from tests.long.flood import Scenario
+from tests.long.flood import run as run_flood
 from tests.long.pressure import Load, run
+from tests.support.many_subnets import emptied
 from tests.support.prog_test_run import Bench
 
 pytestmark = pytest.mark.parallel
@@ -95,3 +101,23 @@ def test_exported_metrics_show_the_pressure(every: Bench) -> None:
     spoiled = sum(more("epping.agent.measurement.count", kind) for kind in outcomes)
     measured = sum(more(metric, kind) for metric, kind in after if metric == "epping.rtt.duration")
     assert more("epping.agent.measurement.count", "begun") - measured - spoiled >= load.syns
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Bench]:
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0))
+    yield bench
+    bench.close()
+
+
+FLOODS = {
+    "60,000 forged sources": Scenario(forged=60_000, real=200, flood_s=30),
+    "4,096 answering subnets of one covering prefix": Scenario(forged=0, attackers=4096, real=200, flood_s=30),
+}
+
+
+@pytest.mark.parametrize("scenario", FLOODS.values(), ids=FLOODS)
+def test_a_flood_of_subnets_hides_no_real_network(small: Bench, scenario: Scenario) -> None:
+    limits = Limits(max_series=400, roll_up=True)
+    emptied(small)
+    run_flood(small, limits, scenario).check(scenario, small.config, limits)
