@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends a flood from forged sources, or the answers of an attacker's subnets, together with the traffic of real networks
-through the program.
+"""Sends a flood through the program: packets of forged sources, or answers of an attacker's subnets. At the same time,
+real networks communicate.
 
 All packets of a second are built as arrays, and BPF_PROG_TEST_RUN sends the packets in the order of their times. Each
 real network answers one request per second: a SYN, an echo request or a DNS query, over IPv4 or IPv6. Half of the real
@@ -334,7 +334,7 @@ def main() -> None:
         print(
             f"\n{title} in {scenario.flood_s} s, {scenario.real} real networks; max_subnets {CONFIG.max_subnets}, "
             f"max_series {LIMITS.max_series}\n"
-            f"  {outcome.own} of {outcome.answers} RTTs of real networks are in series of their own: {outcome.share:.2%}\n"
+            f"  RTTs of real networks in series of their own: {outcome.own} of {outcome.answers}, {outcome.share:.2%}\n"
             f"  exported {dict(outcome.exported)}\n  counted  {dict(outcome.truth)}\n"
             f"  at most {outcome.most_series} subnets and covering prefixes in an export\n"
             f"  subnets that have not answered, added up over the exports: {outcome.unanswered}\n"

@@ -92,10 +92,11 @@ def test_exported_metrics_show_the_pressure(every: Bench) -> None:
         return after.get((metric, kind), 0) - before.get((metric, kind), 0)
 
     assert more("epping.flow.count") == outcome.counted["flows_created"] >= load.strangers
-    # An evicted flow is counted as closed by silence, once for the subnet of each host.
-    assert more("epping.flow.opened.count", "midway") >= 2 * load.strangers
+    # An evicted flow is counted as closed by silence, once for the subnet of each host. The new flows belong to subnets
+    # that never answered. The points of these subnets have no attribute for the kind.
+    assert more("epping.flow.opened.count") >= 2 * load.strangers
     assert after["epping.flow.active", ""] <= 2 * TABLE
-    assert more("epping.flow.closed.count", "silence") >= 2 * (load.strangers - TABLE)
+    assert more("epping.flow.closed.count") >= 2 * (load.strangers - TABLE)
     # Each SYN without a reply starts an RTT sample that is never completed.
     outcomes = ("expired", "superseded", "repeated")
     spoiled = sum(more("epping.agent.measurement.count", kind) for kind in outcomes)
