@@ -302,18 +302,20 @@ def measure_agent(forged: int, attackers: int) -> dict[str, float]:
     flood = Flood(bench, Scenario(forged, attackers))
     producer = EppingMetricProducer(bench.collector, limits=LIMITS)
     encoder = BatchEncoder(producer)
-    before_mb, peak_mb, cpu_s = fresh_process.status_mb("VmRSS"), 0.0, 0.0
+    kept_mb = peak_mb = cpu_s = 0.0
     resource = ResourceMetrics(Resource({}), [], "")
 
     def export(_: int) -> None:
-        nonlocal peak_mb, cpu_s
+        nonlocal kept_mb, peak_mb, cpu_s
         begin_mb = fresh_process.status_mb("VmRSS")
         with fresh_process.measure_usage() as usage:
             producer.read()
             for batch in producer.batches():
                 encoder.request([resource], batch)
                 producer.acknowledge(batch)
-        peak_mb, cpu_s = max(peak_mb, begin_mb + usage.peak_mb - before_mb), cpu_s + usage.cpu_s
+        # The memory of the packets does not count.
+        peak_mb, cpu_s = max(peak_mb, kept_mb + usage.peak_mb), cpu_s + usage.cpu_s
+        kept_mb += fresh_process.status_mb("VmRSS") - begin_mb
 
     flood.run(export)
     return {"added_mb": peak_mb, "cpu_share": cpu_s / flood.scenario.duration_s}
