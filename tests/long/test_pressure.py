@@ -6,19 +6,29 @@ load.
 table is too small.
 """
 
+import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.utils import wrpcap
 
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import semconv
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.long.flood import Scenario
 from tests.long.flood import run as run_flood
 from tests.long.pressure import Load, run
+from tests.support.command import epping
 from tests.support.many_subnets import emptied
 from tests.support.prog_test_run import Bench
 
@@ -122,3 +132,53 @@ def test_a_flood_of_subnets_hides_no_real_network(small: Bench, scenario: Scenar
     limits = Limits(max_series=400, roll_up=True)
     emptied(small)
     run_flood(small, limits, scenario).check(scenario, small.config, limits)
+
+
+def flood_capture(real: int, forged: int) -> list[Any]:
+    """Return packets of a capture: echo requests to real networks with replies, and packets of forged sources.
+
+    We answer the SYNs, but no forged source answers.
+    """
+    chance, us, packets = random.Random(1), "192.0.2.1", []
+    for number in range(forged):
+        source = str(IPv4Address(chance.randrange(1 << 24, 224 << 24)))
+        kind = number % 4
+        if kind == 0:
+            packets.append(IP(src=source, dst=us) / TCP(sport=1024 + number, dport=443, seq=1, flags="S"))
+            answer = TCP(sport=443, dport=1024 + number, seq=7, ack=2, flags="SA")
+            packets.append(IP(src=us, dst=source) / answer)
+        elif kind == 1:
+            packets.append(IP(src=source, dst=us) / UDP(sport=1024 + number, dport=53) / b"forged")
+        elif kind == 2:
+            packets.append(IP(src=source, dst=us) / ICMP(id=number))
+        else:
+            source_v6 = str(IPv6Address(chance.randrange(0x2A << 120, 0x2B << 120)))
+            packets.append(IPv6(src=source_v6, dst="2001:db8::1") / UDP(sport=1024 + number, dport=53) / b"forged")
+        if number % (forged // real) == 0:
+            network = f"198.18.{number // (forged // real)}.1"
+            packets += [IP(src=us, dst=network) / ICMP(id=number, seq=9)]
+            packets += [IP(src=network, dst=us) / ICMP(type="echo-reply", id=number, seq=9)]
+    frames = [Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / packet for packet in packets]
+    for number, frame in enumerate(frames):
+        frame.time = 1_700_000_000 + number / 1000
+    return frames
+
+
+def test_replay_shows_the_real_networks_of_a_capture_with_a_flood(ns: Namespace, tmp_path: Path) -> None:
+    file = tmp_path / "flood.pcap"
+    wrpcap(str(file), flood_capture(50, 4000))
+    result = epping(ns, "replay", "--max-subnets", "500", "--max-flows", "1000", str(file))
+    assert (result.returncode, result.stderr) == (0, "")
+    table = result.stdout.partition("\n\n")[0].splitlines()[1:]
+    real = [line for line in table if line.startswith("198.18.")]
+    assert len(real) == 50
+    assert all(line.split()[1:3] == ["icmp_echo", "1"] for line in real)
+    (unanswered,) = [line for line in table if line.startswith("never answered")]
+    found = re.match(r"never answered \(([\d,]+) subnets\) +- +0 +([\d,]+) +[\d,]+$", unanswered)
+    assert found
+    subnets, counted = (int(number.replace(",", "")) for number in found.groups())
+    assert 0.9 * 4000 <= subnets <= 1.1 * 4000
+    assert counted >= 4000
+    # Our own network has answered SYNs.
+    (ours,) = [line for line in table if line not in (unanswered, *real)]
+    assert ours.startswith("192.0.2.0/24")
