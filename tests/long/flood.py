@@ -52,7 +52,12 @@ _REAL_V4, _BLOCKS_V4 = 60, 40  # the first byte, and the number of different fir
 
 @dataclass(frozen=True)
 class Scenario:
-    """The numbers of networks and the times in s. `attackers` is the number of /48 networks that answer."""
+    """The numbers of networks and the times in s.
+
+    attackers  the number of /48 networks that answer
+    stay_s     the time for which each real network communicates; 0: until the end. If it is not 0, the real networks
+               start one after the other
+    """
 
     forged: int = 1_000_000
     attackers: int = 0
@@ -60,6 +65,7 @@ class Scenario:
     start_s: int = 10
     flood_s: int = 60
     after_s: int = 60
+    stay_s: int = 0
 
     @property
     def duration_s(self) -> int:
@@ -69,7 +75,7 @@ class Scenario:
     def starts_s(self) -> npt.NDArray[np.int64]:
         """The second in which each real network starts."""
         late = self.start_s + np.arange(self.real) * self.flood_s // self.real
-        return np.where(np.arange(self.real) % 2 == 0, 0, late)
+        return np.where((np.arange(self.real) % 2 == 0) & (self.stay_s == 0), 0, late)
 
 
 def network_of(number: int) -> str:
@@ -138,6 +144,8 @@ class Second:
 
     def send(self, contender: Contender) -> tuple[int, int]:
         """Sends all packets through the program. Returns the numbers of packets and bytes."""
+        if not self._parts:
+            return 0, 0
         rows, sizes, egress, times_ns = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         order = np.argsort(times_ns, kind="stable")
         runs = TimedRuns(contender, Packets(rows[order], sizes[order], egress[order]))
@@ -191,7 +199,8 @@ class Flood:
         return self.now_ns + self._chance.integers(0, SECOND - 2 * RTT_NS, count)
 
     def _add_real(self, packets: Second, second: int) -> None:
-        active = np.flatnonzero(self.scenario.starts_s <= second)
+        age_s = second - self.scenario.starts_s
+        active = np.flatnonzero((age_s >= 0) & (age_s < (self.scenario.stay_s or self.scenario.duration_s)))
         self.rtts.update(active.tolist())
         for form, version in _KINDS:
             numbers = active[(active % 3 == form) & ((active // 3 % 2 == 1) == (version == 6))]
@@ -255,7 +264,7 @@ class Outcome:
         assert self.exported == self.truth
         assert limits.max_series is None or self.most_series <= limits.max_series
         after = self.usage[scenario.duration_s]
-        if scenario.attackers:
+        if scenario.attackers or scenario.stay_s:
             assert after["slots"] <= config.max_slots * 7 / 8, after
         else:
             # Our own two networks have answered, too.
