@@ -195,7 +195,13 @@ INTERFACE_KERNEL_PACKETS = Metric(
     (INTERFACE, IO_DIRECTION),
     "updowncounter",
 )
-SUBNET_USAGE = Metric("epping.agent.subnet.usage", "{subnet}", "Slots that subnets use.", (), "updowncounter")
+SUBNET_USAGE = Metric(
+    "epping.agent.subnet.usage",
+    "{subnet}",
+    "Slots in use. Each combination of subnet, interface and side needs a slot.",
+    (),
+    "updowncounter",
+)
 FLOW_USAGE = Metric(
     "epping.agent.flow.usage",
     "{flow}",
@@ -207,7 +213,7 @@ FLOW_USAGE = Metric(
 FLOW_LIMIT = Metric(
     "epping.agent.flow.limit", "{flow}", "Maximum number of TCP flow table entries.", (), "updowncounter"
 )
-SUBNET_LIMIT = Metric("epping.agent.subnet.limit", "{subnet}", "Number of slots for subnets.", (), "updowncounter")
+SUBNET_LIMIT = Metric("epping.agent.subnet.limit", "{subnet}", "Number of slots.", (), "updowncounter")
 SUBNET_UNANSWERED = Metric(
     "epping.agent.subnet.unanswered",
     "{subnet}",
@@ -219,7 +225,8 @@ SUBNET_UNANSWERED = Metric(
 SUBNET_RETIRED = Metric(
     "epping.agent.subnet.retired",
     "{subnet}",
-    "Slots that were freed because their subnet was idle for `idle_timeout`.",
+    "Slots that were reclaimed because their subnet was idle for `idle_timeout`, or to make room for other subnets. "
+    "Slots of subnets for which no round-trip time was ever measured are not counted.",
     (),
 )
 SERIES_USAGE = Metric(

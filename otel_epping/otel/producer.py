@@ -149,7 +149,7 @@ class EppingMetricProducer:
         If there are no rows, returns one empty part, because the metrics of interfaces still need a batch.
         """
         reading = self._tracker.reading
-        weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1)
+        weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1) + 1  # one point for active flows
         histograms = reading.rtts.rows[self._tracker.histograms(rows)]
         weight += _HISTOGRAM_WEIGHT * np.bincount(histograms, minlength=len(reading.counters))[rows]
         part = np.cumsum(weight) // _REQUEST_WEIGHT
@@ -235,7 +235,7 @@ class EppingMetricProducer:
         reading = self._tracker.reading
         values = {
             metric_table.SUBNET_USAGE: self._slots_in_use,
-            metric_table.SUBNET_LIMIT: self.config.max_subnets,
+            metric_table.SUBNET_LIMIT: self.config.max_slots,
             metric_table.SUBNET_UNANSWERED: reading.unanswered,
             metric_table.FLOW_USAGE: reading.flows,
             metric_table.FLOW_LIMIT: self.config.max_flows,

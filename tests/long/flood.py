@@ -265,7 +265,7 @@ class Outcome:
         assert limits.max_series is None or self.most_series <= limits.max_series
         after = self.usage[scenario.duration_s]
         if scenario.attackers or scenario.stay_s:
-            assert after["slots"] <= config.max_slots * 7 / 8, after
+            assert after["slots"] <= config.max_slots - config.reserve, after
         else:
             # Our own two networks have answered, too.
             assert (after["slots"], after["newcomers"]) == (scenario.real + 2, 0), after

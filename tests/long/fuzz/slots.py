@@ -16,7 +16,7 @@ from otel_epping.kernel import buckets
 from otel_epping.kernel.config import EppingConfig
 
 HASH_KEY = 0x9E3779B97F4A7C15
-FREE_PER_NEWCOMER, COVERING_PER_FREE = 3, 4
+FREE_PER_NEWCOMER, COVERING_PER_FREE = 3, 24
 COVERING_BITS = {4: 8, 6: 32}
 COVERING_ROWS = REGISTERS = 4096
 BLOCK = 16  # buckets
@@ -128,7 +128,7 @@ def covering_row(subnet: Subnet) -> int:
 
 def in_sketch(subnet: Subnet) -> tuple[int, int]:
     """Returns the register and the rank of a subnet: the number of leading zeros after the first 12 bits, plus 1."""
-    number = _hash(_packed(subnet))
+    number = _hash(_packed(subnet), rounds=4)
     rest = number % (1 << 52) | 1
     return number >> 52, 52 - rest.bit_length() + 1
 
@@ -138,9 +138,9 @@ def _packed(subnet: Subnet) -> bytes:
     return subnet.prefix if subnet.version == 6 else bytes(10) + b"\xff\xff" + subnet.prefix
 
 
-def _hash(packed: bytes) -> int:
+def _hash(packed: bytes, rounds: int = 3) -> int:
     number = HASH_KEY
-    for word in (packed[:8], packed[8:], b""):
+    for word in (packed[:8], packed[8:], b"", b"")[:rounds]:
         number = (number ^ int.from_bytes(word, sys.byteorder)) * HASH_KEY % (1 << 64)
         number ^= number >> 32
     return number
