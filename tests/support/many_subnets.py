@@ -251,7 +251,8 @@ class Receiver:
     def _take(self, metrics: ScopeMetrics, seen: set[Any]) -> None:
         for metric in metrics.metrics:
             if metric.name == metric_table.SUBNET_UNANSWERED.name:
-                self.unanswered = sum(_value(point)["value"] for point in metric.data.data_points)
+                points: Any = metric.data.data_points
+                self.unanswered = sum(point.value for point in points)
             if not metric.name.startswith("epping.agent"):
                 for point in metric.data.data_points:
                     name = metric.name, *sorted((point.attributes or {}).items())
