@@ -142,7 +142,8 @@ def flood_capture(real: int, forged: int) -> list[Any]:
 
     We answer the SYNs, but no forged source answers.
     """
-    chance, us, packets = random.Random(1), "192.0.2.1", []
+    chance, us = random.Random(1), "192.0.2.1"
+    packets: list[Any] = []
     for number in range(forged):
         source = str(IPv4Address(chance.randrange(1 << 24, 224 << 24)))
         kind = number % 4
