@@ -59,7 +59,7 @@ platforms: setup ## write the tables of docs/platforms.md and docs/performance.m
 fuzz: root setup ## 2 million broken packets through the program, judged by a model of its rules
 	$(BIN)/python -m tests.long.fuzz
 
-pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
+pressure: root setup ## a million new flows, SYNs or forged subnets: what is still measured, and what tables hold
 	$(BIN)/python -m tests.long.pressure
 
 soak: root collector ## 20 minutes of churn, or MINUTES=N: each packet is exported once, memory stays flat

@@ -10,9 +10,11 @@ from bench.veth_pair import Burst, VethPair
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.program import Map
+from otel_epping.kernel.read.slot_tables import ANSWERED, states_of
 
-_FILLED = ("histograms", "control", "slots")
+_FILLED = ("histograms", "blocks", "claims", "control", "slots")
 _AT_ONCE = 1_000
 
 
@@ -32,16 +34,18 @@ class SubnetTraffic:
         self._ends = {egress: veth.raw(near=egress) for egress in (True, False)}
         self._turn = 0
 
-    def send(self, servers: int) -> None:
-        """Sends a segment to each server, and then a reply from each server. Each server has its own subnet.
+    def send(self, servers: int, turns: int = 1) -> None:
+        """Sends `turns` segments to each server, and a reply to each segment. Each server has its own subnet.
 
-        From the second call of send() on, each server's reply completes an RTT sample.
+        From the second turn on, each server's reply completes an RTT sample. From the third turn on, the client's
+        segments complete RTT samples, too.
         """
         for first in range(0, servers, _AT_ONCE):
             numbers = np.arange(first, min(first + _AT_ONCE, servers))
-            for packets in fill_maps.segments_and_replies(numbers, servers, self._turn):
-                Burst(self._ends[bool(packets.egress[0])], packets.rows, packets.sizes).send()
-        self._turn += 1
+            for turn in range(self._turn, self._turn + turns):
+                for packets in fill_maps.segments_and_replies(numbers, servers, turn):
+                    Burst(self._ends[bool(packets.egress[0])], packets.rows, packets.sizes).send()
+        self._turn += turns
 
 
 def activate(agent: AgentProcess, traffic: SubnetTraffic, subnets: int, like: Maps, scale: int) -> None:
@@ -49,10 +53,11 @@ def activate(agent: AgentProcess, traffic: SubnetTraffic, subnets: int, like: Ma
 
     Fills the subnets' histograms with the RTTs of a day.
     """
-    traffic.send(subnets - 1)
+    traffic.send(subnets - 1, fill_maps.TURNS)
     fds = agent.maps()
     maps = {name: Map(fds[name], like[name].layout) for name in _FILLED}
-    live = int(fill_maps.records(maps["slots"], subnets + 1)["live"].sum())
-    if live != subnets:
-        raise EppingError(f"packets were lost: only {live} of {subnets} subnets have a slot. Run the benchmark again")
-    fill_maps.fill(maps, subnets, scale)
+    slots = fill_maps.records(maps["slots"], Array("slots", maps["slots"]).length)
+    answered = int(np.count_nonzero(states_of(slots) == ANSWERED))
+    if answered < fill_maps.ENOUGH * subnets:
+        raise EppingError(f"packets were lost: only {answered} of {subnets} subnets answered. Run the benchmark again")
+    fill_maps.fill(maps, scale)

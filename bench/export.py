@@ -98,7 +98,7 @@ def _measure(collector: EppingCollector, subnets: int, way: str) -> dict[str, fl
         first, sizes = next(exports)
         later: list[Usage] = []
         while len(later) < _EXPORTS and not (later and sum(usage.cpu_s for usage in later) > _BUSY_S):
-            fill_maps.add_rtts(collector.program.maps, subnets)
+            fill_maps.add_rtts(collector.program.maps)
             later.append(next(exports)[0])
     return {
         "cpu_s": statistics.median(usage.cpu_s for usage in later),

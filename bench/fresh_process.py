@@ -48,7 +48,8 @@ class Usage:
     peak_mb: float = 0.0
 
 
-def _status_mb(name: str) -> float:
+def status_mb(name: str) -> float:
+    """Returns a size in /proc/self/status in MB, such as VmRSS or VmHWM (proc(5))."""
     return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) * 1024 / _MB
 
 
@@ -57,11 +58,11 @@ def measure_usage() -> Iterator[Usage]:
     """Measures the time and memory that the body of the `with` statement uses."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
-    usage, before_mb = Usage(), _status_mb("VmRSS")
+    usage, before_mb = Usage(), status_mb("VmRSS")
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     yield usage
     usage.cpu_s, usage.wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
-    usage.peak_mb = max(0.0, _status_mb("VmHWM") - before_mb)  # the kernel's counters may be wrong by a few pages
+    usage.peak_mb = max(0.0, status_mb("VmHWM") - before_mb)  # the kernel's counters may be wrong by a few pages
 
 
 def peak_of_children_mb() -> float:

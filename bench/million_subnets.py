@@ -29,7 +29,7 @@ _MIB = 2**20
 _ROUNDED_MIB = 0.05  # the largest rounding error: `check` prints one decimal
 
 
-def _checked(options: list[str]) -> dict[str, float]:
+def checked(options: list[str]) -> dict[str, float]:
     """Returns the MiB that `otel-epping check` predicts for the kernel, and for the agent if `check` predicts it."""
     command = [sys.executable, "-m", "otel_epping", "check", *options]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -45,7 +45,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     subnets, interval_s = (1 << 10, 1.0) if tiny else (_SUBNETS, _INTERVAL_S)
     options = ["--max-subnets", str(subnets), "--scale", str(_SCALE)]
     progress("million_subnets: otel-epping check")
-    predicted = _checked(options)
+    predicted = checked(options)
     layouts = active_subnets.map_layouts(EppingConfig(max_subnets=subnets, scale=_SCALE))
     with (
         VethPair() as veth,

@@ -17,9 +17,9 @@ _WORD = (1 << 64) - 1
 _REGION_BITS = 40
 _LOAD64, _CALL, _EXIT, _GOTO = 0x18, 0x85, 0x95, 0x05
 _MAP_FD, _MAP_VALUE = 1, 2  # BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
-_HASH, _ARRAY, _LRU_HASH, _QUEUE = 1, 2, 9, 22  # enum bpf_map_type
+_ARRAY = 2  # enum bpf_map_type
 _STACK_BYTES = 512
-_EEXIST, _EFAULT = 17, 14
+_ENOENT, _EFAULT, _EEXIST = 2, 14, 17
 # Offsets of fields in struct __sk_buff: the fields that the simulator sets, and the pointers `data` and `data_end`.
 _LEN, _PROTOCOL, _IFINDEX, _DATA, _DATA_END, _WIRE_LEN, _GSO_SEGS = 0, 16, 40, 76, 80, 160, 164
 _ETHERNET_BYTES = 14
@@ -36,7 +36,6 @@ class SimulatedMap:
     base: int = 0  # the address of the first element, if the map is an array
     # The address of the value for each key, if the map is a hash map.
     values: dict[bytes, int] = field(default_factory=dict)
-    queue: list[int] = field(default_factory=list)
 
     @property
     def stride(self) -> int:
@@ -89,8 +88,6 @@ class Simulator:
         for table in tables.values():
             if table.type == _ARRAY:
                 table.base = self.region(table.stride * table.max_entries)
-            elif table.type == _QUEUE:
-                table.queue = list(range(1, table.max_entries))
         self._stack = self.region(_STACK_BYTES) + _STACK_BYTES
         self._context, self._packet, self._packet_bytes = self.region(256), self.region(1 << 16), 0
 
@@ -184,8 +181,8 @@ class Simulator:
         elif how == 0xE1:  # BPF_XCHG
             self._store(address, r[source], size)
             r[source] = old
-        else:  # BPF_ADD, with or without BPF_FETCH
-            self._store(address, old + r[source], size)
+        else:  # BPF_ADD or BPF_OR, with or without BPF_FETCH
+            self._store(address, old | r[source] if how & 0x40 else old + r[source], size)
             r[source] = old if how & 1 else r[source]
 
     def _call(self, helper: int, r: list[int]) -> int:
@@ -201,7 +198,7 @@ class Simulator:
             26: lambda: self._load_bytes(r[2], r[3], r[4]),
             68: lambda: self._load_bytes(r[2] + _ETHERNET_BYTES, r[3], r[4]),  # offset from the network header
             87: lambda: 0,  # bpf_map_push_elem
-            88: lambda: self._pop(self._tables[r[1]], r[2]),
+            88: lambda: -_ENOENT,  # bpf_map_pop_elem: the queues of freed rows are empty
             118: lambda: self.now_ns // 4_000_000,  # bpf_jiffies64
         }
         return int(calls[helper]())
@@ -220,10 +217,6 @@ class Simulator:
         address = table.values.setdefault(key, 0) or self.region(table.value_size)
         table.values[key] = address
         self.write(address, self.read(value_address, table.value_size))
-        return 0
-
-    def _pop(self, table: SimulatedMap, to: int) -> int:
-        self._store(to, table.queue.pop(0), table.value_size)
         return 0
 
     def _load_bytes(self, offset: int, to: int, size: int) -> int:

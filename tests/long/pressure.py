@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows how many RTTs of established flows are still measured when there are more flows than flow table entries. `make
-pressure` runs this program.
+pressure` runs this program. Then it runs the floods of many subnets (flood.py).
 
 Each established flow sends a segment at regular intervals, and gets a reply. At the same time, three kinds of other
 packets arrive: new flows that have one or two packets each, SYNs without a reply, and (if requested) handshakes with a
@@ -22,6 +22,7 @@ from typing import Any
 from bench.timed_runs import one_cpu
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import EppingConfig
+from tests.long import flood
 from tests.long.fuzz import builders
 from tests.long.fuzz.meaning import ACK, SYN
 from tests.support.prog_test_run import EGRESS, INGRESS, MS, SECOND, START_NS, Bench, Counted, Feeder
@@ -159,9 +160,9 @@ def run(bench: Bench, load: Load) -> Outcome:
 
 def rtts(bench: Bench) -> tuple[int, int]:
     """Returns the numbers of RTTs that tcp_timestamp and tcp_handshake have measured so far."""
-    of, ended = bench.histograms["method"], bench.histograms["ended"]
-    timestamp, handshake = (ended[of == methods.ALL.index(name)].sum() for name in ("tcp_timestamp", "tcp_handshake"))
-    return int(timestamp), int(handshake)
+    ended, method = bench.histograms["ended"], bench.histograms["method"]
+    timestamp, handshake = (ended[method == methods.ALL.index(name)] for name in ("tcp_timestamp", "tcp_handshake"))
+    return int(timestamp.sum()), int(handshake.sum())
 
 
 def measured(config: EppingConfig, load: Load) -> Outcome:
@@ -229,6 +230,7 @@ def main() -> None:
         sys.exit(f"usage: python -m {__spec__.name}")
     print_full()
     print_table()
+    flood.main()
 
 
 if __name__ == "__main__":

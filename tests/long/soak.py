@@ -2,11 +2,11 @@
 """Runs two agents under churn for a given time. `make soak` runs for 20 minutes, and test_soak.py for 100 s.
 
 The agents watch the same interfaces, while flows, subnets, interfaces and collectors appear and disappear. There are
-more subnets than slots, and each conversation is a new flow. One agent exports cumulative counts over HTTP to a real
-collector, which is killed repeatedly. The other agent has a limit for the number of series. This agent exports deltas
-over gRPC to a receiver that repeatedly rejects requests and then disappears. The test itself sends all packets, so the
-expected number of packets and RTTs is known. At the end, both agents must have exported each packet and each RTT
-exactly once.
+nine times as many subnets as slots, and each conversation is a new flow. Forged sources send SYNs, and never answer.
+One agent exports cumulative counts over HTTP to a real collector, which is killed repeatedly. The other agent has a
+limit for the number of series. This agent exports deltas over gRPC to a receiver that repeatedly rejects requests and
+then disappears. The test itself sends all packets, so the expected number of packets and RTTs is known. At the end,
+both agents must have exported each packet and each RTT exactly once.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Point, Sink
 from otel_epping.otel import metric_table
 from tests.long.fuzz import builders
-from tests.long.fuzz.meaning import ACK
+from tests.long.fuzz.meaning import ACK, SYN
 from tests.long.soak_memory import Memory
 from tests.support.arrivals import DELTA, INTERFACE_PACKETS, PACKETS
 from tests.support.command import environment
@@ -40,9 +40,11 @@ ROUNDS = 4
 # old. The last TSval of the conversation yields no RTT, because no packet echoes this TSval.
 RTTS = (ROUNDS - 1) + (ROUNDS - 2)
 CONVERSATIONS = 12  # per call of speak()
+FORGED = 12  # number of forged sources per call of speak()
 PAUSE_S = 0.04
 MAX_SUBNETS = 1024
 SUBNETS = 3000  # number of subnets on each side of each interface
+TARGET = bytes((11, 0, 0, 1))  # the destination of the forged packets
 CHURN_S = 5.0
 INTERFACES = 3  # number of interfaces that exist at the same time
 # The number of additional interface names. The test reuses these names, because an agent keeps the counts of every
@@ -97,7 +99,7 @@ class Traffic:
             time.sleep(0.02)
 
     def speak(self) -> None:
-        """Send some conversations as new flows, between random subnets."""
+        """Send some conversations as new flows, between random subnets. Send SYNs of forged sources."""
         for _ in range(CONVERSATIONS):
             self._flows += 1
             near, far = self._ends[self._chance.choice(list(self._ends))]
@@ -108,6 +110,12 @@ class Traffic:
                 far.send(_segment(outer, inner, ports[::-1], now, now))
             self.packets += 2 * ROUNDS
             self.rtts += RTTS
+        for _ in range(FORGED):
+            _, far = self._ends[self._chance.choice(list(self._ends))]
+            source = bytes((*self._chance.randbytes(3), 1))
+            syn = builders.tcp((self._chance.randrange(1024, 1 << 16), 443), 1, 0, SYN)
+            far.send(builders.link((), 4) + builders.ip(bytes((20 + source[0] % 200, *source[1:])), TARGET, 6, syn))
+            self.packets += 1
 
     def close(self) -> None:
         for ends in self._ends.values():

@@ -142,6 +142,20 @@ FAULTS = {
         3,
         "tcp_timestamp",
     ),
+    "newcomers take all slots": (
+        "subnet.h",
+        "in_use(newcomers) * FREE_PER_NEWCOMER",
+        "in_use(newcomers)",
+        9,
+        "overflow",
+    ),
+    "an answered subnet stays a newcomer": (
+        "rtt.h",
+        "__sync_fetch_and_add(&newcomers->claimed, -1);",
+        ";",
+        3,
+        "overflow",
+    ),
 }
 
 

@@ -231,6 +231,7 @@ class Receiver:
     def __init__(self, producer: EppingMetricProducer, *, is_late: bool = False) -> None:
         self.producer, self._is_late = producer, is_late
         self.subnets: set[Any] = set()  # the subnets of the latest export
+        self.unanswered = 0  # the number of subnets that have not answered, in the latest export
         self._is_delta = producer.temporality is AggregationTemporality.DELTA
         self._streams: dict[Any, _Stream] = {}
 
@@ -249,6 +250,9 @@ class Receiver:
 
     def _take(self, metrics: ScopeMetrics, seen: set[Any]) -> None:
         for metric in metrics.metrics:
+            if metric.name == metric_table.SUBNET_UNANSWERED.name:
+                points: Any = metric.data.data_points
+                self.unanswered = sum(point.value for point in points)
             if not metric.name.startswith("epping.agent"):
                 for point in metric.data.data_points:
                     name = metric.name, *sorted((point.attributes or {}).items())
@@ -281,6 +285,14 @@ class Receiver:
         for (metric, *labels), stream in self._streams.items():
             if metric == name and wanted.items() <= dict(labels).items():
                 found += stream.total()
+        return found
+
+    def by_subnet(self, name: str) -> Counter[str]:
+        """Add up the RTTs of a metric's series for each subnet."""
+        found = Counter[str]()
+        for (metric, *labels), stream in self._streams.items():
+            if metric == name:
+                found[str(dict(labels).get(semconv.SUBNET))] += stream.total()[RTTS]
         return found
 
     def check(self, truth: Counter[str]) -> None:

@@ -11,6 +11,7 @@ counter, every subnet counter and every histogram bucket.
     meaning.py      model: the meaning of a packet, read from its bytes
     flows.py        model: how a segment relates to earlier segments, and the metrics of flows
     methods.py      model: which RTT samples a sequence of packets completes
+    slots.py        model: which subnets and histograms have rows of their own
     rules.py        model: all counts
     builders.py     whole packets, layer by layer
     talks.py        conversations of whole packets, and conversations from captures

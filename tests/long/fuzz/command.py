@@ -25,12 +25,12 @@ from tests.long.fuzz.rules import Step
 from tests.long.fuzz.trial import Trial, shrink
 
 MS, SECOND = 1_000_000, 1_000_000_000
-_COMMON: dict[str, Any] = {"packet_clock": True, "max_flows": 8192, "max_subnets": 1024}
+_COMMON: dict[str, Any] = {"packet_clock": True, "max_flows": 8192, "max_subnets": 512}
 CONFIGS = {
     "every": EppingConfig(**_COMMON, sample_interval_ns=0),
     "default": EppingConfig(**_COMMON),
     "overflow": EppingConfig(
-        **_COMMON | {"max_subnets": 16}, sample_interval_ns=0, prefix_v4=32, prefix_v6=128, scale=6
+        **_COMMON | {"max_subnets": 8}, sample_interval_ns=0, prefix_v4=32, prefix_v6=128, scale=6
     ),
     "coarse": EppingConfig(
         **_COMMON, sample_interval_ns=10 * MS, prefix_v4=0, prefix_v6=0, scale=0, max_age_ns=600 * SECOND

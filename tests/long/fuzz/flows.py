@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from tests.long.fuzz.meaning import ACK, FIN, RST, SYN, Meaning
+from tests.long.fuzz.slots import Subnet
 
 OVERTAKEN_NS = 3_000_000  # the maximum delay of an out-of-order segment if the RTT of the handshake is unknown
 ASKS_AGAIN = 2  # after this number of duplicate acknowledgements, the sender retransmits
@@ -33,7 +34,7 @@ class Half:
     Most of the state is derived from the segments that this endpoint has sent.
     """
 
-    looked_up: bool = False  # the subnet is looked up once per flow
+    place: Subnet | None = None  # the slot of the subnet, which is looked up once per flow
     finished: bool = False
 
     following: int | None = None  # the number after the last byte that was sent, or None if unknown

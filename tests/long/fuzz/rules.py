@@ -14,6 +14,7 @@ from tests.long.fuzz.copies import Copies
 from tests.long.fuzz.flows import Flow, Half, Segment, behaviour, follow
 from tests.long.fuzz.meaning import ACK, RST, SYN, Meaning, prefix, read
 from tests.long.fuzz.methods import METHODS, Seen
+from tests.long.fuzz.slots import OVERFLOW, SHARED, Histogram, Slots, Subnet
 from tests.long.fuzz.timing import Timing
 
 RTT_MIN_NS, RTT_MAX_NS = 1_000, 64_000_000_000
@@ -21,8 +22,6 @@ CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 EXTERNAL, INTERNAL, UNKNOWN = 0, 1, 2
 # The side of the source address, for received packets and for transmitted packets.
 SIDES = {Role.WAN: (EXTERNAL, INTERNAL), Role.LAN: (INTERNAL, EXTERNAL), Role.CAPTURE: (UNKNOWN, UNKNOWN)}
-
-TRAFFIC = "tcp_timestamp"  # the method in the key of a subnet's traffic
 
 
 class Step(NamedTuple):
@@ -39,18 +38,6 @@ class Step(NamedTuple):
     note: str = ""
 
 
-class Subnet(NamedTuple):
-    """The key under which traffic or RTTs are counted. All traffic of a subnet has the method TRAFFIC."""
-
-    version: int
-    prefix: bytes
-    side: int
-    method: str
-
-
-OVERFLOW = Subnet(0, b"", 0, "")
-
-
 @dataclass
 class Tally:
     """The expected counts.
@@ -58,13 +45,13 @@ class Tally:
     interface   name in struct interface_counters -> count; "received tcp" counts packets, "received tcp bytes" bytes
     traffic     subnet -> name -> count; "from udp" counts packets, "from udp bytes" bytes
     behaviour   subnet -> name -> count; a name is a field of struct flow_counters or an ECN counter, with an index
-    rtts        subnet -> RTTs in ns, limited to the range of the histogram
+    rtts        histogram -> RTTs in ns, limited to the range of the histogram
     """
 
     interface: Counter[str] = field(default_factory=Counter)
     traffic: defaultdict[Subnet, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     behaviour: defaultdict[Subnet, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    rtts: defaultdict[Subnet, list[int]] = field(default_factory=lambda: defaultdict(list))
+    rtts: defaultdict[Histogram, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Model:
@@ -77,7 +64,7 @@ class Model:
         self.config, self.link_header, self.role = config, link_header, role
         self.tally = Tally()
         self.flows: dict[object, Flow] = {}  # TCP flows; each flow has a key for each direction
-        self.subnets: set[Subnet] = set()
+        self.slots = Slots(config)
         self.copies = Copies() if config.copies else None
         self.timing = Timing(config, self.tally.interface)
         self.methods = [
@@ -115,7 +102,7 @@ class Model:
         sides = SIDES[self.role] if step.ingress else SIDES[self.role][::-1]
         name = class_of(meaning)
         ends = [
-            self.subnet(meaning.version, end[0], side, TRAFFIC, half)
+            self.place(self.subnet(meaning.version, end[0], side), half)
             for end, side, half in (
                 (meaning.source, sides[0], seen.sender),
                 (meaning.destination, sides[1], seen.receiver),
@@ -139,10 +126,14 @@ class Model:
             if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
                 self.timing.doubt(seen.sender, meaning)
         # A packet may complete two RTT samples. So all methods see the packet before any RTT is counted.
-        ended = [(name, method.see(seen)) for name, method in self.methods]
-        for name, asked_ns in ended:
-            if asked_ns is not None:
-                self.record(seen, sides[0], name, asked_ns)
+        asked = [(name, method.see(seen)) for name, method in self.methods]
+        rtts = [(name, seen.now_ns - asked_ns) for name, asked_ns in asked if asked_ns is not None]
+        in_time = [(name, rtt_ns) for name, rtt_ns in rtts if 0 <= rtt_ns <= self.config.max_age_ns]
+        interface["rtt_expired"] += len(rtts) - len(in_time)
+        if in_time:
+            place = self.answer(self.subnet(meaning.version, meaning.source[0], sides[0]), ends[0], seen.sender)
+            for name, rtt_ns in in_time:
+                self.record(rtt_ns, name, place)
 
     def find_flow(self, seen: Seen) -> None:
         """Finds or creates the flow of a packet. Neither a SYN nor a RST creates a flow."""
@@ -159,36 +150,41 @@ class Model:
         seen.flow = self.flows[here]
         seen.sender, seen.receiver = seen.flow.halves[here], seen.flow.halves[there]
 
-    def subnet(self, version: int, address: bytes, side: int, method: str, half: Half | None = None) -> Subnet:
-        """Returns the subnet of an address, or OVERFLOW if all slots are used.
-
-        A failed look-up is counted only once for each endpoint of a flow.
-        """
+    def subnet(self, version: int, address: bytes, side: int) -> Subnet:
+        """Returns the subnet of an address."""
         bits = self.config.prefix_v4 if version == 4 else self.config.prefix_v6
-        subnet = Subnet(version, prefix(address, bits), side, method)
-        if subnet in self.subnets:
-            known = True
-        elif known := len(self.subnets) < self.config.max_subnets:
-            self.subnets.add(subnet)
-        if not known and not (half and half.looked_up):
-            self.tally.interface["subnet_insert_failed"] += 1
-        if half:
-            half.looked_up = True
-        return subnet if known else OVERFLOW
+        return Subnet(version, prefix(address, bits), side)
 
-    def record(self, seen: Seen, side: int, method: str, asked_ns: int) -> None:
+    def place(self, subnet: Subnet, half: Half | None) -> Subnet:
+        """Returns the subnet if it has a slot, and otherwise a shared slot. An endpoint of a flow keeps its slot."""
+        if half and half.place:
+            return half.place
+        found = self.slots.find(subnet, answered=False)
+        if half:
+            half.place = found
+        return found
+
+    def answer(self, subnet: Subnet, place: Subnet, half: Half | None) -> Subnet:
+        """Returns the slot of the subnet of a reply's source. From now on, the subnet is no newcomer.
+
+        A subnet without a slot gets another chance.
+        """
+        if place in SHARED:
+            place = self.slots.find(subnet, answered=True)
+            self.tally.interface["subnet_insert_failed"] += place == OVERFLOW
+            if half:
+                half.place = place
+        if place not in SHARED:
+            self.slots.answered[place] = True
+        return place
+
+    def record(self, rtt_ns: int, method: str, place: Subnet) -> None:
         """Counts an RTT for the subnet of the reply's source."""
-        rtt_ns = seen.now_ns - asked_ns
-        if not 0 <= rtt_ns <= self.config.max_age_ns:
-            self.tally.interface["rtt_expired"] += 1
-            return
-        # The flow looked up the subnet when the first packets of the flow were counted.
-        half = seen.sender if method == TRAFFIC else None
-        subnet = self.subnet(seen.meaning.version, seen.meaning.source[0], side, method, half)
         self.tally.interface["rtt_clamped 0"] += rtt_ns < RTT_MIN_NS
         self.tally.interface["rtt_clamped 1"] += rtt_ns > RTT_MAX_NS
         self.tally.interface["rtt_measured"] += 1
-        self.tally.rtts[subnet].append(min(max(rtt_ns, RTT_MIN_NS), RTT_MAX_NS))
+        rtt_ns = min(max(rtt_ns, RTT_MIN_NS), RTT_MAX_NS)
+        self.tally.rtts[self.slots.histogram(place, method, rtt_ns)].append(rtt_ns)
 
 
 def class_of(meaning: Meaning) -> str:

@@ -2,32 +2,37 @@
 """Runs an episode through the kernel program and the model, and reports disagreements between the program and the
 model.
 
-Before each episode, the flows, pending requests and subnets in the program's maps are removed, and all slots are freed.
-The counters are not reset. The program only increments counters. The result of an episode is the number by which each
-counter increased during the episode.
+Before each episode, the flows, pending requests and subnets in the program's maps are removed, and all slots are freed
+with their counters. The counters of interfaces and shared slots are not reset. The program only increments counters.
+The result of an episode is the number by which each counter increased during the episode.
 """
 
 import bisect
 import ctypes
-import struct
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from otel_epping.kernel import buckets, libbpf, map_array, methods
-from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel import map_array, methods
+from otel_epping.kernel.arrays import Counts, Words
 from otel_epping.kernel.attach.interfaces import Interface, Role
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.read.histograms import numbers_of
+from otel_epping.kernel.read.reader import READ
+from otel_epping.kernel.read.slot_tables import SlotTables, states_of
+from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT
 from tests.long.fuzz.episodes import Episode
-from tests.long.fuzz.rules import CLASSES, OVERFLOW, Model, Step, Subnet, Tally
+from tests.long.fuzz.rules import CLASSES, Model, Step, Tally
+from tests.long.fuzz.slots import HASH_KEY, OVERFLOW, OVERFLOW_HISTOGRAM, UNANSWERED, Histogram, Slots, Subnet, edges
 from tests.support.flow_table import forget_flows
 from tests.support.prog_test_run import EGRESS, INGRESS, Bench
 
 _MAP_TYPES_OF_KEYS = {1: "hash", 9: "lru_hash"}  # enum bpf_map_type, linux/bpf.h
 # The counters of ended RTT samples. Each started RTT sample must be pending or be counted in one of these counters.
 ENDS = ("rtt_measured", "rtt_expired", "rtt_superseded", "rtt_repeated", "rtt_abandoned")
+STATES = ("shared", "newcomer", "answered")
 _MAPPED = bytes(10) + b"\xff\xff"
 _IFINDEX = 1
 
@@ -35,15 +40,23 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 
 @dataclass(frozen=True)
+class Fixed(EppingConfig):
+    """A configuration whose hash functions have a fixed key, so that the model can compute the same hashes."""
+
+    def defines(self) -> dict[str, int]:
+        return super().defines() | {"HASH_KEY": HASH_KEY}
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """A copy of all counts of the program, made at one moment."""
+    """A copy of all counts of the program, made at one moment. `overflow` has the buckets of the overflow histogram."""
 
     interface: Counter[str]
     traffic: Counts
     behaviour: dict[str, Counts]
     ended: Counts
     sums: Counts
-    buckets: Counts
+    overflow: Words
 
 
 class HashMap:
@@ -84,19 +97,18 @@ class Trial:
     def __init__(self, config: EppingConfig) -> None:
         self.config = config
         self.rtts = 0  # the number of RTTs in the model after the last run
-        self.bench = Bench(config)
+        self.bench = Bench(Fixed(**{each.name: getattr(config, each.name) for each in fields(config)}))
         self._flow_counters = self.bench.array("flow_counters")
         maps = self.bench.collector.program.maps
         self._subnets = HashMap(maps["subnets"].fd)
+        self._used: list[int] = []  # the slots that the previous run used
+        arrays = {name: map_array.Array(name, maps[name]) for name in READ}
+        self._tables = SlotTables(maps, arrays, config)
+        self._sketch = self.bench.array("unanswered_sketch")["word"]
         self._forgotten = [
             HashMap(entry.fd)
             for name, entry in maps.items()
             if map_array.map_info(entry.fd)["map_type"] in _MAP_TYPES_OF_KEYS and name != "subnets"
-        ]
-        first = buckets.first_index(config.scale)
-        self._edges = [
-            buckets.edge_ns(index, config.scale)
-            for index in range(first, first + buckets.bucket_count(config.scale) + 1)
         ]
 
     def close(self) -> None:
@@ -121,18 +133,21 @@ class Trial:
                 return [f"the kernel rejects the test run: {error}"]
             model.see(step)
         self.rtts = sum(map(len, model.tally.rtts.values()))
-        return self._differences(before, self._snapshot(known=episode.role is not None), model.tally)
+        return self._differences(before, self._snapshot(known=episode.role is not None), model)
 
     def _prepare(self, episode: Episode) -> None:
         """Removes the state of earlier episodes, and registers the interface of this episode."""
         for table in self._forgotten:
             table.take_all()
         forget_flows(self.bench.collector.program.maps)
-        for _, slot in self._subnets.take_all():
-            libbpf.map_update(self.bench.collector.program.maps["free_slots"].fd, None, slot)
-        control = self.bench.collector.program.maps["control"].fd
-        epoch, interval = struct.unpack("=II", libbpf.map_lookup(control, bytes(4), 8) or b"")
-        libbpf.map_update(control, bytes(4), struct.pack("=II", epoch + 1, interval))
+        used = [*self._used, *(int.from_bytes(slot, "little") for _, slot in self._subnets.take_all())]
+        if used:
+            self._tables.free(np.array(used))
+        self._used = []
+        control = self.bench.collector.slots._control
+        control.epoch += 1
+        control.interval += 1
+        control.write()
         if episode.role:
             self.bench.collector.attachments.register(Interface("lo", _IFINDEX, episode.link_header), episode.role)
         else:
@@ -156,7 +171,7 @@ class Trial:
             self._behaviour(),
             histograms["ended"].copy(),
             histograms["sum_ns"].copy(),
-            histograms["buckets"].copy(),
+            self.bench.buckets_of(0).copy(),
         )
 
     def _traffic(self) -> Counts:
@@ -180,7 +195,8 @@ class Trial:
             counted |= {f"{name} {place}": codepoints[:, place] for place in range(codepoints.shape[1])}
         return counted
 
-    def _differences(self, before: Snapshot, after: Snapshot, tally: Tally) -> list[str]:
+    def _differences(self, before: Snapshot, after: Snapshot, model: Model) -> list[str]:
+        tally = model.tally
         counted = Counter({name: value - before.interface[name] for name, value in after.interface.items()})
         found = [
             f"{name}: the model has {tally.interface[name]}, the program {counted[name]}"
@@ -196,11 +212,10 @@ class Trial:
         slots, wrong = self._slots()
         found += wrong
         names = {slot: subnet for subnet, slot in slots.items()}
-        for subnet in {*tally.traffic, *tally.rtts} - set(slots):
-            found.append(f"{subnet}: the model has this subnet, the program does not have it")
+        found += self._compare_slots(model.slots, slots)
         found += self._compare_traffic(after.traffic - before.traffic, tally, slots, names)
         found += self._compare_behaviour(before, after, tally, slots, names)
-        found += self._compare_rtts(before, after, tally, slots, names)
+        found += self._compare_rtts(before, after, tally, names)
         return found
 
     def _slots(self) -> tuple[dict[Subnet, int], list[str]]:
@@ -208,26 +223,40 @@ class Trial:
 
         It is an error if the hash map and the slot's row have different keys for the same slot.
         """
-        slots, wrong = {OVERFLOW: 0}, []
-        taken = self._subnets.take_all()
-        for packed, value in taken:
+        slots, wrong = {OVERFLOW: OVERFLOW_SLOT, UNANSWERED: UNANSWERED_SLOT}, []
+        for packed, value in self._subnets.take_all():
             slot = int.from_bytes(value, "little")
             key = np.frombuffer(packed, self.bench.slots.dtype["key"])[0]
             address = key["prefix"].tobytes()
             version = int(key["family"])
             if version == 4 and not address.startswith(_MAPPED):
                 wrong.append(f"slot {slot}: {address.hex()} is not IPv4")
-            subnet = Subnet(
-                version,
-                address[-4:] if version == 4 else address,
-                int(key["side"]),
-                methods.METHODS[int(key["method"])].name,
-            )
+            subnet = Subnet(version, address[-4:] if version == 4 else address, int(key["side"]))
             slots[subnet] = slot
-            if self.bench.slots["key"][slot].tobytes() != packed or not self.bench.slots["live"][slot]:
+            if self.bench.slots["key"][slot].tobytes() != packed:
                 wrong.append(f"slot {slot} was assigned to {subnet}, but the row of the slot has another key")
-            libbpf.map_update(self.bench.collector.program.maps["free_slots"].fd, None, value)
+            self._used.append(slot)
         return slots, wrong
+
+    def _compare_slots(self, model: Slots, slots: dict[Subnet, int]) -> list[str]:
+        """Compares which subnets have slots, which subnets are newcomers, and how many rows are in use."""
+        states = states_of(self.bench.slots)
+        program = {subnet: STATES[int(states[slot])] for subnet, slot in slots.items()}
+        expected = {subnet: STATES[1 + answered] for subnet, answered in model.answered.items()}
+        expected |= dict.fromkeys((OVERFLOW, UNANSWERED), STATES[0])
+        found = [
+            f"{subnet}: the model has this subnet {_state(expected, subnet)}, the program {_state(program, subnet)}"
+            for subnet in sorted({*program, *expected})
+            if program.get(subnet) != expected.get(subnet)
+        ]
+        if (usage := self.bench.collector.slots.usage()) != model.usage():
+            found.append(f"rows in use: the model has {model.usage()}, the program {usage}")
+        interval = self.bench.collector.slots._control.interval
+        words = self._sketch[:, interval & 1].astype(np.int64)
+        registers = {int(row): int(words[row]) & 0xFF for row in np.flatnonzero(words >> 8 == interval)}
+        if registers != model.registers:
+            found.append(f"sketch of newcomers: the model has {dict(model.registers)}, the program {registers}")
+        return found
 
     def _compare_traffic(
         self, counted: Counts, tally: Tally, slots: dict[Subnet, int], names: dict[int, Subnet]
@@ -259,24 +288,37 @@ class Trial:
             ]
         return found
 
-    def _compare_rtts(
-        self, before: Snapshot, after: Snapshot, tally: Tally, slots: dict[Subnet, int], names: dict[int, Subnet]
-    ) -> list[str]:
-        expected = {slots.get(subnet, 0): rtts for subnet, rtts in tally.rtts.items()}
+    def _compare_rtts(self, before: Snapshot, after: Snapshot, tally: Tally, names: dict[int, Subnet]) -> list[str]:
+        numbers, found = {OVERFLOW_HISTOGRAM: 0}, []
+        for slot in self._used:
+            for method, number in enumerate(numbers_of(self.bench.slots["histograms"][slot][None])[0].tolist()):
+                if number:
+                    numbers[Histogram(names[slot], methods.METHODS[method].name)] = number
+                    header = self.bench.histograms[number]
+                    if (header["slot"], header["method"]) != (slot, method):
+                        found.append(f"histogram {number} of slot {slot} belongs to slot {header['slot']}")
+        ours = {number: histogram for histogram, number in numbers.items()}
+        expected = {numbers.get(histogram, -1): rtts for histogram, rtts in tally.rtts.items()}
+        if -1 in expected:
+            found.append(f"the program lacks histograms of {set(tally.rtts) - set(numbers)}")
         changed = np.flatnonzero((after.ended != before.ended) | (after.sums != before.sums)).tolist()
-        found = []
-        for slot in sorted({*expected, *changed}):
-            rtts = expected.get(slot, [])
-            in_buckets = np.zeros(len(after.buckets[slot]), np.uint32)
+        for number in sorted({*expected, *changed} - {-1}):
+            rtts = expected.get(number, [])
+            counted = self.bench.buckets_of(number) - (0 if number else before.overflow)
+            in_buckets = np.zeros(len(counted), np.uint32)
             for rtt_ns in rtts:
                 # Bucket i counts values that are greater than edge i, and less than or equal to edge i + 1.
-                in_buckets[bisect.bisect_left(self._edges, rtt_ns) - 1] += 1
+                in_buckets[bisect.bisect_left(edges(self.config.scale), rtt_ns) - 1] += 1
             model = len(rtts), sum(rtts)
-            program = int(after.ended[slot] - before.ended[slot]), int(after.sums[slot] - before.sums[slot])
-            if model != program or (after.buckets[slot] - before.buckets[slot] != in_buckets).any():
+            program = int(after.ended[number] - before.ended[number]), int(after.sums[number] - before.sums[number])
+            if model != program or (counted != in_buckets).any():
                 theirs = f"{program[0]} of sum {program[1]}"
-                found.append(f"RTTs of {names.get(slot, slot)}: the model has {rtts}, the program {theirs}")
+                found.append(f"RTTs of {ours.get(number, number)}: the model has {rtts}, the program {theirs}")
         return found
+
+
+def _state(subnets: dict[Subnet, str], subnet: Subnet) -> str:
+    return subnets.get(subnet, "without a slot")
 
 
 def shrink(trial: Trial, episode: Episode, narrate: Callable[[str], None]) -> list[Step]:
