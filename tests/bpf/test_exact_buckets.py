@@ -8,6 +8,7 @@ from packets that are fed to the kernel program.
 import struct
 from collections.abc import Callable
 from ipaddress import ip_network
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,8 @@ def test_the_kernel_counts_every_value_into_the_bucket_of_the_sdk(scale: int) ->
     bench = Bench(config(scale))
     recorder = Recorder(bench)
     recorder.record(LEAST)
-    places, blocks = memoryview(bench.histograms["blocks"][recorder.row]), memoryview(bench.blocks["buckets"])
+    views: list[Any] = [bench.histograms["blocks"][recorder.row], bench.blocks["buckets"]]
+    places, blocks = map(memoryview, views)
     counts = bench.buckets_of(recorder.row).tolist()
     mapping, first = sdk_mapping(scale), buckets.first_index(scale)
     values = values_of(scale)

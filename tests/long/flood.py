@@ -310,7 +310,7 @@ def measure_agent(forged: int, attackers: int) -> dict[str, float]:
     bench = Bench(CONFIG)
     flood = Flood(bench, Scenario(forged, attackers))
     producer = EppingMetricProducer(bench.collector, limits=LIMITS)
-    encoder = BatchEncoder(producer)
+    encoder = BatchEncoder(bench.config)
     kept_mb = peak_mb = cpu_s = 0.0
     resource = ResourceMetrics(Resource({}), [], "")
 

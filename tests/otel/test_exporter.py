@@ -133,7 +133,7 @@ def test_an_export_keeps_its_deadline_and_the_next_one_continues(
     monkeypatch.setattr(exporter_module, "_MIN_TIMEOUT_S", 0.0)
     ping_each_other(bench, 200)
     slow = Slow(sink.grpc_endpoint, insecure=True)
-    wrapped = ProducerExporter(slow, bench.collector, *EVERYTHING)
+    wrapped = ProducerExporter(slow, bench.collector, EVERYTHING[0], selection=EVERYTHING[1])
     reader = PeriodicExportingMetricReader(wrapped, float("inf"), export_timeout_millis=500)
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)

@@ -20,7 +20,7 @@ from scapy.layers.l2 import Ether
 
 from otel_epping.kernel.read.histograms import block_numbers, numbers_of
 from otel_epping.kernel.read.slot_tables import FREE, NEWCOMER, covering_of, states_of
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.flow_table import forget_flows
@@ -250,7 +250,7 @@ class Receiver:
 
     def _take(self, metrics: ScopeMetrics, seen: set[Any]) -> None:
         for metric in metrics.metrics:
-            if metric.name == metric_table.SUBNET_UNANSWERED.name:
+            if metric.name == agent_metrics.SUBNET_UNANSWERED.name:
                 points: Any = metric.data.data_points
                 self.unanswered = sum(point.value for point in points)
             if not metric.name.startswith("epping.agent"):

@@ -18,6 +18,7 @@ from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, Reading
 from otel_epping.kernel.sparse_histograms import SparseHistograms
+from otel_epping.series.projection import SeriesReading
 from otel_epping.series.temporality import TemporalityTracker, Unsent
 from tests.support.prog_test_run import EXTERNAL, Bench
 from tests.support.readings import dense
@@ -44,6 +45,20 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingCon
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits a mapped window to a few rows. With such small windows, a reading needs many windows."""
     monkeypatch.setattr(map_array, "_PART_BYTES", 7_000)
+
+
+def series_of(reading: Reading) -> SeriesReading:
+    """Return a reading in which each slot is a series."""
+    return SeriesReading(
+        reading.time_ns,
+        reading.names,
+        reading.slots,
+        reading.created_ns,
+        reading.generation,
+        reading.rtts,
+        reading.counts,
+        reading.active,
+    )
 
 
 def histogram_of(bench: Bench, conversation: Conversation) -> int:
@@ -278,7 +293,7 @@ def test_delta_and_pending_counts_are_complete_while_runs_widen(every: Bench) ->
         for conversation in conversations[: int(chance.integers(1, 7))]:
             spread = 1 + turn / 4
             conversation.record((MS * np.exp(chance.uniform(-spread, spread, 3))).astype(np.int64).tolist())
-        ledger.update(reader.read())
+        ledger.update(series_of(reader.read()))
         rows = ledger.rows()
         for part in np.array_split(rows, 4):
             if chance.random() < 0.6:
