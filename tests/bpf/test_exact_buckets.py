@@ -108,7 +108,8 @@ def test_the_kernel_counts_every_value_into_the_bucket_of_the_sdk(scale: int) ->
     recorder = Recorder(bench)
     recorder.record(LEAST)
     views: list[Any] = [bench.histograms["blocks"][recorder.row], bench.blocks["buckets"]]
-    places, blocks = map(memoryview, views)
+    places: Any = memoryview(views[0])
+    blocks: Any = memoryview(views[1])
     counts = bench.buckets_of(recorder.row).tolist()
     mapping, first = sdk_mapping(scale), buckets.first_index(scale)
     values = values_of(scale)
