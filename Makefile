@@ -94,12 +94,13 @@ format: setup ## put the sources into the format that lint asks for
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(BPF)
 
-docs: setup ## write docs/{api,links,metrics,settings}.md from docstrings and tables in otel_epping and bpf
+docs: setup ## write schemas/ and docs/{api,links,metrics,settings}.md from docstrings and tables in otel_epping, bpf
 	mkdir -p docs
 	$(BIN)/python -m scripts.api_page > docs/api.md
 	$(BIN)/python -m scripts.links_page > docs/links.md
 	$(BIN)/python -m scripts.metrics_page > docs/metrics.md
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
+	$(BIN)/python -m scripts.registry
 
 build: setup ## wheel and sdist into dist/
 	$(BIN)/hatchling build -d dist

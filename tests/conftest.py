@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.oracles.known",
     "tests.support.arrivals",
     "tests.support.command",
+    "tests.support.contract",
     "tests.support.hosts",
     "tests.support.lab_agent",
     "tests.support.packets",

@@ -12,8 +12,9 @@ import numpy as np
 from otel_epping.kernel.arrays import Records
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import semconv
 from otel_epping.otel.counters import Counter
+from otel_epping.otel.metric import Metric
 from otel_epping.series.subnet import Subnet
 
 Labels = dict[str, str | bool]
@@ -41,7 +42,7 @@ class Columns:
     def __init__(self, counters: Sequence[Counter], record: np.dtype[Any]) -> None:
         # `columns` is a record in which the value of each counter is the number of the counter's column.
         columns: Records = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
-        self.by_metric: dict[metric_table.Metric, list[int]] = {}
+        self.by_metric: dict[Metric, list[int]] = {}
         self.labels: list[Labels] = [{} for _ in range(record.itemsize // 8 + 1)]
         for counter in counters:
             values = columns

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Counter:
     attributes  attributes that all data points of the field have
     """
 
-    metric: metric_table.Metric
+    metric: Metric
     field: str
     axis: tuple[str, tuple[str, ...]] | None = None
     attributes: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -15,8 +15,8 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, ScopeMetric
 from otel_epping.kernel.arrays import Counts, Indexes, Times
 from otel_epping.kernel.buckets import edge_ns
 from otel_epping.kernel.reading import OVERFLOW_SLOT, SHARED_SLOTS, Reading
-from otel_epping.otel import metric_table
 from otel_epping.otel.attributes import NO_LABELS, Columns
+from otel_epping.otel.metric import Metric
 from otel_epping.series import histogram
 from otel_epping.series.temporality import Unsent, UnsentRtts
 
@@ -49,7 +49,7 @@ class CounterSeries(NamedTuple):
     If the column of a point is NO_LABELS, the point has only the attributes of its row. start_ns is Unix time, ns.
     """
 
-    metric: metric_table.Metric
+    metric: Metric
     temporality: AggregationTemporality
     is_monotonic: bool
     rows: Indexes

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defines every metric that otel-epping exports: name, unit, description and attributes (semconv.py).
+"""Defines the metrics that otel-epping exports: name, unit, description and attributes (semconv.py).
 
-`counters.py` maps the kernel program's counters to these metrics. `make docs` generates docs/metrics.md from this file.
+`counters.py` maps the kernel program's counters to these metrics. `agent_metrics.py` defines the metrics of the
+exporting process. `make docs` generates docs/metrics.md and schemas/ from these files and from `semconv.py`.
 """
 
-from dataclasses import dataclass
-
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
+from otel_epping.otel import agent_metrics
+from otel_epping.otel.metric import AGENT, ECN_GROUP, FLOW, INTERFACES, RTTS, TCP, TRAFFIC, Metric
 from otel_epping.otel.semconv import (
     BOUND,
     ECN,
@@ -15,7 +14,6 @@ from otel_epping.otel.semconv import (
     FLOW_OPENING,
     FLOW_REVERSE,
     INTERFACE,
-    INTERFACE_EVENT,
     IO_DIRECTION,
     MAP,
     METHOD,
@@ -29,23 +27,9 @@ from otel_epping.otel.semconv import (
     TIMESTAMP_FAULT,
     TRAFFIC_CLASS,
 )
-from otel_epping.version import __version__
-
-SCOPE = InstrumentationScope("otel_epping", __version__, "https://opentelemetry.io/schemas/1.44.0")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric. `keys` are the names of the metric's attributes, in the order of docs/metrics.md."""
-
-    name: str
-    unit: str
-    description: str
-    keys: tuple[str, ...]
-    kind: str = "counter"
-
 
 RTT = Metric(
+    RTTS,
     "epping.rtt.duration",
     "s",
     "Round-trip time from the observing interface to the subnet that replied, and back.",
@@ -56,6 +40,7 @@ RTT = Metric(
 _SUBNET_KEYS = (SUBNET, NETWORK_TYPE, INTERFACE, SIDE)
 _DIRECTED_KEYS = (*_SUBNET_KEYS, SUBNET_DIRECTION)
 SUBNET_PACKETS = Metric(
+    TRAFFIC,
     "epping.network.packet.count",
     "{packet}",
     "Packets from and to a subnet. Each packet is counted twice: with `from` for the subnet of its source, and with "
@@ -64,6 +49,7 @@ SUBNET_PACKETS = Metric(
     (*_DIRECTED_KEYS, TRAFFIC_CLASS),
 )
 SUBNET_BYTES = Metric(
+    TRAFFIC,
     "epping.network.io",
     "By",
     "Bytes from and to a subnet, including link headers. The bytes of each packet are counted twice: for the subnet of "
@@ -71,24 +57,28 @@ SUBNET_BYTES = Metric(
     (*_DIRECTED_KEYS, TRAFFIC_CLASS),
 )
 SUBNET_ECN = Metric(
+    ECN_GROUP,
     "epping.network.ecn.packet.count",
     "{packet}",
     "IP packets from and to a subnet, by ECN code point. Packets without ECN (`not_ect`) are not counted.",
     (*_DIRECTED_KEYS, ECN),
 )
 RETRANSMITTED = Metric(
+    TCP,
     "epping.tcp.retransmission.count",
     "{segment}",
     "Retransmitted TCP segments from and to a subnet.",
     _DIRECTED_KEYS,
 )
 OUT_OF_ORDER = Metric(
+    TCP,
     "epping.tcp.out_of_order.count",
     "{segment}",
     "Out-of-order TCP segments from and to a subnet. Such a segment arrived after a later segment of its flow.",
     _DIRECTED_KEYS,
 )
 ZERO_WINDOW = Metric(
+    TCP,
     "epping.tcp.zero_window.count",
     "{segment}",
     "TCP segments with a window of zero, from and to a subnet. The receive buffer of the host that sent such a segment "
@@ -96,12 +86,14 @@ ZERO_WINDOW = Metric(
     _DIRECTED_KEYS,
 )
 OPENED = Metric(
+    FLOW,
     "epping.flow.opened.count",
     "{flow}",
     "Opened TCP flows. Each flow is counted for the subnets of both endpoints.",
     (*_SUBNET_KEYS, FLOW_OPENING),
 )
 CLOSED = Metric(
+    FLOW,
     "epping.flow.closed.count",
     "{flow}",
     "Closed TCP flows. Each flow is counted for the subnets of both endpoints.",
@@ -109,6 +101,7 @@ CLOSED = Metric(
 )
 
 ACTIVE_FLOWS = Metric(
+    FLOW,
     "epping.flow.active",
     "{flow}",
     "Open TCP flows with a packet in the last 5 minutes. Each flow is counted for the subnets of both endpoints.",
@@ -117,6 +110,7 @@ ACTIVE_FLOWS = Metric(
 )
 
 INTERFACE_PACKETS = Metric(
+    INTERFACES,
     "epping.interface.packet.count",
     "{packet}",
     "Packets seen on an interface. Each packet is counted once. Packets of the kinds `non_ip` and `malformed` are "
@@ -124,18 +118,28 @@ INTERFACE_PACKETS = Metric(
     (INTERFACE, IO_DIRECTION, PACKET_KIND),
 )
 INTERFACE_BYTES = Metric(
+    INTERFACES,
     "epping.interface.io",
     "By",
     "Bytes seen on an interface, including link headers.",
     (INTERFACE, IO_DIRECTION, PACKET_KIND),
 )
 ECN_PACKETS = Metric(
-    "epping.ecn.packet.count", "{packet}", "IP packets seen on an interface, by ECN code point.", (INTERFACE, ECN)
+    ECN_GROUP,
+    "epping.ecn.packet.count",
+    "{packet}",
+    "IP packets seen on an interface, by ECN code point.",
+    (INTERFACE, ECN),
 )
 FLOWS = Metric(
-    "epping.flow.count", "{flow}", "TCP flows for which an entry was created in the flow table.", (INTERFACE,)
+    INTERFACES,
+    "epping.flow.count",
+    "{flow}",
+    "TCP flows for which an entry was created in the flow table.",
+    (INTERFACE,),
 )
 UNIDIRECTIONAL = Metric(
+    INTERFACES,
     "epping.flow.unidirectional",
     "{flow}",
     "Active TCP flows of which only one direction is seen on an interface, so that no round-trip time can be measured. "
@@ -145,12 +149,14 @@ UNIDIRECTIONAL = Metric(
     "updowncounter",
 )
 MEASUREMENTS = Metric(
+    AGENT,
     "epping.agent.measurement.count",
     "{measurement}",
     "Packets that were selected to start an RTT sample, and the outcomes of RTT samples.",
     (INTERFACE, OUTCOME),
 )
 TIMESTAMPS_FAILED = Metric(
+    AGENT,
     "epping.agent.timestamp.fault.count",
     "{fault}",
     "Directions of TCP flows in which the TCP timestamps stopped working. Further round-trip times of such a direction "
@@ -158,6 +164,7 @@ TIMESTAMPS_FAILED = Metric(
     (INTERFACE, TIMESTAMP_FAULT),
 )
 DUPLICATES = Metric(
+    INTERFACES,
     "epping.interface.duplicate.count",
     "{packet}",
     "Packets that were captured a second time, for example at a mirror port. The second copy is counted for the "
@@ -165,12 +172,14 @@ DUPLICATES = Metric(
     (INTERFACE,),
 )
 CLAMPED = Metric(
+    AGENT,
     "epping.agent.rtt.clamped",
     "{rtt}",
     "Round-trip times outside the range of the histograms. Such an RTT is counted as the nearest bound of the range.",
     (INTERFACE, BOUND),
 )
 INSERT_FAILED = Metric(
+    AGENT,
     "epping.agent.insert.failed",
     "{entry}",
     "Entries that could not be inserted into a table because the table was full. Packets of a subnet without an entry "
@@ -179,6 +188,7 @@ INSERT_FAILED = Metric(
 )
 
 INTERFACE_ATTACHED = Metric(
+    AGENT,
     "epping.agent.interface.attached",
     "{interface}",
     "1 if the kernel program is attached to both hooks of the interface, otherwise 0. An interface that is no longer "
@@ -187,6 +197,7 @@ INTERFACE_ATTACHED = Metric(
     "updowncounter",
 )
 INTERFACE_KERNEL_PACKETS = Metric(
+    AGENT,
     "epping.agent.interface.packet.count",
     "{packet}",
     "Packets that the kernel itself counted while the interface was watched, as in `ip -s link`. Compare this metric "
@@ -195,117 +206,7 @@ INTERFACE_KERNEL_PACKETS = Metric(
     (INTERFACE, IO_DIRECTION),
     "updowncounter",
 )
-SUBNET_USAGE = Metric("epping.agent.subnet.usage", "{subnet}", "Slots that subnets use.", (), "updowncounter")
-FLOW_USAGE = Metric(
-    "epping.agent.flow.usage",
-    "{flow}",
-    "TCP flow table entries in use. The table consists of sets. When a set is full, a closed flow or a flow seen in "
-    "only one direction is evicted first, then the flow that has been idle longest.",
-    (),
-    "updowncounter",
-)
-FLOW_LIMIT = Metric(
-    "epping.agent.flow.limit", "{flow}", "Maximum number of TCP flow table entries.", (), "updowncounter"
-)
-SUBNET_LIMIT = Metric("epping.agent.subnet.limit", "{subnet}", "Number of slots for subnets.", (), "updowncounter")
-SUBNET_UNANSWERED = Metric(
-    "epping.agent.subnet.unanswered",
-    "{subnet}",
-    "Estimated number of subnets that sent or received packets since the previous export and for which no round-trip "
-    "time was ever measured.",
-    (),
-    "updowncounter",
-)
-SUBNET_RETIRED = Metric(
-    "epping.agent.subnet.retired",
-    "{subnet}",
-    "Slots that were freed because their subnet was idle for `idle_timeout`.",
-    (),
-)
-SERIES_USAGE = Metric(
-    "epping.agent.series.usage",
-    "{subnet}",
-    "Subnets and covering prefixes exported individually.",
-    (),
-    "updowncounter",
-)
-SERIES_LIMIT = Metric(
-    "epping.agent.series.limit",
-    "{subnet}",
-    "Maximum number of subnets and covering prefixes exported individually.",
-    (),
-    "updowncounter",
-)
-SERIES_OVERFLOWED = Metric(
-    "epping.agent.series.overflowed",
-    "{subnet}",
-    "Subnets whose counts are summed on the overflow point because of a limit.",
-    (),
-    "updowncounter",
-)
-SERIES_ROLLED_UP = Metric(
-    "epping.agent.series.rolled_up",
-    "{subnet}",
-    "Subnets whose counts are summed in covering prefixes because of a limit.",
-    (),
-    "updowncounter",
-)
-# The metrics from here on are instruments of the SDK (self_metrics.py). An SDK reader exports nothing until at least
-# one instrument has data.
-READ_DURATION = Metric(
-    "epping.agent.read.duration", "s", "Duration of the latest reading of the kernel's maps.", (), "gauge"
-)
-EXPORT_DURATION = Metric(
-    "epping.agent.export.duration",
-    "s",
-    "Duration of the latest export, including the reading of the maps. With several exporters, the longest duration.",
-    (),
-    "gauge",
-)
-EXPORT_FAILED = Metric(
-    "epping.agent.export.failed",
-    "{request}",
-    "Failed export requests. The counts of a failed request stay pending for the next export.",
-    (),
-)
-EXPORT_REJECTED = Metric(
-    "epping.agent.export.rejected",
-    "{data_point}",
-    "Data points that the receiver rejected in partly accepted requests. Rejected points are not resent.",
-    (),
-)
-INTERFACE_EVENTS = Metric(
-    "epping.agent.interface.event.count",
-    "{event}",
-    "Events of selected interfaces, and events of the kernel program that is attached to these interfaces.",
-    (INTERFACE_EVENT,),
-)
-FLOW_EVICTED = Metric(
-    "epping.agent.flow.evicted",
-    "{flow}",
-    "TCP flows evicted from the flow table to make room for other flows.",
-    (),
-)
-PROGRAM_RUNS = Metric(
-    "epping.agent.program.run.count",
-    "{run}",
-    "Runs of the kernel program. Runs are counted only while the sysctl `kernel.bpf_stats_enabled` is 1.",
-    (IO_DIRECTION,),
-)
-PROGRAM_TIME = Metric(
-    "epping.agent.program.time",
-    "s",
-    "Run time of the kernel program. The time is measured only while the sysctl `kernel.bpf_stats_enabled` is 1.",
-    (IO_DIRECTION,),
-)
-MEMORY_USAGE = Metric(
-    "epping.agent.memory.usage",
-    "By",
-    "Resident memory of the exporting process: the agent, or the application that uses the library.",
-    (),
-    "updowncounter",
-)
 # No metric contains the version of otel-epping. The version is in the instrumentation scope and in the agent's
 # `service.version`.
 
-METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+METRICS = (*(value for value in list(globals().values()) if isinstance(value, Metric)), *agent_metrics.METRICS)

@@ -19,7 +19,7 @@ from otel_epping.kernel import buckets
 from otel_epping.kernel.arrays import Indexes, as_matrix
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.reading import SHARED_SLOTS, has_owner
-from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel import agent_metrics, metric_table, scope, sdk_points, semconv
 from otel_epping.otel.attributes import METHOD_LABELS, NO_LABELS, Columns, Labels, subnet_labels
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.otel.export_batch import CounterSeries, ExportBatch, counter_series, rtt_series
@@ -168,7 +168,7 @@ class EppingMetricProducer:
             ],
             temporality=self.temporality,
             is_first=is_first,
-            others=ScopeMetrics(metric_table.SCOPE, others, metric_table.SCOPE.schema_url or ""),
+            others=ScopeMetrics(scope.SCOPE, others, scope.SCOPE.schema_url or ""),
         )
 
     def _active_series(self, rows: Indexes) -> CounterSeries:
@@ -217,7 +217,7 @@ class EppingMetricProducer:
         yield from self._states(metric_table.INTERFACE_KERNEL_PACKETS, kernel_packets)
         yield from self._states(metric_table.UNIDIRECTIONAL, unidirectional)
 
-    def _states(self, metric: metric_table.Metric, values: Iterable[tuple[tuple[str, ...], int]]) -> Iterator[Metric]:
+    def _states(self, metric: Metric, values: Iterable[tuple[tuple[str, ...], int]]) -> Iterator[Metric]:
         """Yields a metric of current values. An element of `values` has the attribute values and the value of a point.
 
         Yields nothing if `values` is empty. Sums that are not monotonic are always cumulative, even if the preferred
@@ -234,15 +234,15 @@ class EppingMetricProducer:
     def _own_metrics(self) -> Iterator[Metric]:
         reading = self._tracker.reading
         values = {
-            metric_table.SUBNET_USAGE: self._slots_in_use,
-            metric_table.SUBNET_LIMIT: self.config.max_subnets,
-            metric_table.SUBNET_UNANSWERED: reading.unanswered,
-            metric_table.FLOW_USAGE: reading.flows,
-            metric_table.FLOW_LIMIT: self.config.max_flows,
-            metric_table.SERIES_USAGE: self._limiter.exported,
-            metric_table.SERIES_LIMIT: self._limiter.max_series,
-            metric_table.SERIES_OVERFLOWED: self._limiter.overflowed,
-            metric_table.SERIES_ROLLED_UP: self._limiter.rolled_up,
+            agent_metrics.SUBNET_USAGE: self._slots_in_use,
+            agent_metrics.SUBNET_LIMIT: self.config.max_subnets,
+            agent_metrics.SUBNET_UNANSWERED: reading.unanswered,
+            agent_metrics.FLOW_USAGE: reading.flows,
+            agent_metrics.FLOW_LIMIT: self.config.max_flows,
+            agent_metrics.SERIES_USAGE: self._limiter.exported,
+            agent_metrics.SERIES_LIMIT: self._limiter.max_series,
+            agent_metrics.SERIES_OVERFLOWED: self._limiter.overflowed,
+            agent_metrics.SERIES_ROLLED_UP: self._limiter.rolled_up,
         }
         for metric, value in values.items():
             yield from self._states(metric, [((), value)])
@@ -250,4 +250,4 @@ class EppingMetricProducer:
         delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0
         start_ns = self._tracker.interfaces_acked_ns or self._started_ns
         point = NumberDataPoint({}, start_ns, reading.time_ns, self._retired - delivered)
-        yield sdk_points.sum_metric(metric_table.SUBNET_RETIRED, [point], self.temporality)
+        yield sdk_points.sum_metric(agent_metrics.SUBNET_RETIRED, [point], self.temporality)

@@ -93,7 +93,7 @@ def number_points(
 
 
 def sum_metric(
-    metric: metric_table.Metric,
+    metric: Metric,
     points: Sequence[NumberDataPoint],
     temporality: AggregationTemporality,
     is_monotonic: bool = True,

@@ -19,8 +19,9 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, scope, semconv
 from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.metric import Metric
 from otel_epping.version import __version__
 
 _NS = 1e9
@@ -33,7 +34,7 @@ def resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _of_collector(collector: EppingCollector) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
+def _of_collector(collector: EppingCollector) -> dict[Metric, Callable[[], Iterable[Observation]]]:
     def events() -> Iterable[Observation]:
         for event, count in collector.attachments.counts.items():
             yield Observation(count, {semconv.INTERFACE_EVENT: event})
@@ -44,23 +45,23 @@ def _of_collector(collector: EppingCollector) -> dict[metric_table.Metric, Calla
                 yield Observation(value(count, time_ns), {semconv.IO_DIRECTION: _DIRECTIONS[entry_point]})
 
     return {
-        metric_table.INTERFACE_EVENTS: events,
-        metric_table.PROGRAM_RUNS: lambda: runs(lambda count, _: count),
-        metric_table.PROGRAM_TIME: lambda: runs(lambda _, time_ns: time_ns / _NS),
-        metric_table.MEMORY_USAGE: lambda: [Observation(resident_bytes())],
+        agent_metrics.INTERFACE_EVENTS: events,
+        agent_metrics.PROGRAM_RUNS: lambda: runs(lambda count, _: count),
+        agent_metrics.PROGRAM_TIME: lambda: runs(lambda _, time_ns: time_ns / _NS),
+        agent_metrics.MEMORY_USAGE: lambda: [Observation(resident_bytes())],
     }
 
 
 def _of_exporters(
     exporters: Sequence[ProducerExporter],
-) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
+) -> dict[Metric, Callable[[], Iterable[Observation]]]:
     producer = exporters[0].producer  # any producer is suitable, because all producers read the same maps
     return {
-        metric_table.READ_DURATION: lambda: [Observation(producer.read_seconds)],
-        metric_table.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],
-        metric_table.EXPORT_FAILED: lambda: [Observation(sum(each.failed for each in exporters))],
-        metric_table.EXPORT_REJECTED: lambda: [Observation(sum(each.rejected for each in exporters))],
-        metric_table.FLOW_EVICTED: lambda: [Observation(producer.flows_evicted)],
+        agent_metrics.READ_DURATION: lambda: [Observation(producer.read_seconds)],
+        agent_metrics.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],
+        agent_metrics.EXPORT_FAILED: lambda: [Observation(sum(each.failed for each in exporters))],
+        agent_metrics.EXPORT_REJECTED: lambda: [Observation(sum(each.rejected for each in exporters))],
+        agent_metrics.FLOW_EVICTED: lambda: [Observation(producer.flows_evicted)],
     }
 
 
@@ -70,9 +71,9 @@ def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequ
     The instruments have data only in the process that calls this function, and not in forked children.
     """
     process = os.getpid()
-    # The scope of the SDK instruments is not metric_table.SCOPE, because the OTLP encoder keeps only the last of two
+    # The scope of the SDK instruments is not scope.SCOPE, because the OTLP encoder keeps only the last of two
     # equal scopes.
-    meter = provider.get_meter(__name__, __version__, metric_table.SCOPE.schema_url)
+    meter = provider.get_meter(__name__, __version__, scope.SCOPE.schema_url)
     create = {
         "counter": meter.create_observable_counter,
         "updowncounter": meter.create_observable_up_down_counter,

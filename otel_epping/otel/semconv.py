@@ -1,11 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Defines the names and values of all exported attributes. No other module contains an attribute name.
 
+`make docs` generates schemas/ and docs/metrics.md from this file and from `metric_table.py`.
+
 Semantic conventions for passive round-trip times are in discussion (open-telemetry/semantic-conventions #3682, #3947).
-When these semantic conventions are accepted, the names here and in `metric_table.py` will be changed accordingly.
+When these semantic conventions are accepted, change the names here and in `metric_table.py`. All other code uses the
+constants. The drafts that concern our attributes, and their state in September 2026:
+
+#3731  proposes `network.peer.address.prefix` for a subnet in CIDR notation. The issue is open and not triaged. The name
+       may still change: in OpenTelemetry's naming policy, an attribute name must not be the namespace of another
+       attribute, and `network.peer.address` is an attribute. Until the name is accepted, OpenTelemetry advises
+       applications not to add names to the namespace `network` (docs/general/naming.md). After that, change SUBNET.
+#4115  adds AS numbers, for example `network.peer.as.number`, as integers without the prefix "AS". The pull request is
+       open. No metric has an AS number yet.
+#4045  explains which address attributes to use at an observation point. The pull request is open, and defines no
+       attribute for the observation point. Until such an attribute exists, INTERFACE and SIDE describe the observation
+       point.
 """
 
+from dataclasses import dataclass, field
+
 from otel_epping.kernel.methods import METHODS
+from otel_epping.version import __version__
+
+# The schema of all metrics. The specification requires that the URL ends with a version, and that the schema file can
+# be retrieved from the URL. The URL is not OpenTelemetry's, because OpenTelemetry's schema does not define our metrics.
+# Our registry (schemas/manifest.yaml) names the schema of OpenTelemetry that defines the attributes `network.*`.
+SCHEMA_URL = f"https://github.com/otel-epping/otel-epping/raw/main/schemas/{__version__}"
+OTEL_SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 # ---- attributes; epping.* is our own namespace
 
@@ -16,7 +38,7 @@ IO_DIRECTION = "network.io.direction"
 OVERFLOW = "otel.metric.overflow"
 UNANSWERED = "epping.unanswered"
 SUBNET = "epping.subnet"
-SUBNET_DIRECTION = "epping.subnet.direction"
+SUBNET_DIRECTION = "epping.traffic.direction"
 SIDE = "epping.rtt.side"
 METHOD = "epping.rtt.method"
 TRAFFIC_CLASS = "epping.traffic.class"
@@ -31,60 +53,236 @@ FLOW_OPENING = "epping.flow.opening"
 FLOW_CLOSING = "epping.flow.closing"
 FLOW_REVERSE = "epping.flow.reverse"
 
+
+@dataclass(frozen=True)
+class Attribute:
+    """Describes an attribute.
+
+    brief      what the attribute says about a data point
+    values     the closed set of values, and the meaning of each value; empty if the set is open
+    examples   examples of values, if the set is open
+    note       further facts
+    short      the name of the attribute in the setting `attributes`; empty if the setting cannot contain the attribute
+    needed     why the setting `attributes` must not leave out the attribute; empty if the attribute may be left out
+    is_otel    whether OpenTelemetry's registry defines the attribute; then our registry only refers to the definition
+    stability  a stability level of OpenTelemetry; OpenTelemetry's own attributes have the level of its registry
+    """
+
+    brief: str
+    values: dict[str, str] = field(default_factory=dict)
+    examples: tuple[str | bool | int, ...] = ()
+    note: str = ""
+    short: str = ""
+    needed: str = ""
+    is_otel: bool = False
+    stability: str = "development"
+
+
 ATTRIBUTES = {
-    SUBNET: "The subnet in CIDR notation.",
-    NETWORK_TYPE: "`ipv4` or `ipv6`.",
-    NETWORK_TRANSPORT: ", ".join(f"`{transport}`" for transport in dict.fromkeys(row.transport for row in METHODS))
-    + ".",
-    INTERFACE: "The interface on which the packets were seen.",
-    IO_DIRECTION: "`receive`: packets that arrive at the interface; `transmit`: packets that leave through it.",
-    SIDE: "The side of the interface where the subnet is located. `external`: the side of the internet; `internal`: "
-    "the side of the customers; `unknown`: in captures and at mirror ports. Packets arrive from the external side if "
-    "the role of the interface is `wan`, and from the internal side if the role is `lan`. The measuring host itself is "
-    "on the other side.",
-    METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
-    SUBNET_DIRECTION: "The direction of the packets or segments: `from` or `to` the subnet.",
-    TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (includes all IP fragments except the first).",
-    PACKET_KIND: "`tcp`, `udp`, `icmp`, `other`, `fragment`, `non_ip`, `malformed`.",
-    ECN: "The ECN code point: `not_ect`, `ect_1`, `ect_0`, `ce` (RFC 3168).",
-    MAP: "The table that was full: `flows` or `subnets`.",
-    BOUND: "`least`: the round-trip time was below 1 us; `greatest`: it was above 64 s.",
-    OUTCOME: "`begun`: an RTT sample was started; `not_begun`: no sample was started, because four packets of the flow "
-    "and direction already waited for a reply; `expired`: no reply arrived within the maximum age; `superseded`: a "
-    "later packet was answered first; `repeated`: the packet was retransmitted, so the reply may belong to either "
-    "copy; `abandoned`: the flow restarted, lost its timestamps or was evicted; `measured`: the reply completed the "
-    "sample. A `begun` sample without another outcome still waits for a reply, or the DNS, echo or QUIC request of the "
-    "sample was evicted.",
-    TIMESTAMP_FAULT: "`missing`: segments have no timestamp; `still`: the TSval did not change, and no RTT sample "
-    "was started for 250 ms; `unechoed`: a segment was acknowledged without an echo of its TSval.",
-    INTERFACE_EVENT: "`attached`: the program was attached; `detached`: the interface no longer exists or is no longer "
-    "selected; `refused`: the program could not be attached, for the reason in the log; `reattached`: the program was "
-    "attached again after another process had detached it; `moved`: the program was moved back to the front of a hook, "
-    "because another program had been attached in front of it; `unseen`: in one direction, the kernel counts packets "
-    "that the program does not see.",
-    FLOW_OPENING: "`syn`: the SYN-ACK was seen; `midway`: the flow was already open when it was first seen, or "
-    "had been idle for 5 minutes.",
-    FLOW_CLOSING: "`fin`: both endpoints sent a FIN; `rst`: an endpoint sent an RST; `silence`: the flow was idle for "
-    "5 minutes, or was evicted.",
-    FLOW_REVERSE: "Where the other direction of the flow is seen. `same_way`: the packets of both directions arrive "
-    "at the interface, as at a mirror port, or both leave; `missing`: the other direction was not seen, as with "
-    "asymmetric routing.",
-    OVERFLOW: "`true` on the overflow point, which sums all subnets beyond the limits and has no other attribute.",
-    UNANSWERED: "`true` on the point that sums all subnets for which no round-trip time was measured yet. This point "
-    "has no other attribute.",
+    SUBNET: Attribute(
+        "The subnet in CIDR notation.",
+        examples=("192.0.2.0/24", "2001:db8::/48"),
+        short="subnet",
+    ),
+    NETWORK_TYPE: Attribute(
+        "The version of IP.",
+        {"ipv4": "IPv4", "ipv6": "IPv6"},
+        is_otel=True,
+        short="network_type",
+    ),
+    NETWORK_TRANSPORT: Attribute(
+        "The transport protocol of the packets that were timed.",
+        {"tcp": "TCP", "icmp": "ICMP and ICMPv6", "udp": "UDP", "quic": "QUIC"},
+        note="OpenTelemetry's registry has no value for ICMP. The registry allows other values.",
+        is_otel=True,
+        short="transport",
+    ),
+    INTERFACE: Attribute(
+        "The interface on which the packets were seen.",
+        examples=("eth0", "wan0"),
+        is_otel=True,
+        note="The value is empty for interfaces that share one set of counters, because more than 1024 interfaces are "
+        "watched.",
+        short="interface",
+    ),
+    IO_DIRECTION: Attribute(
+        "The direction of the packets at the interface.",
+        {"receive": "packets that arrive at the interface", "transmit": "packets that leave through it"},
+        is_otel=True,
+        short="direction",
+        needed="a forwarded packet is counted when it arrives and when it leaves",
+    ),
+    SIDE: Attribute(
+        "The side of the interface where the subnet is located.",
+        {
+            "external": "the side of the internet",
+            "internal": "the side of the customers",
+            "unknown": "in captures and at mirror ports",
+        },
+        note="Packets arrive from the external side if the role of the interface is `wan`, and from the internal side "
+        "if the role is `lan`. The measuring host itself is on the other side.",
+        short="side",
+        needed="round-trip times to internal and to external networks are times of different parts of a path",
+    ),
+    METHOD: Attribute(
+        "The method that measured the round-trip times.",
+        {row.name: row.summary for row in METHODS},
+        short="method",
+    ),
+    SUBNET_DIRECTION: Attribute(
+        "The direction of the packets or segments.",
+        {"from": "the source address is in the subnet", "to": "the destination address is in the subnet"},
+        short="direction",
+        needed="each packet counts for two subnets: from the subnet of its source, and to the subnet of its destination",
+    ),
+    TRAFFIC_CLASS: Attribute(
+        "The class of the packets.",
+        {
+            "tcp_timestamp": "TCP segments with timestamps",
+            "udp": "UDP",
+            "tcp_other": "TCP segments without timestamps",
+            "icmp": "ICMP and ICMPv6",
+            "other": "other protocols, and all IP fragments except the first",
+        },
+        short="traffic_class",
+    ),
+    PACKET_KIND: Attribute(
+        "The kind of the packets.",
+        {
+            "tcp": "TCP",
+            "udp": "UDP",
+            "icmp": "ICMP and ICMPv6",
+            "other": "other IP protocols",
+            "fragment": "IP fragments except the first",
+            "non_ip": "packets without an IP header",
+            "malformed": "packets with a header that is cut off or invalid",
+        },
+        short="kind",
+    ),
+    ECN: Attribute(
+        "The ECN code point (RFC 3168).",
+        {
+            "not_ect": "the endpoints do not use ECN for the packet",
+            "ect_1": "the endpoints use ECN: ECT(1)",
+            "ect_0": "the endpoints use ECN: ECT(0)",
+            "ce": "a node on the path was congested and has marked the packet",
+        },
+        short="ecn",
+        needed="the shares of the code points are the result, and their sum is only a number of packets",
+    ),
+    MAP: Attribute(
+        "The table that was full.",
+        {"flows": "the TCP flow table", "subnets": "the table of subnets"},
+        short="map",
+        needed="the entries of the two tables are different things",
+    ),
+    BOUND: Attribute(
+        "The bound of the range of the histograms as which the round-trip time was counted.",
+        {"least": "the round-trip time was below 1 us", "greatest": "the round-trip time was above 64 s"},
+        short="bound",
+        needed="too short and too long round-trip times are different faults",
+    ),
+    OUTCOME: Attribute(
+        "What happened to an RTT sample, or to a packet that was selected to start one.",
+        {
+            "begun": "an RTT sample was started",
+            "not_begun": "no sample was started, because four packets of the flow and direction already waited for a "
+            "reply",
+            "expired": "no reply arrived within the maximum age",
+            "superseded": "a later packet was answered first",
+            "repeated": "the packet was retransmitted, so the reply may belong to either copy",
+            "abandoned": "the flow restarted, lost its timestamps or was evicted",
+            "measured": "the reply completed the sample",
+        },
+        note="A `begun` sample without another outcome still waits for a reply, or the DNS, echo or QUIC request of "
+        "the sample was evicted.",
+        short="outcome",
+        needed="each sample counts as begun and also with its end",
+    ),
+    TIMESTAMP_FAULT: Attribute(
+        "How the TCP timestamps stopped working.",
+        {
+            "missing": "segments have no timestamp",
+            "still": "the TSval did not change, and no RTT sample was started for 250 ms",
+            "unechoed": "a segment was acknowledged without an echo of its TSval",
+        },
+        short="fault",
+    ),
+    INTERFACE_EVENT: Attribute(
+        "The event.",
+        {
+            "attached": "the program was attached",
+            "detached": "the interface no longer exists or is no longer selected",
+            "refused": "the program could not be attached, for the reason in the log",
+            "reattached": "the program was attached again after another process had detached it",
+            "moved": "the program was moved back to the front of a hook, because another program had been attached in "
+            "front of it",
+            "unseen": "in one direction, the kernel counts packets that the program does not see",
+        },
+        short="event",
+        needed="the events are different things, not parts of one sum",
+    ),
+    FLOW_OPENING: Attribute(
+        "How the flow was opened.",
+        {
+            "syn": "the SYN-ACK was seen",
+            "midway": "the flow was already open when it was first seen, or had been idle for 5 minutes",
+        },
+        short="opening",
+    ),
+    FLOW_CLOSING: Attribute(
+        "How the flow was closed.",
+        {
+            "fin": "both endpoints sent a FIN",
+            "rst": "an endpoint sent an RST",
+            "silence": "the flow was idle for 5 minutes, or was evicted",
+        },
+        short="closing",
+    ),
+    FLOW_REVERSE: Attribute(
+        "Where the other direction of the flow is seen.",
+        {
+            "same_way": "the packets of both directions arrive at the interface, as at a mirror port, or both leave",
+            "missing": "the other direction was not seen, as with asymmetric routing",
+        },
+        short="reverse",
+        needed="a mirror port and asymmetric routing are different faults",
+    ),
+    OVERFLOW: Attribute(
+        "`true` on the overflow point, which sums all subnets beyond the limits and has no other attribute.",
+        examples=(True,),
+        note="The specification of OpenTelemetry's metrics SDK defines the name. OpenTelemetry's registry does not "
+        "contain the attribute.",
+    ),
+    UNANSWERED: Attribute(
+        "`true` on the point that sums all subnets for which no round-trip time was measured yet. This point has no "
+        "other attribute.",
+        examples=(True,),
+    ),
 }
+# Each of these attributes marks points that sum many subnets. Such a point has no other attribute.
+AGGREGATES = (OVERFLOW, UNANSWERED)
+# Requirement levels, in the notation of OpenTelemetry's registry. A metric of subnets has attributes of both levels.
+Level = str | dict[str, str]
+ON_SUBNETS: Level = {"conditionally_required": "The point belongs to one subnet or covering prefix."}
+ON_AGGREGATES: Level = {"conditionally_required": "The point is an aggregate. The point has no other attribute."}
+
+
+def _values(name: str) -> tuple[str, ...]:
+    return tuple(ATTRIBUTES[name].values)
+
 
 # ---- values, in the order of the enums of bpf/maps.h
 
 FAMILIES = {4: "ipv4", 6: "ipv6"}
-SIDES = ("external", "internal", "unknown")
-SUBNET_DIRECTIONS = ("from", "to")
-IO_DIRECTIONS = ("receive", "transmit")
-TRAFFIC_CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
-PACKET_KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")
-ECN_CODEPOINTS = ("not_ect", "ect_1", "ect_0", "ce")
-BOUNDS = ("least", "greatest")
-TIMESTAMP_FAULTS = ("missing", "still", "unechoed")
-FLOW_OPENINGS = ("syn", "midway")
-FLOW_CLOSINGS = ("fin", "rst")
-FLOW_REVERSES = ("same_way", "missing")
+SIDES = _values(SIDE)
+SUBNET_DIRECTIONS = _values(SUBNET_DIRECTION)
+IO_DIRECTIONS = _values(IO_DIRECTION)
+TRAFFIC_CLASSES = _values(TRAFFIC_CLASS)
+PACKET_KINDS = _values(PACKET_KIND)
+ECN_CODEPOINTS = _values(ECN)
+BOUNDS = _values(BOUND)
+TIMESTAMP_FAULTS = _values(TIMESTAMP_FAULT)
+FLOW_OPENINGS = _values(FLOW_OPENING)
+FLOW_CLOSINGS = _values(FLOW_CLOSING)[:2]  # the program counts `silence` in a field of its own
+FLOW_REVERSES = _values(FLOW_REVERSE)

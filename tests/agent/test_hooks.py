@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from tests.support import other_programs
 from tests.support.command import Agent, epping
 from tests.support.hosts import Hosts, latest_total, udp_socket
@@ -45,7 +45,7 @@ def is_ready(hosts: Hosts) -> bool:
 
 def events(sink: Sink) -> dict[str, int]:
     """Return the interface events of the latest export."""
-    points = sink.points(metric_table.INTERFACE_EVENTS.name)
+    points = sink.points(agent_metrics.INTERFACE_EVENTS.name)
     return {str(point.attributes[semconv.INTERFACE_EVENT]): point.point.as_int for point in points}
 
 

@@ -13,7 +13,7 @@ import pytest
 from otel_epping.agent.instance_id import InstanceId
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table
+from otel_epping.otel import agent_metrics
 from tests.support.command import Agent
 from tests.support.patience import PATIENCE_S
 
@@ -30,10 +30,10 @@ def test_a_restarted_agent_keeps_its_id(ns: Namespace, start: Callable[..., Agen
         with Sink(namespace=ns) as sink:
             settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint, **variables}
             agent = start("-i", "lo", "--interval", "100ms", **settings)
-            sink.wait_for(lambda received: received.points(metric_table.SUBNET_LIMIT.name), PATIENCE_S)
+            sink.wait_for(lambda received: received.points(agent_metrics.SUBNET_LIMIT.name), PATIENCE_S)
             agent.process.kill()
             agent.process.wait()
-            seen.append(sink.points(metric_table.SUBNET_LIMIT.name)[0].resource["service.instance.id"])
+            seen.append(sink.points(agent_metrics.SUBNET_LIMIT.name)[0].resource["service.instance.id"])
     first, second, configured = seen
     assert first == second
     assert uuid.UUID(str(first)).version == 5

@@ -17,7 +17,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, semconv
 from otel_epping.settings.model import Settings
 from tests.support.command import Agent, converse
 
@@ -120,5 +120,5 @@ def test_limits_are_reloaded(ns: Namespace, start: Callable[..., Agent], sink: S
     )
     converse(ns, TURNS)
     assert agent.stop() == 0
-    limits = [point.point.as_int for point in sink.points(metric_table.SERIES_LIMIT.name)]
+    limits = [point.point.as_int for point in sink.points(agent_metrics.SERIES_LIMIT.name)]
     assert limits[-1] == 9

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table
+from otel_epping.otel import agent_metrics, metric_table
 from tests.support.command import Agent, converse
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S, stays
@@ -113,8 +113,8 @@ def test_a_response_other_than_otlp_acknowledges_nothing(
     (cause,) = causes(agent)
     assert cause.startswith(words)
     assert proxy.sums(metric_table.RTT.name) >= 20
-    assert proxy.sums(metric_table.EXPORT_FAILED.name) >= failed
-    assert proxy.sums(metric_table.INTERFACE_EVENTS.name) == 1, "one event: the interface was attached"
+    assert proxy.sums(agent_metrics.EXPORT_FAILED.name) >= failed
+    assert proxy.sums(agent_metrics.INTERFACE_EVENTS.name) == 1, "one event: the interface was attached"
     assert proxy.sums("epping.interface.packet.count") * 2 == proxy.sums(metric_table.SUBNET_PACKETS.name)
 
 
@@ -214,11 +214,19 @@ def test_all_points_have_the_requested_temporality(ns: Namespace, start: Callabl
             found.setdefault(metric.name, set()).add(data.aggregation_temporality)
         else:
             assert kind == "gauge" or data.aggregation_temporality == 2, metric.name
-    asynchronous = {metric_table.EXPORT_FAILED.name, metric_table.INTERFACE_EVENTS.name, metric_table.FLOW_EVICTED.name}
-    asynchronous |= {metric_table.EXPORT_REJECTED.name, metric_table.PROGRAM_RUNS.name, metric_table.PROGRAM_TIME.name}
-    assert found.keys() >= {metric_table.RTT.name, metric_table.SUBNET_RETIRED.name, *asynchronous} - {
-        metric_table.PROGRAM_RUNS.name,
-        metric_table.PROGRAM_TIME.name,
+    asynchronous = {
+        agent_metrics.EXPORT_FAILED.name,
+        agent_metrics.INTERFACE_EVENTS.name,
+        agent_metrics.FLOW_EVICTED.name,
+    }
+    asynchronous |= {
+        agent_metrics.EXPORT_REJECTED.name,
+        agent_metrics.PROGRAM_RUNS.name,
+        agent_metrics.PROGRAM_TIME.name,
+    }
+    assert found.keys() >= {metric_table.RTT.name, agent_metrics.SUBNET_RETIRED.name, *asynchronous} - {
+        agent_metrics.PROGRAM_RUNS.name,
+        agent_metrics.PROGRAM_TIME.name,
     }
     for name, temporalities in found.items():
         delta = preference == "delta" or (preference == "lowmemory" and name not in asynchronous)

@@ -17,7 +17,7 @@ from typing import Any
 from otel_epping.kernel import libbpf
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.process.signals import STOP_S
 from tests.support.arrivals import INTERFACE_PACKETS, PACKETS, arrived, check_truth
 from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
@@ -135,7 +135,7 @@ def test_shutdown_with_a_dead_collector_ends_in_time_and_logs_the_loss(lab: Lab,
         for scope in resource["scope_metrics"]
         for metric in scope["metrics"]
     }
-    assert set(metrics) >= {metric_table.RTT.name, PACKETS, INTERFACE_PACKETS, metric_table.READ_DURATION.name}
+    assert set(metrics) >= {metric_table.RTT.name, PACKETS, INTERFACE_PACKETS, agent_metrics.READ_DURATION.name}
     sides: Counter[str] = Counter()
     for point in metrics[PACKETS]["data"]["data_points"]:
         sides[point["attributes"][semconv.SUBNET_DIRECTION]] += point["value"]

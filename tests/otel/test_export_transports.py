@@ -19,7 +19,7 @@ from otel_epping.kernel import buckets
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.counters import INTERFACE_COUNTERS
 from tests.support.arrivals import CUMULATIVE, DELTA, INTERFACE_PACKETS, PACKETS, Arrived, arrived, check_truth, settle
 from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
@@ -32,10 +32,10 @@ TABLE = {metric.name: metric for metric in metric_table.METRICS}
 
 # Counters that are asynchronous instruments of the SDK.
 OBSERVED = {
-    metric_table.EXPORT_FAILED,
-    metric_table.EXPORT_REJECTED,
-    metric_table.FLOW_EVICTED,
-    metric_table.INTERFACE_EVENTS,
+    agent_metrics.EXPORT_FAILED,
+    agent_metrics.EXPORT_REJECTED,
+    agent_metrics.FLOW_EVICTED,
+    agent_metrics.INTERFACE_EVENTS,
 }
 
 
@@ -150,18 +150,18 @@ def one(request: pytest.FixtureRequest, matrix: Matrix) -> tuple[str, Arrived]:
 
 def test_every_variant_delivers_all_metrics_that_have_data(one: tuple[str, Arrived]) -> None:
     _, agent = one
-    always = {metric_table.RTT, metric_table.SUBNET_PACKETS, metric_table.SUBNET_USAGE, metric_table.SUBNET_LIMIT}
+    always = {metric_table.RTT, metric_table.SUBNET_PACKETS, agent_metrics.SUBNET_USAGE, agent_metrics.SUBNET_LIMIT}
     always |= {
-        metric_table.READ_DURATION,
-        metric_table.EXPORT_DURATION,
-        metric_table.EXPORT_FAILED,
-        metric_table.EXPORT_REJECTED,
+        agent_metrics.READ_DURATION,
+        agent_metrics.EXPORT_DURATION,
+        agent_metrics.EXPORT_FAILED,
+        agent_metrics.EXPORT_REJECTED,
     }
     always |= {
         metric_table.INTERFACE_ATTACHED,
-        metric_table.INTERFACE_EVENTS,
-        metric_table.FLOW_EVICTED,
-        metric_table.MEMORY_USAGE,
+        agent_metrics.INTERFACE_EVENTS,
+        agent_metrics.FLOW_EVICTED,
+        agent_metrics.MEMORY_USAGE,
     }
     always |= {c.metric for c in INTERFACE_COUNTERS if "packets" in c.field or c.field in ("ecn", "rtt_begun")}
     assert {metric.name for metric in always} <= set(agent.metrics) <= set(TABLE)

@@ -21,7 +21,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExp
 from opentelemetry.sdk.resources import Resource
 
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.install import install
 from tests.support.patience import PATIENCE_S
 from tests.support.prog_test_run import MS, Bench
@@ -176,7 +176,7 @@ def test_forked_workers_do_not_export_our_metrics(sink: Sink, way: str) -> None:
     assert sum(point.point.count for point in rtts) == 10
     ours = {point.resource["service.instance.id"] for point in rtts}
     assert len(ours) == 1
-    assert {point.resource["service.instance.id"] for point in sink.points(metric_table.MEMORY_USAGE.name)} == ours
+    assert {point.resource["service.instance.id"] for point in sink.points(agent_metrics.MEMORY_USAGE.name)} == ours
     assert len({point.resource["service.instance.id"] for point in sink.points("shop.orders")}) == 4
 
 

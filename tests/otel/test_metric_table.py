@@ -111,7 +111,7 @@ def test_an_axis_or_an_attribute_distinguishes_the_counters_of_a_metric() -> Non
 @pytest.mark.unit
 def test_every_attribute_of_a_point_is_in_the_tables() -> None:
     used = {key for metric in metric_table.METRICS for key in metric.keys}
-    assert used | {semconv.OVERFLOW, semconv.UNANSWERED} == set(semconv.ATTRIBUTES)
+    assert used | {*semconv.AGGREGATES} == set(semconv.ATTRIBUTES)
     of_subnet = {semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE}
     for base, table in ((of_subnet, SUBNET_COUNTERS), ({semconv.INTERFACE}, INTERFACE_COUNTERS)):
         for counter in table:
@@ -120,24 +120,28 @@ def test_every_attribute_of_a_point_is_in_the_tables() -> None:
 
 
 @pytest.mark.unit
-def test_descriptions_of_attributes_list_their_values() -> None:
-    for key, labels in {
-        semconv.SIDE: semconv.SIDES,
-        semconv.METHOD: methods.ALL,
-        semconv.NETWORK_TYPE: semconv.FAMILIES.values(),
-        semconv.NETWORK_TRANSPORT: [method.transport for method in methods.METHODS],
-        semconv.SUBNET_DIRECTION: semconv.SUBNET_DIRECTIONS,
-        semconv.TRAFFIC_CLASS: semconv.TRAFFIC_CLASSES,
-        semconv.PACKET_KIND: semconv.PACKET_KINDS,
-        semconv.ECN: semconv.ECN_CODEPOINTS,
-        semconv.BOUND: semconv.BOUNDS,
-        semconv.FLOW_OPENING: semconv.FLOW_OPENINGS,
-        semconv.FLOW_CLOSING: [*semconv.FLOW_CLOSINGS, "silence"],
-        semconv.MAP: {c.attributes[semconv.MAP] for c in INTERFACE_COUNTERS if semconv.MAP in c.attributes},
-        semconv.OUTCOME: {c.attributes[semconv.OUTCOME] for c in INTERFACE_COUNTERS if semconv.OUTCOME in c.attributes},
-    }.items():
-        for label in labels:
-            assert f"`{label}`" in semconv.ATTRIBUTES[key]
+def test_values_are_those_of_the_counters_and_of_the_methods() -> None:
+    """test_labels_are_the_enumerators_in_their_order compares the other values with the program."""
+    used: dict[str, set[str]] = {semconv.FLOW_CLOSING: set(semconv.FLOW_CLOSINGS)}
+    for counter in COUNTERS:
+        constant = [(key, (value,)) for key, value in counter.attributes.items()]
+        for key, values in [*constant, *([counter.axis] if counter.axis else [])]:
+            used.setdefault(key, set()).update(values)
+    used[semconv.NETWORK_TYPE] = set(semconv.FAMILIES.values())
+    used[semconv.NETWORK_TRANSPORT] = {method.transport for method in methods.METHODS}
+    used[semconv.METHOD] = set(methods.ALL)
+    used[semconv.SIDE] = set(semconv.SIDES)
+    used[semconv.FLOW_REVERSE] = set(semconv.FLOW_REVERSES)
+    declared = {key: set(one.values) for key, one in semconv.ATTRIBUTES.items() if one.values}
+    del declared[semconv.INTERFACE_EVENT]  # tests/otel/test_contract.py
+    assert used == declared
+
+
+@pytest.mark.unit
+def test_attributes_have_either_values_or_examples() -> None:
+    for name, attribute in semconv.ATTRIBUTES.items():
+        assert bool(attribute.values) != bool(attribute.examples), name
+        assert attribute.brief.endswith("."), name
 
 
 @pytest.mark.unit

@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 
 from otel_epping.errors import EppingError
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table
+from otel_epping.otel import agent_metrics, metric_table
 from otel_epping.otel.pipeline import Pipelines, exporter_classes
 from tests.support.patience import PATIENCE_S
 from tests.support.prog_test_run import MS, Bench
@@ -56,7 +56,7 @@ def test_metrics_of_instruments_and_of_the_kernel_are_exported(
     Conversation(shared).record([5 * MS])
     pipelines.shutdown()
     names = {metric.name for _, metric in sink.metrics()}
-    assert names >= {metric_table.RTT.name, metric_table.READ_DURATION.name, metric_table.EXPORT_FAILED.name}
+    assert names >= {metric_table.RTT.name, agent_metrics.READ_DURATION.name, agent_metrics.EXPORT_FAILED.name}
 
 
 def test_each_of_several_exporters_exports_all_counts(bench: Bench, sink: Sink, variables: Callable[..., None]) -> None:

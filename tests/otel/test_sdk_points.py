@@ -24,10 +24,11 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_epping.kernel import buckets
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel import metric_table, scope, sdk_points, semconv
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.install import attach
 from otel_epping.series import histogram
@@ -114,7 +115,7 @@ def test_points_hold_plain_numbers_only(shared: Bench, explicit: bool, temporali
     data = reader.get_metrics_data()
     assert data
     kinds = Counter(type(leaf) for leaf in scalars(data))
-    plain = {int, float, str, bool, type(None), AggregationTemporality, Resource, type(metric_table.SCOPE)}
+    plain = {int, float, str, bool, type(None), AggregationTemporality, Resource, type(scope.SCOPE)}
     assert set(kinds) <= plain
     assert kinds[int] > 20
     provider.shutdown()
@@ -140,7 +141,8 @@ def test_unknown_extremes_are_not_exported(sink: Sink) -> None:
     unknown = sdk_points.rtt_point({}, 1, 2, one, 5_000, (buckets.RTT_MAX_NS, 0))
     known = sdk_points.rtt_point({}, 1, 2, one, 5_000, (1_000, 1_050))
     metric = sdk_points.rtt_metric([unknown, known], AggregationTemporality.CUMULATIVE)
-    resource = ResourceMetrics(Resource.create(), [ScopeMetrics(metric_table.SCOPE, [metric], "")], "")
+    scope = ScopeMetrics(InstrumentationScope("invented"), [metric], "")  # invented points (tests/support/contract.py)
+    resource = ResourceMetrics(Resource.create(), [scope], "")
     assert exporter(sink).export(MetricsData([resource])) is MetricExportResult.SUCCESS
     without, whole = (point.point for point in sink.points(metric_table.RTT.name))
     assert not without.HasField("min")

@@ -16,9 +16,10 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table
+from otel_epping.otel import agent_metrics, metric_table
 from otel_epping.otel.counters import INTERFACE_COUNTERS
 from otel_epping.otel.install import install
+from otel_epping.otel.metric import Metric
 from tests.long.pressure import Load, run
 from tests.support.command import converse
 from tests.support.lab_agent import figure
@@ -56,7 +57,7 @@ def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], N
     provider.shutdown()
 
 
-def latest(sink: Sink, metric: metric_table.Metric) -> dict[str, int | float]:
+def latest(sink: Sink, metric: Metric) -> dict[str, int | float]:
     """Return the newest values of a metric. The keys are the values of the metric's only attribute."""
     points = sink.points(metric.name)
     newest = max((point.point.time_unix_nano for point in points), default=0)
@@ -76,7 +77,7 @@ def test_interfaces_program_runs_memory_and_durations(ns: Namespace) -> None:
         converse(ns)
         export()
         assert latest(sink, metric_table.INTERFACE_ATTACHED) == {"lo": 1, "gone0": 1}
-        assert latest(sink, metric_table.PROGRAM_RUNS) == {}, "the kernel does not count runs by default"
+        assert latest(sink, agent_metrics.PROGRAM_RUNS) == {}, "the kernel does not count runs by default"
         counted = sum(point.point.as_int for point in sink.points(ALL_PACKETS))
         sink.clear()
 
@@ -85,7 +86,7 @@ def test_interfaces_program_runs_memory_and_durations(ns: Namespace) -> None:
         ns.ip("link delete gone0")
         export()
         assert latest(sink, metric_table.INTERFACE_ATTACHED) == {"lo": 1, "gone0": 0}
-        runs, time_s = latest(sink, metric_table.PROGRAM_RUNS), latest(sink, metric_table.PROGRAM_TIME)
+        runs, time_s = latest(sink, agent_metrics.PROGRAM_RUNS), latest(sink, agent_metrics.PROGRAM_TIME)
         assert set(runs) == set(time_s) == {"receive", "transmit"}
         passed = sum(point.point.as_int for point in sink.points(ALL_PACKETS)) - counted
         assert passed > 80
@@ -94,12 +95,12 @@ def test_interfaces_program_runs_memory_and_durations(ns: Namespace) -> None:
         figure("ns for each run of the program", each_ns)
         assert 20 < each_ns < 100_000
 
-        (resident,) = latest(sink, metric_table.MEMORY_USAGE).values()
+        (resident,) = latest(sink, agent_metrics.MEMORY_USAGE).values()
         status = Path("/proc/self/status").read_text()
         now = int(status.split("VmRSS:")[1].split()[0]) * 1024
         assert abs(resident - now) < 8 << 20
-        (first_export,) = latest(sink, metric_table.EXPORT_DURATION).values()
-        (first_read,) = latest(sink, metric_table.READ_DURATION).values()
+        (first_export,) = latest(sink, agent_metrics.EXPORT_DURATION).values()
+        (first_read,) = latest(sink, agent_metrics.READ_DURATION).values()
         assert 0 < first_read < first_export < 5
 
 
@@ -116,9 +117,9 @@ def test_flows_evicted(small: Bench) -> None:
         for strangers in (300, 3000, 0, 2000):
             run(small, Load(flows=0, strangers=strangers, packets_of_each=2, hosts=250, duration_ms=1000))
             export()
-            (evicted,) = latest(sink, metric_table.FLOW_EVICTED).values()
+            (evicted,) = latest(sink, agent_metrics.FLOW_EVICTED).values()
             created = small.counters()["flows_created"]
-            (held,) = latest(sink, metric_table.FLOW_USAGE).values()
+            (held,) = latest(sink, agent_metrics.FLOW_USAGE).values()
             assert evicted == created - held
             assert (evicted > 0) == (created > 1024)
         assert small.counters()["flows_created"] == 5300

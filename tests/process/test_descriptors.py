@@ -15,7 +15,7 @@ import pytest
 
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, semconv
 from otel_epping.process import descriptors
 from tests.support.command import COMMAND, Agent, converse, environment
 from tests.support.lab_agent import crowded, eventually
@@ -39,7 +39,7 @@ def limited(soft: int, hard: int) -> list[str]:
 
 def counted(sink: Sink, event: str) -> int:
     """Return the number of interface events of the kind `event`, from the agent's own metric of these events."""
-    points = sink.points(metric_table.INTERFACE_EVENTS.name)
+    points = sink.points(agent_metrics.INTERFACE_EVENTS.name)
     return max((p.point.as_int for p in points if p.attributes[semconv.INTERFACE_EVENT] == event), default=0)
 
 

@@ -11,7 +11,7 @@ from otel_epping.kernel.attach.interfaces import find
 from otel_epping.kernel.netlink import links
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from tests.support.command import Agent, epping, said
 from tests.support.patience import PATIENCE_S
 from tests.support.unprivileged import AGENT
@@ -94,6 +94,6 @@ def test_a_host_name_that_is_not_utf_8(ns: Namespace, start: Callable[..., Agent
         command = ["unshare", "--uts", "sh", "-c", rename, *AGENT]
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
         agent = start("-i", "lo", "--interval", "100ms", command=command, **settings)
-        sink.wait_for(lambda received: received.points(metric_table.SUBNET_LIMIT.name), PATIENCE_S)
-        assert sink.points(metric_table.SUBNET_LIMIT.name)[0].resource["host.name"] == r"caf\xe9"
+        sink.wait_for(lambda received: received.points(agent_metrics.SUBNET_LIMIT.name), PATIENCE_S)
+        assert sink.points(agent_metrics.SUBNET_LIMIT.name)[0].resource["host.name"] == r"caf\xe9"
         assert agent.stop() == 0

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, semconv
+from otel_epping.otel.metric import Metric
 from tests.support.arrivals import NOT_IP, PACKETS, Arrived, arrived
 from tests.support.lab_agent import Agent, eventually, figure, talking
 from tests.support.patience import PATIENCE_S
@@ -13,7 +14,7 @@ from tests.support.patience import PATIENCE_S
 MOST = 8
 
 
-def latest(one: Arrived, metric: metric_table.Metric) -> int:
+def latest(one: Arrived, metric: Metric) -> int:
     (points,) = one.series(metric.name).values()
     return int(points[-1].point.as_int)
 
@@ -35,7 +36,7 @@ def test_an_agent_with_all_limits_loses_no_counts(lab: Lab, agents: Callable[...
             one = arrived(sink, agent.name)
             if not one.points.get(PACKETS):
                 return 0
-            (deltas,) = one.series(metric_table.SUBNET_RETIRED.name).values()
+            (deltas,) = one.series(agent_metrics.SUBNET_RETIRED.name).values()
             return sum(int(each.point.as_int) for each in deltas)
 
         eventually(lambda: retired() > 20, 15, "slots are freed")
@@ -55,5 +56,5 @@ def test_an_agent_with_all_limits_loses_no_counts(lab: Lab, agents: Callable[...
             if subnet := point.attributes.get(semconv.SUBNET):
                 exported.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[semconv.SIDE]))
         assert max(len(subnets) for subnets in exported.values()) <= MOST
-        assert latest(one, metric_table.SERIES_LIMIT) == MOST
+        assert latest(one, agent_metrics.SERIES_LIMIT) == MOST
         figure("freed slots", retired())

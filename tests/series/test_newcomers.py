@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.many_subnets import PACKETS, RTTS, Receiver, network_of
@@ -224,5 +224,5 @@ def test_the_estimate_of_subnets_that_have_not_answered_is_exported(
     kernel.unanswered = 7
     receiver.producer.read()
     (batch,) = receiver.producer.batches()
-    (metric,) = [each for each in batch.others.metrics if each.name == metric_table.SUBNET_UNANSWERED.name]
+    (metric,) = [each for each in batch.others.metrics if each.name == agent_metrics.SUBNET_UNANSWERED.name]
     assert [getattr(point, "value", None) for point in metric.data.data_points] == [7]

@@ -15,7 +15,8 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.slots import Found, Slots
-from otel_epping.otel import metric_table, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
+from otel_epping.otel.metric import Metric
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.many_subnets import CLOSED, OPENED, PACKETS, RTTS, Bounds, Crowd, Receiver, emptied, network_of
@@ -68,7 +69,7 @@ def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
             receiver.export()
 
 
-def own(receiver: Receiver, metric: metric_table.Metric) -> int:
+def own(receiver: Receiver, metric: Metric) -> int:
     """Return the current value of one of the agent's metrics about itself."""
     receiver.producer.read()
     first = next(receiver.producer.batches())
@@ -262,15 +263,15 @@ def test_freed_slots_and_overflows_are_metrics(crowd: Crowd) -> None:
     crowd.talk(2, MS)
     receiver.export()
     usage = (
-        metric_table.SERIES_USAGE,
-        metric_table.SERIES_LIMIT,
-        metric_table.SERIES_OVERFLOWED,
-        metric_table.SUBNET_RETIRED,
+        agent_metrics.SERIES_USAGE,
+        agent_metrics.SERIES_LIMIT,
+        agent_metrics.SERIES_OVERFLOWED,
+        agent_metrics.SUBNET_RETIRED,
     )
     assert [own(receiver, metric) for metric in usage] == [2, 2, 1, 0]
     retire(crowd, receiver, while_speaking=2)
     assert [own(receiver, metric) for metric in usage] == [2, 2, 0, 1]
-    assert own(receiver, metric_table.SUBNET_USAGE) == 2
+    assert own(receiver, agent_metrics.SUBNET_USAGE) == 2
 
 
 def test_the_generation_of_a_row_changes_with_its_owner_for_every_reader(crowd: Crowd) -> None:

@@ -10,6 +10,7 @@ from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricsData, ResourceMetrics, ScopeMetrics
 
 from otel_epping.otel import metric_table
+from otel_epping.otel.metric import Metric
 from otel_epping.otel.otlp.points import Points
 from otel_epping.otel.otlp.protobuf import field
 
@@ -28,7 +29,7 @@ class Request(NamedTuple):
     points: int
 
 
-def _metric(metric: metric_table.Metric, data: list[bytes], points: Points) -> EncodedMetric:
+def _metric(metric: Metric, data: list[bytes], points: Points) -> EncodedMetric:
     head = metrics_pb2.Metric(name=metric.name, description=metric.description, unit=metric.unit)
     parts = field(metrics_pb2.ScopeMetrics.METRICS_FIELD_NUMBER, head.SerializeToString(), *data)
     return EncodedMetric(parts, points.number)
@@ -39,7 +40,7 @@ def _temporality(temporality: AggregationTemporality) -> "metrics_pb2.Aggregatio
 
 
 def sum_metric(
-    metric: metric_table.Metric, points: Points, temporality: AggregationTemporality, is_monotonic: bool = True
+    metric: Metric, points: Points, temporality: AggregationTemporality, is_monotonic: bool = True
 ) -> EncodedMetric:
     """Encodes a counter, or an up-down counter if `is_monotonic` is false. `points` come from number_points()."""
     rest = metrics_pb2.Sum(aggregation_temporality=_temporality(temporality), is_monotonic=is_monotonic)

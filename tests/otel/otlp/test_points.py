@@ -29,7 +29,7 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_epping.kernel import buckets
 from otel_epping.kernel.buckets import RTT_MAX_NS, RTT_MIN_NS
-from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel import metric_table, scope, sdk_points, semconv
 from otel_epping.otel.otlp import protobuf
 from otel_epping.otel.otlp.message_columns import Column, Pieces
 from otel_epping.otel.otlp.points import (
@@ -52,7 +52,7 @@ Pairs = Mapping[str, str | bool]
 TEMPORALITIES = st.sampled_from([AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
 DELTA = AggregationTemporality.DELTA
 RESOURCE = Resource({"service.name": "otel-epping", "host.name": "rütli", "process.pid": 7}, "https://example.com/1")
-OURS = ScopeMetrics(metric_table.SCOPE, [], metric_table.SCOPE.schema_url or "")
+OURS = ScopeMetrics(scope.SCOPE, [], scope.SCOPE.schema_url or "")
 ALONE = [ResourceMetrics(RESOURCE, [], RESOURCE.schema_url)]
 
 

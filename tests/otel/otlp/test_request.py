@@ -21,7 +21,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel import agent_metrics, metric_table, sdk_points, semconv
 from otel_epping.otel.otlp.message_columns import Column
 from otel_epping.otel.otlp.points import number_attributes, number_points
 from otel_epping.otel.otlp.request import request, sum_metric
@@ -38,12 +38,12 @@ WRITTEN = sum_metric(
     CUMULATIVE,
 )
 SMALL = sdk_points.sum_metric(
-    metric_table.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 16384)], CUMULATIVE, is_monotonic=False
+    agent_metrics.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 16384)], CUMULATIVE, is_monotonic=False
 )
 
 
 def scope(*metrics: Metric) -> ScopeMetrics:
-    return ScopeMetrics(metric_table.SCOPE, metrics, metric_table.SCOPE.schema_url or "")
+    return ScopeMetrics(scope.SCOPE, metrics, scope.SCOPE.schema_url or "")
 
 
 @pytest.fixture

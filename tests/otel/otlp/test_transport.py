@@ -34,10 +34,11 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
 )
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel import agent_metrics, metric_table, sdk_points, semconv
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.message_columns import Column
 from otel_epping.otel.otlp.points import number_attributes, number_points
@@ -53,7 +54,9 @@ pytestmark = pytest.mark.unit
 SUCCESS = Answer()
 CUMULATIVE = AggregationTemporality.CUMULATIVE
 RESOURCE = ResourceMetrics(Resource({"service.name": "otel-epping"}), [], "")
-OURS = ScopeMetrics(metric_table.SCOPE, [], metric_table.SCOPE.schema_url or "")
+# The points are invented. So their scope must not be ours (tests/support/contract.py).
+SCOPE = InstrumentationScope("invented", "1", "https://example.com/schemas/1")
+OURS = ScopeMetrics(SCOPE, [], SCOPE.schema_url or "")
 TIMEOUT_S = 5
 TRANSIENT = {GRPC: grpc.StatusCode.UNAVAILABLE, HTTP: 503}
 FINAL = {GRPC: grpc.StatusCode.INVALID_ARGUMENT, HTTP: 400}
@@ -244,9 +247,9 @@ def test_the_exporter_itself_still_exports(protocol: str, server: Receiver, buil
     for sending in (sender_of(exporter), sender_of(exporter)):  # the second sender takes the place of the first sender
         sending.send(counters(3))
     metric = sdk_points.sum_metric(
-        metric_table.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False
+        agent_metrics.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False
     )
-    scope = ScopeMetrics(metric_table.SCOPE, [metric], "")
+    scope = ScopeMetrics(SCOPE, [metric], "")
     server.errors = [TRANSIENT[protocol]]
     assert exporter.export(MetricsData([ResourceMetrics(RESOURCE.resource, [scope], "")])) is MetricExportResult.SUCCESS
     assert server.bodies[:2] == [counters(3).body] * 2

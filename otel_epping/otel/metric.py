@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defines what the tables of metrics say about a metric (metric_table.py, agent_metrics.py)."""
+
+from dataclasses import dataclass
+
+from otel_epping.otel.semconv import AGGREGATES, ON_AGGREGATES, ON_SUBNETS, SUBNET, Level
+
+# The groups of metrics in the setting `metrics`.
+RTTS, TRAFFIC, TCP, FLOW, ECN_GROUP, INTERFACES, AGENT = "rtt", "traffic", "tcp", "flows", "ecn", "interface", "agent"
+GROUPS = (RTTS, TRAFFIC, TCP, FLOW, ECN_GROUP, INTERFACES, AGENT)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric. `keys` are the names of the metric's attributes, in the order of docs/metrics.md.
+
+    `group` is one of GROUPS. `stability` is a stability level of OpenTelemetry.
+    """
+
+    group: str
+    name: str
+    unit: str
+    description: str
+    keys: tuple[str, ...]
+    kind: str = "counter"
+    stability: str = "development"
+
+    def requirement_levels(self) -> dict[str, Level]:
+        """Returns the requirement level of each attribute."""
+        if SUBNET not in self.keys:
+            return dict.fromkeys(self.keys, "required")
+        return dict.fromkeys(self.keys, ON_SUBNETS) | dict.fromkeys(AGGREGATES, ON_AGGREGATES)

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instrumentation scope of our metrics. Only this module of the tables of metrics imports the SDK.
+
+The settings need the tables (metric_table.py), but the import of the SDK would delay each start of the command.
+"""
+
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_epping.otel.semconv import SCHEMA_URL
+from otel_epping.version import __version__
+
+SCOPE = InstrumentationScope("otel_epping", __version__, SCHEMA_URL)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests the comparison of exported metrics with schemas/ (tests/support/contract.py). Exports all declared metrics."""
+
+import dataclasses
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.map_array import map_info
+from otel_epping.kernel.read.directions import Directions, Flows
+from otel_epping.lab.otlp_sink import Sink
+from otel_epping.otel import metric_table, semconv
+from tests.otel.test_self_metrics import bpf_stats, exporting
+from tests.support.contract import Contract, ContractError, Recorder
+from tests.support.prog_test_run import MS, SECOND, Bench
+
+TABLE = metric_table.INSERT_FAILED
+ATTRIBUTES: dict[str, Any] = {semconv.INTERFACE: "eth0", semconv.MAP: "flows"}
+SUBNET: dict[str, Any] = {
+    semconv.SUBNET: "192.0.2.0/24",
+    semconv.NETWORK_TYPE: "ipv4",
+    semconv.INTERFACE: "eth0",
+    semconv.SIDE: "external",
+}
+
+
+def counter(attributes: dict[str, Any], is_monotonic: bool = True) -> Sum:
+    point = NumberDataPoint(attributes, 1, 2, 3)
+    return Sum([point], AggregationTemporality.CUMULATIVE, is_monotonic)
+
+
+GOOD = Metric(TABLE.name, TABLE.description, TABLE.unit, counter(ATTRIBUTES))
+FLOWS = Metric(metric_table.ACTIVE_FLOWS.name, "", "{flow}", counter(SUBNET, False))
+
+
+def changed(**attributes: Any) -> dict[str, Any]:
+    data = counter({**ATTRIBUTES, **{key.replace("__", "."): value for key, value in attributes.items()}})
+    return {"data": data}
+
+
+def without(metric: Metric, key: str) -> Metric:
+    assert isinstance(metric.data, Sum)
+    (point,) = metric.data.data_points
+    attributes = {each: value for each, value in (point.attributes or {}).items() if each != key}
+    return dataclasses.replace(metric, data=counter(attributes, metric.data.is_monotonic))
+
+
+REFUSED = {
+    "undeclared metric": dataclasses.replace(GOOD, name="epping.agent.insert.lost"),
+    "the unit is '{packet}', not '{entry}'": dataclasses.replace(GOOD, unit="{packet}"),
+    "the kind is updowncounter, not counter": dataclasses.replace(GOOD, data=counter(ATTRIBUTES, False)),
+    "the kind is gauge, not counter": dataclasses.replace(GOOD, data=Gauge(counter(ATTRIBUTES).data_points)),
+    "undeclared attribute epping.table": dataclasses.replace(GOOD, **changed(epping__table="flows")),
+    "undeclared attribute epping.bound": dataclasses.replace(GOOD, **changed(epping__bound="least")),
+    "epping.map has the undeclared value 'rows'": dataclasses.replace(GOOD, **changed(epping__map="rows")),
+    "epping.map has the type int, not str": dataclasses.replace(GOOD, **changed(epping__map=1)),
+    "network.interface.name has the type bool, not str": dataclasses.replace(
+        GOOD, **changed(network__interface__name=True)
+    ),
+    "a point lacks ['epping.map']": without(GOOD, semconv.MAP),
+    "a point lacks ['epping.subnet']": without(FLOWS, semconv.SUBNET),
+    "network.type has the undeclared value 'ipx'": dataclasses.replace(
+        FLOWS, data=counter(SUBNET | {semconv.NETWORK_TYPE: "ipx"}, False)
+    ),
+    "an aggregate has several attributes": dataclasses.replace(
+        FLOWS, data=counter(SUBNET | {semconv.OVERFLOW: True}, False)
+    ),
+    "otel.metric.overflow has the type str, not bool": dataclasses.replace(
+        FLOWS, data=counter({semconv.OVERFLOW: "true"}, False)
+    ),
+}
+
+
+def in_the_sdk(contract: Contract, scope: ScopeMetrics) -> None:
+    contract.check_scope(scope)
+
+
+def over_otlp(contract: Contract, scope: ScopeMetrics) -> None:
+    contract.check_request(encode_metrics(MetricsData([ResourceMetrics(Resource({}), [scope], "")])))
+
+
+def scope(metric: Metric, schema_url: str = semconv.SCHEMA_URL, name: str = "otel_epping") -> ScopeMetrics:
+    return ScopeMetrics(InstrumentationScope(name, "1", schema_url), [metric], schema_url)
+
+
+FORMS = pytest.mark.parametrize("check", [in_the_sdk, over_otlp])
+
+
+@FORMS
+@pytest.mark.unit
+@pytest.mark.parallel
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_is_not_declared_is_refused(check: Callable[[Contract, ScopeMetrics], None], reason: str) -> None:
+    with pytest.raises(ContractError) as refused:
+        check(Contract(), scope(REFUSED[reason]))
+    assert reason in str(refused.value)
+
+
+@FORMS
+@pytest.mark.unit
+@pytest.mark.parallel
+def test_what_is_declared_is_allowed(check: Callable[[Contract, ScopeMetrics], None]) -> None:
+    contract = Contract()
+    overflow = dataclasses.replace(FLOWS, data=counter({semconv.OVERFLOW: True}, False))
+    for metric in (GOOD, FLOWS, overflow):
+        check(contract, scope(metric))
+    assert contract.exported == {GOOD.name, FLOWS.name}
+
+
+@FORMS
+@pytest.mark.unit
+@pytest.mark.parallel
+def test_the_schema_url_is_checked_and_other_scopes_are_ignored(
+    check: Callable[[Contract, ScopeMetrics], None],
+) -> None:
+    with pytest.raises(ContractError, match="the schema URL is"):
+        check(Contract(), scope(GOOD, semconv.OTEL_SCHEMA_URL))
+    undeclared = dataclasses.replace(GOOD, name="shop.orders")
+    check(Contract(), scope(undeclared, "", "shop"))
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A bench in which a subnet has an RTT, and all counters of the program are above 0."""
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
+    bench.collector.change_idle_timeout(3600 * SECOND)
+    flow = bench.flow().begun()
+    flow.client(MS, 1001)
+    flow.server(2 * MS, 1, 1001)
+    for name in ("interface_counters", "traffic", "flow_counters"):
+        fd = bench.collector.program.maps[name].fd
+        info = map_info(fd)
+        ones = np.ones(info["value_size"] // 4, np.uint32).view(bench.array(name).dtype)
+        if name == "flow_counters":
+            ones["opened"] <<= 1  # a flow that neither closes nor stays in the table ends in silence
+        for row in range(info["max_entries"]):
+            libbpf.map_update(fd, struct.pack("=I", row), ones.tobytes())
+    (identifier,) = (number for number, name in bench.collector.attachments.names.items() if name == "lo")
+    flows = Flows(*range(1, 1 + len(Flows._fields)))
+    monkeypatch.setattr(Directions, "flows", property(lambda _: {identifier: flows}))
+    monkeypatch.setitem(bench.collector.attachments.kernel_packets, "lo", [1, 1])
+    yield bench
+    bench.close()
+
+
+def test_every_metric_and_value_of_the_registry_is_exported(full: Bench, contract: Recorder) -> None:
+    """The attributes of `in_each_subnet` depend on the packets. Other tests export their values."""
+    in_each_subnet = {semconv.NETWORK_TYPE, semconv.NETWORK_TRANSPORT, semconv.SIDE, semconv.METHOD}
+    with Sink() as sink, bpf_stats(), exporting(full.collector, sink) as export:
+        full.flow().begun()  # the kernel counts this run of the program
+        export()
+        exported = {metric.name for _, metric in sink.metrics()}
+        values: dict[str, set[Any]] = {}
+        for name in exported:
+            for point in sink.points(name):
+                for key, value in point.attributes.items():
+                    values.setdefault(key, set()).add(value)
+    assert exported == set(contract.contract.metrics)
+    for metric in contract.contract.metrics.values():
+        for key, allowed in metric.attributes.items():
+            if allowed.values is not None and key not in in_each_subnet:
+                assert values[key] == allowed.values, key
