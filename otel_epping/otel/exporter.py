@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics.export import (
@@ -39,6 +39,9 @@ from otel_epping.otel.sdk_deltas import UndeliveredDeltas
 from otel_epping.otel.sdk_timestamps import move_timestamps
 from otel_epping.otel.variables.certificates import Certificates
 from otel_epping.series.limits import Limits
+
+if TYPE_CHECKING:
+    from otel_epping.otel.otlp.retries import RequestSender
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +76,8 @@ class ProducerExporter(MetricExporter):
     accepted the rest of the request. Rejected points must not be resent (OTLP specification, "Partial Success").
     `limits` restrict the exported series. After each export, `on_result` is called. Its argument is the failure of the
     export, or None after a success. With `explicit_buckets`, histograms are exported with explicit buckets.
-    `certificates` are the files that `inner` uses for TLS.
+    `certificates` are the files that `inner` uses for TLS. With `request_sender`, the encoded requests are passed to this
+    sender, and not to `inner`.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class ProducerExporter(MetricExporter):
         on_result: Callable[[Failure | None], None] | None = None,
         explicit_buckets: bool = False,
         certificates: Certificates | None = None,
+        request_sender: "RequestSender | None" = None,
     ) -> None:
         super().__init__(private.preferred_temporality(inner), private.preferred_aggregation(inner))
         self.producer = EppingMetricProducer(collector, temporality_of(inner), limits)
@@ -94,7 +99,7 @@ class ProducerExporter(MetricExporter):
         self.export_seconds = 0.0  # duration of the latest export, including the reading of the maps
         self._messages = Once()  # the receiver's messages about rejected points
         self._inner = inner
-        self._sender = sender(inner, certificates)
+        self._sender = request_sender or sender(inner, certificates)
         self._explicit = explicit_buckets
         self._scale = collector.config.scale
         self._failure: Failure | None = None  # the failure of the current export
