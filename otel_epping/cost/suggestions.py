@@ -20,7 +20,7 @@ from otel_epping.otel.semconv import ATTRIBUTES, SUBNET
 # A suggestion must reduce the data points per minute, the series or the bytes per minute by this share.
 _LEAST_EFFECT = 0.05
 _MAX_SERIES = (1000, 500, 200, 100, 50, 20, 10)
-_INTERVALS_S = (60.0, 300.0)
+_INTERVALS = {"1m": 60.0, "5m": 300.0}
 _NS = 1e9
 
 
@@ -47,7 +47,9 @@ def suggestions(
         for options, changed in _candidates(settings, chosen, complete)
     ]
     found += [
-        Suggestion(f"--interval {longer_s:g}s", chosen, longer_s) for longer_s in _INTERVALS_S if longer_s > interval_s
+        Suggestion(f"--interval {text}", chosen, longer_s)
+        for text, longer_s in _INTERVALS.items()
+        if longer_s > interval_s
     ][:1]
     helping = [each for each in found if _effect(now, each) >= _LEAST_EFFECT]
     return sorted(helping, key=lambda each: each.per_minute(each.export.points))

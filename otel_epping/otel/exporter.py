@@ -76,8 +76,8 @@ class ProducerExporter(MetricExporter):
     accepted the rest of the request. Rejected points must not be resent (OTLP specification, "Partial Success").
     `limits` restrict the exported series. After each export, `on_result` is called. Its argument is the failure of the
     export, or None after a success. With `explicit_buckets`, histograms are exported with explicit buckets.
-    `certificates` are the files that `inner` uses for TLS. With `request_sender`, the encoded requests are passed to this
-    sender, and not to `inner`.
+    `certificates` are the files that `inner` uses for TLS. With `request_sender`, the encoded requests are passed to
+    this sender, and not to `inner`.
     """
 
     def __init__(

@@ -26,6 +26,7 @@ from otel_epping.settings.types import Duration, Interfaces, Methods
 
 PREFIX = "OTEL_EPPING_"
 INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
+AGENT_SETTINGS = ("health_port", "health_address", "log_format", "log_level")  # these do not affect what is exported
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
