@@ -21,23 +21,23 @@ Series = frozenset[tuple[str, Any]]
 class MetricUsage:
     """The data points of a metric in one export.
 
-    values      the value of each number point, and the number of RTTs of each histogram, by series
-    points      number of data points
-    histograms  number of data points that are histograms
-    buckets     number of buckets that are not empty, in all histograms
-    bytes       encoded size of the metric in all requests
+    values         the value of each number point, and the number of RTTs of each histogram, by series
+    points         number of data points
+    histograms     number of data points that are histograms
+    buckets        number of buckets that are not empty, in all histograms
+    encoded_bytes  encoded size of the metric in all requests
     """
 
     values: dict[Series, float] = field(default_factory=dict)
     points: int = 0
     histograms: int = 0
     buckets: int = 0
-    bytes: int = 0
+    encoded_bytes: int = 0
 
     def add(self, metric: Metric) -> None:
         """Adds the part of the metric that is in one request."""
         size = metric.ByteSize()
-        self.bytes += size + len(varint(size)) + 1  # with the key and the length of the field in the request
+        self.encoded_bytes += size + len(varint(size)) + 1  # with the key and the length of the field in the request
         kind = metric.WhichOneof("data")
         points = getattr(metric, kind).data_points if kind else ()
         self.points += len(points)
@@ -55,21 +55,21 @@ class MetricUsage:
 class Export:
     """One export: all requests that were made from one reading.
 
-    metrics     the metrics, by name
-    requests    number of requests
-    bytes       size of all requests in bytes, without compression
-    gzip_bytes  size of all requests in bytes, compressed with gzip
+    metrics        the metrics, by name
+    requests       number of requests
+    encoded_bytes  size of all requests in bytes, without compression
+    gzip_bytes     size of all requests in bytes, compressed with gzip
     """
 
     metrics: dict[str, MetricUsage] = field(default_factory=dict)
     requests: int = 0
-    bytes: int = 0
+    encoded_bytes: int = 0
     gzip_bytes: int = 0
 
     def add(self, body: bytes) -> None:
         """Adds a request, which is a serialized ExportMetricsServiceRequest."""
         self.requests += 1
-        self.bytes += len(body)
+        self.encoded_bytes += len(body)
         self.gzip_bytes += len(gzip.compress(body))
         for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
             for scope in resource.scope_metrics:

@@ -77,7 +77,7 @@ def _totals(measurement: Measurement, units: VendorUnits) -> Iterator[str]:
         yield "no network answered yet, so no round-trip time was measured: measure longer to see the full cost"
     yield ""
     heading = ["", "data points", "requests", "bytes", "with gzip"]
-    amounts = (chosen.points, chosen.requests), (chosen.bytes, chosen.gzip_bytes)
+    amounts = (chosen.points, chosen.requests), (chosen.encoded_bytes, chosen.gzip_bytes)
     yield from _table(
         [
             heading,
@@ -151,7 +151,7 @@ def _suggestions(measurement: Measurement) -> Iterator[str]:
                 f"{points:,.0f}",
                 f"{points / before - 1:.0%}" if each is not now else "",
                 f"{each.export.series:,}",
-                size(each.per_minute(each.export.bytes)),
+                size(each.per_minute(each.export.encoded_bytes)),
             ]
         )
     yield "settings that reduce the cost, each tried on the same counts:"
@@ -175,7 +175,7 @@ def _as_json(
             "data_points": chosen.points,
             "series": chosen.series,
             "requests": chosen.requests,
-            "bytes": chosen.bytes,
+            "bytes": chosen.encoded_bytes,
             "gzip_bytes": chosen.gzip_bytes,
         },
         "groups": [dataclasses.asdict(each) for each in groups],
@@ -187,7 +187,7 @@ def _as_json(
                 "interval_seconds": each.interval_s,
                 "data_points": each.export.points,
                 "series": each.export.series,
-                "bytes": each.export.bytes,
+                "bytes": each.export.encoded_bytes,
             }
             for each in measurement.suggestions
         ],

@@ -60,7 +60,7 @@ def _effect(now: Suggestion, other: Suggestion) -> float:
     shares = [
         (other.per_minute(other.export.points), now.per_minute(now.export.points)),
         (other.export.series, now.export.series),
-        (other.per_minute(other.export.bytes), now.per_minute(now.export.bytes)),
+        (other.per_minute(other.export.encoded_bytes), now.per_minute(now.export.encoded_bytes)),
     ]
     return max(1 - less / more for less, more in shares)
 

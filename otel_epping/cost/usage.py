@@ -40,7 +40,7 @@ def groups(chosen: Export, complete: Export) -> Iterator[GroupUsage]:
     names[OTHER] = [name for name in complete.metrics if name not in ours]
     for group, metrics in names.items():
         now, all_ = chosen.of(metrics), complete.of(metrics)
-        sizes = [sum(metric.bytes for metric in each.metrics.values()) for each in (now, all_)]
+        sizes = [sum(metric.encoded_bytes for metric in each.metrics.values()) for each in (now, all_)]
         if all_.points or group != OTHER:
             yield GroupUsage(group, now.points, sizes[0], all_.points - now.points, sizes[1] - sizes[0])
 

@@ -53,5 +53,5 @@ def vendor_units(export: Export, interval_s: float, scale: int) -> VendorUnits:
         histogram_buckets=export.buckets,
         custom_metrics=numbers + export.histograms * _AGGREGATIONS,
         custom_metrics_with_percentiles=numbers + export.histograms * (_AGGREGATIONS + _PERCENTILES),
-        bytes_per_month=export.bytes * exports_per_month,
+        bytes_per_month=export.encoded_bytes * exports_per_month,
     )

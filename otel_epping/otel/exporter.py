@@ -29,10 +29,11 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import private
 from otel_epping.otel.explicit_buckets import to_explicit
 from otel_epping.otel.export_batch import ExportBatch
+from otel_epping.otel.first_export import FirstExport
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.otlp.failure import Failure, Once, kind_of
-from otel_epping.otel.otlp.request import encode_sdk_metrics
+from otel_epping.otel.otlp.request import count_points, encode_sdk_metrics
 from otel_epping.otel.otlp.transport import sender
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.sdk_deltas import UndeliveredDeltas
@@ -109,6 +110,7 @@ class ProducerExporter(MetricExporter):
         self._on_result = on_result
         self._first = 0  # the next export starts with the batch that has this number
         self._sdk_sent_ns = 0  # time of the latest reading that was delivered together with the SDK's metrics
+        self._first_export = FirstExport()
         self._undelivered = UndeliveredDeltas()
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -129,6 +131,7 @@ class ProducerExporter(MetricExporter):
         deadline = started + self._timeout_s
         with self._lock:
             self._failure = None
+            self._first_export.begin()
             if self._forward_sdk:
                 metrics_data = MetricsData(self._undelivered.add_to(metrics_data.resource_metrics))
             try:
@@ -147,6 +150,8 @@ class ProducerExporter(MetricExporter):
                     self.failed += self._export_batches(metrics_data, deadline)
             self.export_seconds = time.monotonic() - started
             failure = self._failure
+            if not failure:
+                self._first_export.succeed(self.producer.subnets_exported)
         if self._on_result:
             self._on_result(failure)
         return MetricExportResult.FAILURE if failure else MetricExportResult.SUCCESS
@@ -205,19 +210,22 @@ class ProducerExporter(MetricExporter):
             resources = [ResourceMetrics(resources[0].resource, [], resources[0].schema_url)]
         if self._sender and not self._explicit:
             try:
-                answer = self._sender.send(self._encoder.request(resources, batch))
+                request = self._encoder.request(resources, batch)
+                answer = self._sender.send(request)
             except Exception:
                 # Direct encoding may fail because a release of the exporter is untested, or because otlp/ cannot encode
                 # a metric of the application.
                 _log.exception("cannot send a directly encoded request; from now on, the exporter encodes all requests")
                 self._sender = None
             else:
+                self._first_export.add(request.points, request.body)
                 return self._note(answer)
         ours = self.producer.metrics(batch)
         if self._explicit:
             ours = to_explicit(ours, self._scale)
         first, *others = resources
         merged = ResourceMetrics(first.resource, [*first.scope_metrics, ours], first.schema_url)
+        self._first_export.add(count_points([merged, *others]))
         return self._send_sdk_objects(MetricsData([merged, *others]), timeout_millis)
 
     def _send_sdk_objects(self, metrics_data: MetricsData, timeout_millis: float) -> bool:
