@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from otel_epping.kernel.collector import EppingCollector
     from otel_epping.kernel.config import EppingConfig
     from otel_epping.otel.install import attach, install
+    from otel_epping.otel.metric_selection import MetricSelection
     from otel_epping.otel.producer import EppingMetricProducer
     from otel_epping.series.limits import Limits
 
@@ -35,6 +36,7 @@ __all__ = [
     "EppingError",
     "EppingMetricProducer",
     "Limits",
+    "MetricSelection",
     "__version__",
     "attach",
     "install",
@@ -46,6 +48,7 @@ _MODULES = {
     "EppingError": "otel_epping.errors",
     "EppingMetricProducer": "otel_epping.otel.producer",
     "Limits": "otel_epping.series.limits",
+    "MetricSelection": "otel_epping.otel.metric_selection",
     "attach": "otel_epping.otel.install",
     "install": "otel_epping.otel.install",
 }

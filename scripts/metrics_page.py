@@ -13,8 +13,9 @@ OpenTelemetry's own registry. A test compares all exported metrics with this reg
 requirement level of each attribute. The program [Weaver](https://github.com/open-telemetry/weaver) reads the registry:
 
 - `weaver registry check -r schemas` checks the registry.
-- `weaver registry live-check -r schemas` receives metrics over OTLP, and reports each metric, attribute and value that
-  the registry does not define.
+- `weaver registry live-check -r schemas --include-unreferenced` receives metrics over OTLP, and reports each metric and
+  attribute that the registry does not define. Without `--include-unreferenced`, Weaver does not know the attributes of
+  OpenTelemetry.
 - `weaver registry generate -r schemas` generates code or pages from the registry.
 
 All names have the stability level `development`. They may change in any release before 1.0.0.

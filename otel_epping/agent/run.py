@@ -127,7 +127,13 @@ class Agent:
         self._interfaces = InterfaceMonitor(collector.attachments, selection, self._stop.is_set)
         interval_s = self._settings.interval_ns and self._settings.interval_ns / 1e9
         self._pipelines = Pipelines(
-            collector, interval_s, self._export_status, self._instance.value, self._variables, self._settings.limits
+            collector,
+            interval_s,
+            self._export_status,
+            self._instance.value,
+            self._variables,
+            self._settings.limits,
+            self._settings.exported,
         )
         self._interfaces.begin()
         self._hooks = HookMonitor(collector.attachments, collector.interface_packets)

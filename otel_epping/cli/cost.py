@@ -39,9 +39,8 @@ def cost(settings: Settings, files: tuple[str, ...], duration_ns: int, format: s
     from otel_epping.cost import run
     from otel_epping.cost.counting_exporter import ExportSettings
     from otel_epping.cost.report import report
-    from otel_epping.otel.metric_selection import MetricSelection
 
-    export = ExportSettings(MetricSelection(("all",)), settings.limits)
+    export = ExportSettings(settings.exported, settings.limits)
     if files:
         result = run.measure_captures(files, settings.kernel, export, interval_s)
     else:

@@ -76,13 +76,18 @@ class CountingExporter:
         self._counter = _RequestCounter()
         self._failure: Failure | None = None
         exporter = ProducerExporter(
-            _NoExporter(), collector, settings.limits, on_result=self._note, request_sender=self._counter
+            _NoExporter(),
+            collector,
+            settings.limits,
+            on_result=self._note,
+            selection=settings.selection,
+            request_sender=self._counter,
         )
         self._reader = PeriodicExportingMetricReader(exporter, math.inf)
         self._provider = MeterProvider(
             resource=default_resource(), metric_readers=[self._reader], shutdown_on_exit=False
         )
-        observe(self._provider, collector, [exporter])
+        observe(self._provider, collector, [exporter], settings.selection)
 
     def _note(self, failure: Failure | None) -> None:
         self._failure = failure

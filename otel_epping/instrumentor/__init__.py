@@ -20,7 +20,7 @@ the workers do not export the metrics of otel-epping either.
 If the measurement cannot start (no privileges, no BCC, a wrong setting), the cause is logged as one warning, and the
 application continues.
 
-Metrics (docs/metrics.md has units, descriptions and attributes):
+Metrics (docs/metrics.md has units, descriptions, attributes and groups; the setting `metrics` selects groups):
 
     epping.rtt.duration                  exponential histogram
     epping.network.packet.count          counter
@@ -69,7 +69,7 @@ import atexit
 import logging
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -87,7 +87,7 @@ from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, presen
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.install import attach
 from otel_epping.otel.private import metric_readers, resource_of
-from otel_epping.settings.model import Settings
+from otel_epping.settings.model import BY_KEY, Settings
 from otel_epping.settings.options import COMMAND, all_options
 
 _log = logging.getLogger("otel_epping")
@@ -101,8 +101,13 @@ def _arguments(options: dict[str, Any]) -> Iterator[str]:
         flag = key.replace("_", "-")
         if isinstance(value, bool):
             yield f"--{flag}" if value else f"--no-{flag}"
+        elif isinstance(value, Mapping):
+            yield f"--{flag}=" + ";".join(f"{name}={','.join(names)}" for name, names in value.items())
+        elif isinstance(value, (list, tuple)):
+            is_multiple = key in BY_KEY and BY_KEY[key].multiple
+            yield from (f"--{flag}={each}" for each in (value if is_multiple else [",".join(value)]))
         else:
-            yield from (f"--{flag}={each}" for each in (value if isinstance(value, (list, tuple)) else [value]))
+            yield f"--{flag}={value}"
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -169,7 +174,9 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         interface_monitor.begin()
         # The SDK (1.45) has no public function that returns the readers or the resource of a provider.
         for reader in metric_readers(provider):
-            undo.callback(attach(reader, collector, resource_of(provider), settings.limits))
+            undo.callback(
+                attach(reader, collector, resource_of(provider), settings.limits, selection=settings.exported)
+            )
         undo.callback(provider.force_flush)
         undo.callback(collector.attachments.detach_all)
         end_monitor = check_in_background(HookMonitor(collector.attachments, collector.interface_packets))

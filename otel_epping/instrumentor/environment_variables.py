@@ -54,8 +54,14 @@ OTEL_EPPING_MAX_FLOWS = "OTEL_EPPING_MAX_FLOWS"
 OTEL_EPPING_IDLE_TIMEOUT = "OTEL_EPPING_IDLE_TIMEOUT"
 """Idle timeout: a subnet's slots are freed after this time without packets; 0: slots are never freed."""
 
+OTEL_EPPING_METRICS = "OTEL_EPPING_METRICS"
+"""Groups of metrics to export, comma-separated: `core`, `all`, or groups of docs/metrics.md."""
+
+OTEL_EPPING_ATTRIBUTES = "OTEL_EPPING_ATTRIBUTES"
+"""Attributes that the metrics of a group keep, for example `rtt=subnet,side;traffic=subnet,side,direction`."""
+
 OTEL_EPPING_MAX_SERIES = "OTEL_EPPING_MAX_SERIES"
-"""Maximum number of subnets that are exported individually; the busiest subnets are chosen."""
+"""Maximum number of subnets that are exported individually; the busiest subnets are chosen. 0: no limit."""
 
 OTEL_EPPING_ROLL_UP = "OTEL_EPPING_ROLL_UP"
 """Whether subnets that are not exported individually are merged into covering prefixes, not into the overflow point."""

@@ -68,8 +68,7 @@ SERIES_ROLLED_UP = Metric(
     (),
     "updowncounter",
 )
-# The metrics from here on are instruments of the SDK (self_metrics.py). An SDK reader exports nothing until at least
-# one instrument has data.
+# The metrics from here on are instruments of the SDK (self_metrics.py).
 READ_DURATION = Metric(
     AGENT, "epping.agent.read.duration", "s", "Duration of the latest reading of the kernel's maps.", (), "gauge"
 )

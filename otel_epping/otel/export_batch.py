@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Holds the data points of one request as arrays: series, values and start times.
 
-sdk_points.py converts a batch to objects of the SDK. otlp/encoder.py converts a batch to bytes. attributes.py has the
-attributes of rows and columns.
+sdk_points.py converts a batch to objects of the SDK. otlp/encoder.py converts a batch to bytes. series_groups.py has
+the attributes of rows, columns and methods.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,12 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, ScopeMetric
 
 from otel_epping.kernel.arrays import Counts, Indexes, Times
 from otel_epping.kernel.buckets import edge_ns
-from otel_epping.kernel.reading import OVERFLOW_SLOT, SHARED_SLOTS, Reading
-from otel_epping.otel.attributes import NO_LABELS, Columns
+from otel_epping.kernel.reading import OVERFLOW_SLOT, SHARED_SLOTS
+from otel_epping.otel.columns import NO_LABELS, Columns
 from otel_epping.otel.metric import Metric
+from otel_epping.otel.series_groups import SeriesGroup
 from otel_epping.series import histogram
+from otel_epping.series.projection import SeriesReading
 from otel_epping.series.temporality import Unsent, UnsentRtts
 
 
@@ -118,13 +120,14 @@ def counter_series(
 
 @dataclass(frozen=True)
 class ExportBatch:
-    """The content of one request: the series of some rows of a reading.
+    """The content of one request: the series of some rows of a group.
 
     In the first batch of a reading, `others` has the metrics of interfaces and the agent's own metrics. In all later
     batches of the reading, `others` has no metrics.
     """
 
-    reading: Reading
+    group: SeriesGroup
+    reading: SeriesReading
     rows: Indexes
     rtts: RttSeries
     counters: list[CounterSeries]

@@ -30,6 +30,7 @@ from otel_epping.otel import private
 from otel_epping.otel.explicit_buckets import to_explicit
 from otel_epping.otel.export_batch import ExportBatch
 from otel_epping.otel.first_export import FirstExport
+from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.otlp.failure import Failure, Once, kind_of
@@ -75,10 +76,10 @@ class ProducerExporter(MetricExporter):
 
     `failed` counts failed requests. `rejected` counts data points that the receiver rejected although the receiver
     accepted the rest of the request. Rejected points must not be resent (OTLP specification, "Partial Success").
-    `limits` restrict the exported series. After each export, `on_result` is called. Its argument is the failure of the
-    export, or None after a success. With `explicit_buckets`, histograms are exported with explicit buckets.
-    `certificates` are the files that `inner` uses for TLS. With `request_sender`, the encoded requests are passed to
-    this sender, and not to `inner`.
+    `limits` restrict the exported series. `selection` selects the exported metrics and their attributes. After each
+    export, `on_result` is called. Its argument is the failure of the export, or None after a success. With
+    `explicit_buckets`, histograms are exported with explicit buckets. `certificates` are the files that `inner` uses
+    for TLS. With `request_sender`, the encoded requests are passed to this sender, and not to `inner`.
     """
 
     def __init__(
@@ -91,10 +92,11 @@ class ProducerExporter(MetricExporter):
         on_result: Callable[[Failure | None], None] | None = None,
         explicit_buckets: bool = False,
         certificates: Certificates | None = None,
+        selection: MetricSelection | None = None,
         request_sender: "RequestSender | None" = None,
     ) -> None:
         super().__init__(private.preferred_temporality(inner), private.preferred_aggregation(inner))
-        self.producer = EppingMetricProducer(collector, temporality_of(inner), limits)
+        self.producer = EppingMetricProducer(collector, temporality_of(inner), limits, selection)
         self.failed = 0
         self.rejected = 0
         self.export_seconds = 0.0  # duration of the latest export, including the reading of the maps
@@ -105,7 +107,7 @@ class ProducerExporter(MetricExporter):
         self._scale = collector.config.scale
         self._failure: Failure | None = None  # the failure of the current export
         self._timeout_s = _MIN_TIMEOUT_S  # the timeout of the latest export
-        self._encoder = BatchEncoder(self.producer)
+        self._encoder = BatchEncoder(collector.config)
         self._forward_sdk = forward_sdk
         self._on_result = on_result
         self._first = 0  # the next export starts with the batch that has this number

@@ -25,6 +25,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import private
 from otel_epping.otel.explicit_buckets import to_explicit
 from otel_epping.otel.exporter import ProducerExporter, temporality_of
+from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.self_metrics import observe
 from otel_epping.series.limits import Limits
@@ -56,6 +57,7 @@ def install(
     collector: EppingCollector,
     interval_s: float | None = None,
     limits: Limits | None = None,
+    selection: MetricSelection | None = None,
 ) -> PeriodicExportingMetricReader:
     """Exports the collector's metrics through `exporter`, with the resource of the application's provider.
 
@@ -63,16 +65,17 @@ def install(
     application does not shut down the reader, the reader is shut down at exit. Call shutdown() and force_flush() on the
     reader, and not on the provider: the methods of the provider skip readers that were added after the provider was
     created (SDK 1.45). `interval_s` is the time between exports. By default, the variable OTEL_METRIC_EXPORT_INTERVAL
-    sets this time. `limits` restrict the exported series.
+    sets this time. `limits` restrict the exported series. `selection` selects the exported metrics and attributes.
 
     Only the process that calls install() exports the collector's metrics. Forked children of this process do not export
     the collector's metrics. For example, the workers of a server are forked children if the server loads the
     application before it forks.
     """
-    wrapped = ProducerExporter(exporter, collector, limits, forward_sdk=False)
-    observe(provider, collector, [wrapped])
+    wrapped = ProducerExporter(exporter, collector, limits, forward_sdk=False, selection=selection)
+    observe(provider, collector, [wrapped], selection or MetricSelection())
     reader = _InstalledReader(wrapped, interval_s and interval_s * 1e3)
     provider.add_metric_reader(reader)
+    export_without_data(reader, private.resource_of(provider))
     atexit.register(reader.shutdown)
     return reader
 
@@ -84,6 +87,7 @@ def attach(
     limits: Limits | None = None,
     *,
     explicit_buckets: bool | None = None,
+    selection: MetricSelection | None = None,
 ) -> Callable[[], None]:
     """Adds the collector's metrics to the metrics that an existing reader collects.
 
@@ -92,10 +96,24 @@ def attach(
     A reader does not report whether an export succeeded. So with delta temporality, the counts of a failed export are
     lost. Prefer install() where possible. `resource` is used only if the reader itself collects no metrics. `limits`
     restrict the exported series. With `explicit_buckets`, histograms are converted to explicit buckets. By default,
-    histograms are converted only for a Prometheus reader.
+    histograms are converted only for a Prometheus reader. `selection` selects the exported metrics and attributes.
     """
-    producer = EppingMetricProducer(collector, temporality_of(reader), limits)
+    producer = EppingMetricProducer(collector, temporality_of(reader), limits, selection)
     return attach_producer(reader, producer, resource, explicit_buckets=explicit_buckets)
+
+
+def export_without_data(reader: MetricReader, resource: Resource) -> None:
+    """Lets a reader call its exporter even if no instrument of the SDK has data.
+
+    Without the group `agent` of metrics, no instrument may have data. The exporter then still has our other metrics.
+    """
+    inner = private.collect_callback(reader)
+
+    def collect(collecting: MetricReader, timeout_millis: float = 10_000) -> MetricsData:
+        data = inner(collecting, timeout_millis=timeout_millis) if inner else None
+        return data if data and data.resource_metrics else MetricsData([ResourceMetrics(resource, [], "")])
+
+    private.set_collect_callback(reader, collect)
 
 
 def attach_producer(

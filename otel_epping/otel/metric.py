@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from otel_epping.otel.semconv import AGGREGATES, ON_AGGREGATES, ON_SUBNETS, SUBNET, Level
+from otel_epping.otel.semconv import AGGREGATES, ATTRIBUTES, MAY_BE_ON_SUBNETS, ON_AGGREGATES, ON_SUBNETS, SUBNET, Level
 
 # The groups of metrics in the setting `metrics`.
 RTTS, TRAFFIC, TCP, FLOW, ECN_GROUP, INTERFACES, AGENT = "rtt", "traffic", "tcp", "flows", "ecn", "interface", "agent"
@@ -26,7 +26,10 @@ class Metric:
     stability: str = "development"
 
     def requirement_levels(self) -> dict[str, Level]:
-        """Returns the requirement level of each attribute."""
+        """Returns the requirement level of each attribute. The setting `attributes` can leave out some attributes."""
         if SUBNET not in self.keys:
-            return dict.fromkeys(self.keys, "required")
-        return dict.fromkeys(self.keys, ON_SUBNETS) | dict.fromkeys(AGGREGATES, ON_AGGREGATES)
+            return {key: "required" if ATTRIBUTES[key].needed else "recommended" for key in self.keys}
+        levels: dict[str, Level] = {
+            key: ON_SUBNETS if ATTRIBUTES[key].needed else MAY_BE_ON_SUBNETS for key in self.keys
+        }
+        return levels | dict.fromkeys(AGGREGATES, ON_AGGREGATES)

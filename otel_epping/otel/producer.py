@@ -8,7 +8,7 @@ interface yet, so `install.py` and `pipeline.py` connect the producer to a reade
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -16,16 +16,18 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, Num
 from opentelemetry.util.types import Attributes
 
 from otel_epping.kernel import buckets
-from otel_epping.kernel.arrays import Indexes, as_matrix
+from otel_epping.kernel.arrays import Indexes
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.kernel.reading import SHARED_SLOTS, has_owner
-from otel_epping.otel import agent_metrics, metric_table, scope, sdk_points, semconv
-from otel_epping.otel.attributes import METHOD_LABELS, NO_LABELS, Columns, Labels, subnet_labels
-from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
+from otel_epping.kernel.reading import SHARED_SLOTS, Reading, has_owner
+from otel_epping.otel import agent_metrics, metric_table, sdk_points
+from otel_epping.otel.columns import NO_LABELS, Labels
 from otel_epping.otel.export_batch import CounterSeries, ExportBatch, counter_series, rtt_series
+from otel_epping.otel.interface_metrics import InterfaceMetrics, current_values
+from otel_epping.otel.metric_selection import MetricSelection
+from otel_epping.otel.scope import SCOPE
+from otel_epping.otel.series_groups import series_groups
 from otel_epping.series.cardinality import CardinalityLimiter
 from otel_epping.series.limits import Limits
-from otel_epping.series.subnet import subnet_of
 from otel_epping.series.temporality import TemporalityTracker
 
 # By default, a gRPC receiver accepts requests of at most 4 MiB. A data point of a counter has about 220 bytes and the
@@ -41,12 +43,13 @@ class EppingMetricProducer:
     collector    the running collector; the producer creates its own reader of the maps
     temporality  CUMULATIVE by default. With DELTA, a point has the counts since the last delivered point of its series
     limits       limits on the exported series. New limits can be set at any time, and apply from the next reading on
+    selection    the exported metrics and their attributes
 
     read_seconds   duration of the latest reading, in seconds
     read_at_s      time.monotonic() at the end of the latest reading; until the first reading ends, the time when the
                    producer was created
     flows_evicted  number of flows that were evicted from the flow table
-    columns        the metric and attributes of each counter of a row
+    exported       the exported metrics, and the attributes of each metric
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class EppingMetricProducer:
         collector: EppingCollector,
         temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE,
         limits: Limits | None = None,
+        selection: MetricSelection | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.temporality = temporality
@@ -64,16 +68,23 @@ class EppingMetricProducer:
         self._offset = buckets.first_index(collector.config.scale)
         self._started_ns = collector.started_ns
         self._reader = collector.reader()
-        self.columns = Columns(SUBNET_COUNTERS, self._reader.counters_dtype)
-        self._interface_columns = Columns(INTERFACE_COUNTERS, self._reader.interfaces_dtype)
-        self._limiter = CardinalityLimiter(self.config, self._reader, self._started_ns)
+        self.exported = (selection or MetricSelection()).exported
+        self._groups = series_groups(self.exported, self._reader.counters_dtype)
+        self._limiter = CardinalityLimiter(
+            self.config, self._reader, self._started_ns, [group.projection for group in self._groups]
+        )
+        self._trackers = [
+            TemporalityTracker(
+                delta=temporality is AggregationTemporality.DELTA,
+                started_ns=collector.started_ns,
+                counters=len(group.projection.sums.starts),
+            )
+            for group in self._groups
+        ]
+        self._interfaces = InterfaceMetrics(collector, self.exported, self._reader.interfaces_dtype, temporality)
         self._collector = collector
         self._slots_in_use = 0
-        self._tracker = TemporalityTracker(
-            delta=temporality is AggregationTemporality.DELTA,
-            started_ns=collector.started_ns,
-            counters=len(self.columns.labels) - 1,
-        )
+        self._reading: Reading | None = None
         self._retired = self._retired_delivered = 0  # numbers of freed slots: in the latest batch, and delivered
         self._lock = threading.Lock()
 
@@ -90,9 +101,13 @@ class EppingMetricProducer:
         """
         with self._lock:
             self.read()
-            batch = self._batch(self._tracker.rows(), is_first=True)
-            self.acknowledge(batch)
-        return self.metrics(batch)
+            batches = [
+                self._batch(group, tracker.rows(), is_first=group == 0) for group, tracker in enumerate(self._trackers)
+            ]
+            for batch in batches:
+                self.acknowledge(batch)
+        made = [metric for batch in batches for metric in self.metrics(batch).metrics]
+        return ScopeMetrics(SCOPE, made, SCOPE.schema_url or "")
 
     def read(self) -> None:
         """Takes a new reading for batches(). While read() runs, no other thread may call read() or produce().
@@ -100,10 +115,14 @@ class EppingMetricProducer:
         Raises OSError if a map cannot be read.
         """
         began = time.monotonic()
-        self._reader.delivered = self._tracker.delivered()
-        reading = self._reader.read()
+        if self._reading:
+            waiting = set[int]().union(*(tracker.waiting_interfaces() for tracker in self._trackers))
+            self._reader.delivered = self._interfaces.delivered(waiting)
+        reading = self._reading = self._reader.read()
         self._slots_in_use = int(np.count_nonzero(has_owner(reading.generation)))
-        self._tracker.update(self._limiter.limit(reading, self.limits))
+        self._interfaces.update(reading)
+        for tracker, series in zip(self._trackers, self._limiter.limit(reading, self.limits), strict=True):
+            tracker.update(series)
         self.read_at_s = time.monotonic()
         self.read_seconds = self.read_at_s - began
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
@@ -113,32 +132,33 @@ class EppingMetricProducer:
 
         first  number of the batch to start with; the batches before `first` are yielded after the last batch
         """
-        parts = self._split(self._tracker.rows())
+        parts = list(self._parts())
         for turn in range(len(parts)):
             index = (first + turn) % len(parts)
-            yield self._batch(parts[index], is_first=index == 0)
+            yield self._batch(*parts[index], is_first=index == 0)
 
     def acknowledge(self, batch: ExportBatch) -> None:
         """Records that the receiver has received `batch`, which must be a batch of the latest reading."""
-        self._tracker.acknowledge(batch.rows)
-        self._limiter.acknowledge(batch.rows)
+        group = self._groups.index(batch.group)
+        self._trackers[group].acknowledge(batch.rows)
+        self._limiter.acknowledge(group, batch.rows)
         if batch.is_first:
-            self._tracker.acknowledge_interfaces()
+            self._interfaces.tracker.acknowledge()
             self._retired_delivered = self._retired
 
     def metrics(self, batch: ExportBatch) -> ScopeMetrics:
         """Converts a batch to objects of the SDK."""
-        reading = batch.reading
+        reading, group = batch.reading, batch.group
 
         @lru_cache(1)  # one entry is enough: in each metric, all points of a row are adjacent
         def of_subnet(row: int) -> Labels:
-            return subnet_labels(row, subnet_of(reading, row, self.config))
+            return group.labels(reading, row, self.config)
 
         def of_rtt(row: int, method: int) -> Attributes:
-            return of_subnet(row) | METHOD_LABELS[method]
+            return of_subnet(row) | group.method_labels[method]
 
         def of_counter(row: int, column: int) -> Attributes:
-            return of_subnet(row) | self.columns.labels[column]
+            return of_subnet(row) | group.columns.labels[column]
 
         made = [*batch.others.metrics]
         if rtts := list(sdk_points.rtt_points(batch.rtts, of_rtt, reading.time_ns)):
@@ -148,39 +168,44 @@ class EppingMetricProducer:
                 made.append(sdk_points.sum_metric(series.metric, counts, series.temporality, series.is_monotonic))
         return ScopeMetrics(batch.others.scope, made, batch.others.schema_url)
 
-    def _split(self, rows: Indexes) -> list[Indexes]:
-        """Splits rows into parts. Each part has a weight of about _REQUEST_WEIGHT.
+    def _parts(self) -> Iterator[tuple[int, Indexes]]:
+        """Yields the group and the rows of each batch. Each batch has a weight of about _REQUEST_WEIGHT.
 
-        If there are no rows, returns one empty part, because the metrics of interfaces still need a batch.
+        If there are no rows, yields one empty part, because the metrics of interfaces still need a batch.
         """
-        reading = self._tracker.reading
-        weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1) + 1  # one point for active flows
-        histograms = reading.rtts.rows[self._tracker.histograms(rows)]
-        weight += _HISTOGRAM_WEIGHT * np.bincount(histograms, minlength=len(reading.counters))[rows]
-        part = np.cumsum(weight) // _REQUEST_WEIGHT
-        return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
+        for group, tracker in enumerate(self._trackers):
+            rows, reading = tracker.rows(), tracker.reading
+            weight = (reading.counts.counters[rows] != 0).sum(axis=1) + 1  # one point for active flows
+            histograms = reading.rtts.rows[tracker.histograms(rows)]
+            weight += _HISTOGRAM_WEIGHT * np.bincount(histograms, minlength=reading.counts.rows)[rows]
+            part = np.cumsum(weight) // _REQUEST_WEIGHT
+            if group == 0 or len(rows):
+                for rows_of_part in np.split(rows, np.flatnonzero(np.diff(part)) + 1):
+                    yield group, rows_of_part
 
-    def _batch(self, rows: Indexes, *, is_first: bool) -> ExportBatch:
-        unsent = self._tracker.pending(rows)
-        others = [*self._interface_metrics(), *self._interface_states(), *self._own_metrics()] if is_first else []
+    def _batch(self, group: int, rows: Indexes, *, is_first: bool) -> ExportBatch:
+        tracker, columns = self._trackers[group], self._groups[group].columns
+        unsent = tracker.pending(rows)
+        others = [*self._interfaces.metrics(), *self._own_metrics()] if is_first else []
         return ExportBatch(
-            reading=self._tracker.reading,
+            group=self._groups[group],
+            reading=tracker.reading,
             rows=rows,
             rtts=rtt_series(unsent.rtts, self._offset, self.config.scale),
-            counters=[
-                *counter_series(rows, unsent, self.columns, self.temporality),
-                self._active_series(rows),
-            ],
+            counters=[*counter_series(rows, unsent, columns, self.temporality), *self._active_series(group, rows)],
             temporality=self.temporality,
             is_first=is_first,
-            others=ScopeMetrics(scope.SCOPE, others, scope.SCOPE.schema_url or ""),
+            others=ScopeMetrics(SCOPE, others, SCOPE.schema_url or ""),
         )
 
-    def _active_series(self, rows: Indexes) -> CounterSeries:
-        """Returns the number of active flows for each row that ever had a flow. The series is always cumulative."""
-        reading = self._tracker.reading
-        rows = rows[reading.counters["opened"][rows].any(axis=1) | (reading.active[rows] != 0)]
-        return CounterSeries(
+    def _active_series(self, group: int, rows: Indexes) -> Iterator[CounterSeries]:
+        """Yields the number of active flows of each row that ever had a flow. The series is always cumulative."""
+        if not self._groups[group].projection.has_active:
+            return
+        reading = self._trackers[group].reading
+        opened = self._groups[group].columns.by_metric[metric_table.OPENED]
+        rows = rows[reading.counts.counters[rows][:, opened].any(axis=1) | (reading.active[rows] != 0)]
+        yield CounterSeries(
             metric_table.ACTIVE_FLOWS,
             AggregationTemporality.CUMULATIVE,
             False,
@@ -190,54 +215,9 @@ class EppingMetricProducer:
             reading.active[rows],
         )
 
-    def _interface_metrics(self) -> Iterator[Metric]:
-        reading = self._tracker.reading
-        pending, starts_ns = self._tracker.pending_interfaces()
-        for metric, columns in self._interface_columns.by_metric.items():
-            made: list[NumberDataPoint] = []
-            for name, counts, start_ns in zip(reading.names.values(), pending, starts_ns.tolist(), strict=True):
-                attributes: list[Labels] = [
-                    {semconv.INTERFACE: name, **labels} for labels in self._interface_columns.labels
-                ]
-                made += sdk_points.number_points(attributes.__getitem__, columns, counts, start_ns, reading.time_ns)
-            if made:
-                yield sdk_points.sum_metric(metric, made, self.temporality)
-
-    def _interface_states(self) -> Iterator[Metric]:
-        """Yields the metrics that describe the current state of interfaces."""
-        reading = self._tracker.reading
-        attached = [((name,), int(now)) for name, now in self._collector.attachments.state().items()]
-        unidirectional = [
-            ((reading.names[identifier], reverse), flows)
-            for identifier, found in self._collector.directions.flows.items()
-            if identifier in reading.names
-            for reverse, flows in zip(semconv.FLOW_REVERSES, found[1:], strict=True)
-        ]
-        kernel_packets = [
-            ((name, direction), count)
-            for name, counts in list(self._collector.attachments.kernel_packets.items())
-            for direction, count in zip(semconv.IO_DIRECTIONS, counts, strict=True)
-        ]
-        yield from self._states(metric_table.INTERFACE_ATTACHED, attached)
-        yield from self._states(metric_table.INTERFACE_KERNEL_PACKETS, kernel_packets)
-        yield from self._states(metric_table.UNIDIRECTIONAL, unidirectional)
-
-    def _states(self, metric: Metric, values: Iterable[tuple[tuple[str, ...], int]]) -> Iterator[Metric]:
-        """Yields a metric of current values. An element of `values` has the attribute values and the value of a point.
-
-        Yields nothing if `values` is empty. Sums that are not monotonic are always cumulative, even if the preferred
-        temporality is delta (specification, "OTLP metrics exporter").
-        """
-        time_ns = self._tracker.reading.time_ns
-        made = [
-            NumberDataPoint(dict(zip(metric.keys, labels, strict=True)), self._started_ns, time_ns, value)
-            for labels, value in values
-        ]
-        if made:
-            yield sdk_points.sum_metric(metric, made, AggregationTemporality.CUMULATIVE, is_monotonic=False)
-
     def _own_metrics(self) -> Iterator[Metric]:
-        reading = self._tracker.reading
+        reading = self._reading
+        assert reading
         values = {
             agent_metrics.SUBNET_USAGE: self._slots_in_use,
             agent_metrics.SUBNET_LIMIT: self.config.max_subnets,
@@ -250,9 +230,10 @@ class EppingMetricProducer:
             agent_metrics.SERIES_ROLLED_UP: self._limiter.rolled_up,
         }
         for metric, value in values.items():
-            yield from self._states(metric, [((), value)])
+            yield from current_values(self.exported, metric, [((), value)], self._started_ns, reading.time_ns)
         self._retired = self._collector.slots.retired
-        delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0
-        start_ns = self._tracker.interfaces_acked_ns or self._started_ns
-        point = NumberDataPoint({}, start_ns, reading.time_ns, self._retired - delivered)
-        yield sdk_points.sum_metric(agent_metrics.SUBNET_RETIRED, [point], self.temporality)
+        if agent_metrics.SUBNET_RETIRED in self.exported:
+            delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0
+            start_ns = self._interfaces.tracker.acked_ns or self._started_ns
+            point = NumberDataPoint({}, start_ns, reading.time_ns, self._retired - delivered)
+            yield sdk_points.sum_metric(agent_metrics.SUBNET_RETIRED, [point], self.temporality)

@@ -20,6 +20,7 @@ from opentelemetry.util.types import Attributes
 from otel_epping.kernel.arrays import Counts
 from otel_epping.otel import metric_table
 from otel_epping.otel.export_batch import CounterSeries, RttSeries
+from otel_epping.otel.metric import Metric as TableMetric
 from otel_epping.series import histogram
 
 _NS = 1e9
@@ -93,7 +94,7 @@ def number_points(
 
 
 def sum_metric(
-    metric: Metric,
+    metric: TableMetric,
     points: Sequence[NumberDataPoint],
     temporality: AggregationTemporality,
     is_monotonic: bool = True,

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers SDK instruments for the agent's own metrics, for example export duration, failed exports and memory usage.
 
-An SDK reader calls its exporter only if at least one instrument has data. The instruments here always have data.
-
 The kernel program also has counters about its own work. These counters are exported together with all other counters of
 the kernel program (counters.INTERFACE_COUNTERS), without SDK instruments. Metrics with an attribute for the interface
 do not use SDK instruments, because the SDK never removes an attribute set, and sums all attribute sets beyond the first
@@ -22,6 +20,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import agent_metrics, scope, semconv
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.metric import Metric
+from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.version import __version__
 
 _NS = 1e9
@@ -65,8 +64,15 @@ def _of_exporters(
     }
 
 
-def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequence[ProducerExporter]) -> None:
+def observe(
+    provider: MeterProvider,
+    collector: EppingCollector,
+    exporters: Sequence[ProducerExporter],
+    selection: MetricSelection,
+) -> None:
     """Creates instruments of the provider for the collector and for the push exporters. `exporters` may be empty.
+
+    Creates only the instruments of metrics that are exported.
 
     The instruments have data only in the process that calls this function, and not in forked children.
     """
@@ -89,6 +95,7 @@ def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequ
             return []
 
     for metric, look in (_of_collector(collector) | (_of_exporters(exporters) if exporters else {})).items():
-        create[metric.kind](
-            metric.name, callbacks=[partial(observe_now, look)], unit=metric.unit, description=metric.description
-        )
+        if metric in selection.exported:
+            create[metric.kind](
+                metric.name, callbacks=[partial(observe_now, look)], unit=metric.unit, description=metric.description
+            )

@@ -133,7 +133,7 @@ ATTRIBUTES = {
         "The direction of the packets or segments.",
         {"from": "the source address is in the subnet", "to": "the destination address is in the subnet"},
         short="direction",
-        needed="each packet counts for two subnets: from the subnet of its source, and to the subnet of its destination",
+        needed="each packet counts for two subnets: `from` for its source, and `to` for its destination",
     ),
     TRAFFIC_CLASS: Attribute(
         "The class of the packets.",
@@ -265,6 +265,7 @@ AGGREGATES = (OVERFLOW, UNANSWERED)
 # Requirement levels, in the notation of OpenTelemetry's registry. A metric of subnets has attributes of both levels.
 Level = str | dict[str, str]
 ON_SUBNETS: Level = {"conditionally_required": "The point belongs to one subnet or covering prefix."}
+MAY_BE_ON_SUBNETS: Level = {"recommended": "The point belongs to one subnet or covering prefix."}
 ON_AGGREGATES: Level = {"conditionally_required": "The point is an aggregate. The point has no other attribute."}
 
 

@@ -25,46 +25,55 @@ The rules:
   prefixes are created until the whole reserved quarter is in use.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
 from otel_epping.kernel.arrays import Flags, Indexes
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.count_table import CounterTable
+from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import packets_of
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, SHARED_SLOTS, UNANSWERED_SLOT, Reading, RowOwners, has_owner
-from otel_epping.series.accumulators import Accumulator
 from otel_epping.series.histogram_series import HistogramSeries
+from otel_epping.series.increments import Increments
 from otel_epping.series.limits import Limits
 from otel_epping.series.placement import NO_SUBNET, Budget, Placement
 from otel_epping.series.prefixes import SubnetKeys
+from otel_epping.series.projection import ProjectedSeries, Projection, SeriesReading, no_rtts
 from otel_epping.series.ranking import Ranking, Weights
-from otel_epping.series.registry import SeriesRegistry
+from otel_epping.series.registry import OVERFLOW_SERIES, SeriesRegistry
 
 
 class CardinalityLimiter:
-    """Converts the readings of one reader to readings with a limited number of rows, for one exporter.
+    """Converts the readings of one reader to readings with a limited number of series, for one exporter.
 
     max_series  the maximum number of subnets and covering prefixes that have series, as set at the latest reading
 
-    `started_ns` is the Unix time in ns when counting started.
+    `started_ns` is the Unix time in ns when counting started. The limits apply to the placed series, before the
+    projections merge series. At most one of the projections has RTTs.
     """
 
-    def __init__(self, config: EppingConfig, reader: Reader, started_ns: int) -> None:
+    def __init__(
+        self, config: EppingConfig, reader: Reader, started_ns: int, projections: Sequence[Projection]
+    ) -> None:
         self.max_series = config.max_subnets
         self._config = config
         self._previous_ns = started_ns  # time of the previous reading
         self._counters_dtype = reader.counters_dtype
-        counters = self._counters_dtype.itemsize // 8
         keys = SubnetKeys(reader.slots_dtype["key"], config)
         self._owners = RowOwners()
         self._ranking = Ranking()
         self._registry = SeriesRegistry(keys, reader.slots_dtype)
         self._placement = Placement(keys, self._registry, started_ns)
-        self._counters = Accumulator(CounterTable.empty(counters), CounterTable.empty(counters))
-        self._histograms = HistogramSeries()
+        self._projected = [ProjectedSeries(each, keys, reader.slots_dtype) for each in projections]
+        self._increments = Increments(CounterTable.empty(self._counters_dtype.itemsize // 8))
+        with_rtts = (each for each in self._projected if each.projection.methods is not None)
+        self._with_rtts: ProjectedSeries | None = next(with_rtts, None)
+        # Without a projection that has RTTs, the RTTs still rank the subnets.
+        methods = self._with_rtts.projection.methods if self._with_rtts else None
+        self._histograms = HistogramSeries(methods or range(len(METHODS)))
 
     @property
     def exported(self) -> int:
@@ -81,8 +90,8 @@ class CardinalityLimiter:
         """Number of subnets in covering prefixes."""
         return self._placement.rolled_up
 
-    def limit(self, reading: Reading, limits: Limits) -> Reading:
-        """Returns a reading like `reading`, but with one row per series instead of one row per slot.
+    def limit(self, reading: Reading, limits: Limits) -> list[SeriesReading]:
+        """Returns the series of each projection.
 
         The result is valid until the next call. The minima and maxima cover the time since the previous call.
         """
@@ -95,20 +104,27 @@ class CardinalityLimiter:
         self._add_counters(reading, owned)
         self._add_rtts(reading)
         self._previous_ns = reading.time_ns
-        return self._reading(reading, rows)
+        placed = self._placement.series_of[rows]
+        return [
+            each.reading(reading, rows, placed, self._histograms.table() if each is self._with_rtts else no_rtts())
+            for each in self._projected
+        ]
 
-    def acknowledge(self, series: Indexes) -> None:
-        """Records that the receiver has all counts of the given series, up to the latest reading."""
-        self._registry.pending[series] = False
+    def acknowledge(self, projection: int, series: Indexes) -> None:
+        """Records that the receiver has all counts of the given series of a projection, up to the latest reading."""
+        self._projected[projection].registry.pending[series] = False
 
     def _start(self, reading: Reading) -> None:
         """Finds the subnets of the reading's rows, and updates the ranking of subnets."""
+        self._registry.pending[:] = False
+        for each in self._projected:
+            self._registry.pending |= each.has_pending()
         changed = self._owners.update(reading.generation)
-        self._counters.move(self._placement.newcomers(changed), UNANSWERED_SLOT)
-        self._counters.start(reading.counts, changed)
+        self._increments.move(self._placement.newcomers(changed), UNANSWERED_SLOT)
+        self._increments.start(reading.counts, changed)
         self._histograms.start(reading.rtts)
         self._ranking.reset(self._placement.update(reading, changed, self._previous_ns))
-        previous = self._counters.previous.counters.view(self._counters_dtype)[:, 0]
+        previous = self._increments.previous.counters.view(self._counters_dtype)[:, 0]
         subnets = self._placement.subnet_of
         self._ranking.update(
             len(self._placement.exists),
@@ -124,39 +140,30 @@ class CardinalityLimiter:
         individual = budget.total - budget.covering if is_rolling_up else budget.total
         wanted = self._ranking.busiest(eligible, self._placement.is_individual, individual)
         self._placement.aggregate(wanted, budget)
-        users = np.bincount(self._placement.series_of[rows], minlength=len(self._registry))
-        ended = self._registry.end_unused(users)
+        self._registry.end_unused(np.bincount(self._placement.series_of[rows], minlength=len(self._registry)))
         self._placement.individualize(wanted, budget)
         if limits.roll_up:
             self._placement.roll_up(budget)
-        self._counters.counts.grow(len(self._registry))
-        self._counters.counts.reset(ended)
-        self._histograms.start_series(len(self._registry), ended)
+        ended: Indexes = np.zeros(0, np.int64)
+        for each in self._projected:
+            gone = each.update(self._registry)
+            if each is self._with_rtts:
+                ended = gone
+        self._histograms.start_series(len(self._with_rtts.registry) if self._with_rtts else SHARED_SLOTS, ended)
 
     def _add_counters(self, reading: Reading, owned: Flags) -> None:
-        rows = np.flatnonzero(owned & self._counters.increased(reading.counts))
-        series = self._placement.series_of[rows]
-        self._counters.add(reading.counts, rows, series)
-        self._registry.pending[series] = True
+        rows = np.flatnonzero(owned & self._increments.increased(reading.counts))
+        placed = self._placement.series_of[rows]
+        for some, increments in self._increments.take(reading.counts, rows):
+            for each in self._projected:
+                each.add(placed[some], increments)
 
     def _add_rtts(self, reading: Reading) -> None:
         rtts = reading.rtts
         is_placed = has_owner(rtts.generation) & (self._placement.subnet_of[rtts.rows] != NO_SUBNET)
         is_placed[OVERFLOW_HISTOGRAM] = True
-        series = self._histograms.add(rtts, self._placement.series_of[rtts.rows], is_placed)
-        self._registry.pending[series] = True
-
-    def _reading(self, reading: Reading, rows: Indexes) -> Reading:
-        registry = self._registry
-        active = np.zeros(len(registry), np.uint64)
-        np.add.at(active, self._placement.series_of[rows], reading.active[rows])
-        return replace(
-            reading,
-            slots=registry.slots,
-            created_ns=registry.since_ns,
-            generation=registry.generation,
-            answered=has_owner(registry.generation),
-            rtts=self._histograms.table(),
-            counters=self._counters.counts.counters.view(self._counters_dtype)[:, 0],
-            active=active,
-        )
+        if self._with_rtts:
+            series = self._with_rtts.of(self._placement.series_of[rtts.rows])
+            self._with_rtts.registry.pending[self._histograms.add(rtts, series, is_placed)] = True
+        else:
+            self._histograms.add(rtts, np.full(len(rtts.rows), OVERFLOW_SERIES), is_placed)

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The histograms of all series. A series has one histogram for each method by which an RTT was measured.
 
+A projection can also merge methods (projection.py). The histogram of merged methods has the number of one of them.
+
 The histograms of series have numbers of their own, like the histograms of a reading (RttTable).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +15,7 @@ from otel_epping.kernel.count_table import HistogramTable
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.min_max import MinMax
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, RowOwners, RttTable, has_owner
-from otel_epping.series.accumulators import Accumulator
+from otel_epping.series.increments import Increments
 from otel_epping.series.registry import OVERFLOW_SERIES
 
 _NONE = -1
@@ -73,12 +77,16 @@ class HistogramSeries:
 
     RTTs of a row wait if the row has no subnet yet, because the row was read before the RTTs. Waiting RTTs are added
     after the next reading.
+
+    `methods` has, for each method, the number of the method under which its RTTs are added up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, methods: Sequence[int]) -> None:
+        self._methods = np.array(methods)
         self._owners = RowOwners()
         self._numbers = HistogramNumbers()
-        self._accumulator = Accumulator(HistogramTable.empty(), HistogramTable.empty())
+        self._counts = HistogramTable.empty()
+        self._increments = Increments(HistogramTable.empty())
         self._new = MinMax()  # the minima and maxima of the reading's histograms that are not added yet
         self._min_max = MinMax()  # of the histograms of series
 
@@ -87,18 +95,18 @@ class HistogramSeries:
         # The upper bits change when a histogram loses its owner. When a histogram gets an owner, only the lowest bit
         # changes, and the histogram is not reset: the RTTs that wait since the previous reading belong to this owner.
         changed = self._owners.update(rtts.generation >> np.uint32(1))
-        self._accumulator.start(rtts.counts, changed)
+        self._increments.start(rtts.counts, changed)
         self._new.grow(len(rtts.rows))
         self._new.reset(changed)
         self._new.merge(slice(len(rtts.rows)), rtts.min_ns, rtts.max_ns)
 
     def new_rtts(self, rtts: RttTable) -> Counts:
         """Returns the number of new RTTs of each histogram of the reading: (histograms,)."""
-        return np.asarray(rtts.buckets.totals() - self._accumulator.previous.buckets.totals())
+        return np.asarray(rtts.buckets.totals() - self._increments.previous.buckets.totals())
 
     def start_series(self, series: int, ended: Indexes) -> None:
         """Makes room for `series` series, and ends the histograms of the series in `ended`."""
-        self._accumulator.counts.reset(self._numbers.start(series, ended))
+        self._counts.reset(self._numbers.start(series, ended))
 
     def add(self, rtts: RttTable, series: Indexes, is_placed: Flags) -> Indexes:
         """Adds the increments of the reading's histograms to the histograms of series.
@@ -108,15 +116,16 @@ class HistogramSeries:
 
         Returns the series that have new RTTs.
         """
-        increased = self._accumulator.increased(rtts.counts)
+        increased = self._increments.increased(rtts.counts)
         taken = np.flatnonzero(is_placed)
         min_ns, max_ns = self._new.take(taken)
         has_more = increased[taken]
         taken, min_ns, max_ns = taken[has_more], min_ns[has_more], max_ns[has_more]
-        to = self._numbers.find(series[taken], rtts.methods[taken])
+        to = self._numbers.find(series[taken], self._methods[rtts.methods[taken]])
         histograms = len(self._numbers.generation)
-        self._accumulator.counts.grow(histograms)
-        self._accumulator.add(rtts.counts, taken, to)
+        self._counts.grow(histograms)
+        for some, increments in self._increments.take(rtts.counts, taken):
+            self._counts.add(to[some], increments)
         self._min_max = MinMax()
         self._min_max.grow(histograms)
         np.minimum.at(self._min_max.min_ns, to, min_ns)
@@ -125,7 +134,7 @@ class HistogramSeries:
 
     def table(self) -> RttTable:
         """Returns the histograms of all series. The minima and maxima cover the time since the previous reading."""
-        numbers, counts = self._numbers, self._accumulator.counts
+        numbers, counts = self._numbers, self._counts
         return RttTable(
             rows=numbers.series,
             methods=numbers.methods,

@@ -13,21 +13,23 @@ RANGES: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on series. By default, no limit is set. Raises EppingError for a value out of range.
+    """Limits on series. Raises EppingError for a value out of range.
 
-    max_series   maximum number of subnets and covering prefixes that have series; None: the number of slots
+    max_series   maximum number of subnets and covering prefixes that have series; None: no limit except the number of
+                 slots
     min_samples  number of RTTs that a subnet must have to be exported individually
     roll_up      if true, subnets beyond a limit are exported in covering prefixes, not on the overflow point
+
+    By default, the 500 busiest subnets and covering prefixes have series. Limits(max_series=None) exports all subnets
+    individually.
     """
 
-    max_series: int | None = None
+    max_series: int | None = 500
     min_samples: int = 0
-    roll_up: bool = False
+    roll_up: bool = True
 
     def __post_init__(self) -> None:
         for name, (least, greatest) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= greatest:
                 raise EppingError(f"{name} is {value}: it must be from {least} to {greatest}")
-        if self.roll_up and self.max_series is None:
-            raise EppingError("roll_up needs max_series: set how many subnets may be exported individually")

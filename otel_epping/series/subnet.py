@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import SHARED_SLOTS, Reading
+from otel_epping.series.projection import SeriesReading
 
 _V4 = 4
 
@@ -18,7 +19,7 @@ class Subnet(NamedTuple):
     side: int
 
 
-def subnet_of(reading: Reading, row: int, config: EppingConfig) -> Subnet | None:
+def subnet_of(reading: Reading | SeriesReading, row: int, config: EppingConfig) -> Subnet | None:
     """Returns the owner of a row. Returns None for a shared slot, and for a row without an owner."""
     if row < SHARED_SLOTS or not reading.created_ns[row]:
         return None

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Counts, Indexes, Times, as_matrix
-from otel_epping.kernel.attach.interface_numbers import UNKNOWN_INTERFACE
+from otel_epping.kernel.arrays import Counts, Indexes, Times
 from otel_epping.kernel.count_table import CounterTable, HistogramTable
 from otel_epping.kernel.read.min_max import MinMax
-from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, SHARED_SLOTS, Gone, Reading, RowOwners, has_owner
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, SHARED_SLOTS, RowOwners, has_owner
 from otel_epping.kernel.sparse_histograms import SparseHistograms, spans
 from otel_epping.series.pending_counts import PendingCounts
+from otel_epping.series.projection import SeriesReading
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,21 @@ class Unsent:
 
 
 class TemporalityTracker:
-    """Tracks the counts that one exporter has to deliver. `started_ns` is the Unix time in ns when counting started.
+    """Tracks the counts of a projection's series that one exporter has to deliver.
+
+    `started_ns` is the Unix time in ns when counting started.
 
     `counters` is the number of counters of a row.
 
     reading  the latest reading
     """
 
-    reading: Reading
+    reading: SeriesReading
 
     def __init__(self, *, delta: bool, started_ns: int, counters: int) -> None:
-        self._delta = delta
         self._started_ns = started_ns
         self._previous_ns = started_ns  # time of the previous reading
-        # Maps the identifier of an interface to the acknowledged counts and to the time of the reading with these
-        # counts.
-        self._acked_interfaces: dict[int, tuple[Counts, int]] = {}
         self._waiting = np.zeros(0, np.bool_)  # exported rows of the latest reading that are not acknowledged yet
-        self._interfaces_wait = True
         self._row_owners, self._rtt_owners = RowOwners(), RowOwners()
         self._counters = PendingCounts(CounterTable.empty(counters) if delta else None)
         self._rtts = PendingCounts(HistogramTable.empty() if delta else None)
@@ -80,7 +77,7 @@ class TemporalityTracker:
         self._histograms: Indexes = np.zeros(0, np.int64)
         self._rows_of_histograms: Indexes = np.zeros(0, np.int64)
 
-    def update(self, reading: Reading) -> None:
+    def update(self, reading: SeriesReading) -> None:
         """Replaces the latest reading by a newer reading."""
         created_ns = reading.created_ns.copy()
         created_ns[:SHARED_SLOTS] = self._started_ns
@@ -89,14 +86,10 @@ class TemporalityTracker:
         self._update_rtts(reading, created_ns)
         self.reading = reading
         self._previous_ns = reading.time_ns
-        self._acked_interfaces = {
-            each: acked for each, acked in self._acked_interfaces.items() if each in reading.names
-        }
         self._waiting = np.zeros(len(created_ns), np.bool_)
         self._waiting[self.rows()] = True
-        self._interfaces_wait = True
 
-    def _update_rtts(self, reading: Reading, created_ns: Times) -> None:
+    def _update_rtts(self, reading: SeriesReading, created_ns: Times) -> None:
         """Updates the histograms. The counts of a new histogram start at the previous reading.
 
         If the histogram's row was created after the previous reading, the counts start when the row was created.
@@ -148,45 +141,12 @@ class TemporalityTracker:
             ),
         )
 
-    def pending_interfaces(self) -> tuple[Counts, Times]:
-        """Returns the pending counts of each interface, and the Unix time in ns at which the interface's counts start.
-
-        The shapes are (interfaces, counters) and (interfaces,). In both arrays, the interfaces are in the order of the
-        reading's `names`.
-        """
-        counters, start_ns = as_matrix(self.reading.interfaces).copy(), self.reading.interfaces_since_ns.copy()
-        for place, identifier in enumerate(self.reading.names):
-            if identifier in self._acked_interfaces:
-                acked, acked_ns = self._acked_interfaces[identifier]
-                counters[place] -= acked
-                start_ns[place] = acked_ns
-        return counters, start_ns
-
-    @property
-    def interfaces_acked_ns(self) -> int | None:
-        """The Unix time in ns of the latest reading whose counts of interfaces are acknowledged.
-
-        The result is None if no counts of interfaces are acknowledged. With cumulative temporality, the result is
-        always None.
-        """
-        return self._acked_interfaces[UNKNOWN_INTERFACE][1] if self._acked_interfaces else None
-
-    def delivered(self) -> frozenset[Gone]:
-        """Returns the interfaces in the latest reading's `gone` whose counts are all acknowledged."""
-        if self._interfaces_wait or not self.reading.gone:
-            return frozenset()
-        waiting = set(self.reading.slots["key"]["interface"][self._waiting].tolist())
-        return frozenset(each for each in self.reading.gone if each.identifier not in waiting)
+    def waiting_interfaces(self) -> set[int]:
+        """Returns the identifiers of the interfaces whose exported rows of the latest reading are not acknowledged."""
+        return set(self.reading.slots["key"]["interface"][self._waiting].tolist())
 
     def acknowledge(self, rows: Indexes) -> None:
         """Records that the receiver has the pending counts of the given rows."""
         self._waiting[rows] = False
         self._counters.acknowledge(self.reading.counts, rows)
         self._rtts.acknowledge(self.reading.rtts.counts, self.histograms(rows))
-
-    def acknowledge_interfaces(self) -> None:
-        """Records that the receiver has the pending counts of all interfaces."""
-        self._interfaces_wait = False
-        if self._delta:
-            counters = zip(self.reading.names, as_matrix(self.reading.interfaces), strict=True)
-            self._acked_interfaces = {identifier: (acked, self.reading.time_ns) for identifier, acked in counters}

@@ -13,12 +13,12 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.settings.model import BY_KEY, Definition
-from otel_epping.settings.types import Methods
+from otel_epping.settings.types import Attributes, Names
 
 if TYPE_CHECKING:
     import yaml
 
-_NULL, _SEQUENCE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:seq"
+_NULL, _SEQUENCE, _MAPPING = "tag:yaml.org,2002:null", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"
 
 
 class Given(NamedTuple):
@@ -40,19 +40,33 @@ def _text(node: "yaml.Node", where: str) -> str:
     return node.value
 
 
+def _list(node: "yaml.Node", where: str) -> str:
+    """Returns the items of a list, separated by commas."""
+    is_list = isinstance(node.value, list) and node.tag == _SEQUENCE
+    return ",".join(_text(each, where) for each in node.value) if is_list else _text(node, where)
+
+
+def _convert(kind: click.ParamType[Any], text: str, where: str) -> Any:
+    try:
+        return kind.convert(text, None, None)
+    except click.BadParameter as error:
+        raise EppingError(f"{where}: {error.message}") from None
+
+
 def _value(definition: Definition, node: "yaml.Node", where: str) -> Any:
     kind = definition.spec.type
-    may_be_list = definition.multiple or isinstance(kind, Methods)
+    if isinstance(kind, Attributes) and isinstance(node.value, list) and node.tag == _MAPPING:
+        return _convert(
+            kind, ";".join(f"{_text(key, where)}={_list(names, where)}" for key, names in node.value), where
+        )
+    may_be_list = definition.multiple or isinstance(kind, Names)
     if isinstance(node.value, list) and may_be_list and node.tag == _SEQUENCE:
         texts = [_text(each, where) for each in node.value]
     else:
         texts = [_text(node, where)]
-    try:
-        if definition.multiple:
-            return tuple(kind.convert(text, None, None) for text in texts)
-        return kind.convert(",".join(texts), None, None)
-    except click.BadParameter as error:
-        raise EppingError(f"{where}: {error.message}") from None
+    if definition.multiple:
+        return tuple(_convert(kind, text, where) for text in texts)
+    return _convert(kind, ",".join(texts), where)
 
 
 def read(path: str) -> dict[str, Given]:

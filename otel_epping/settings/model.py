@@ -21,8 +21,9 @@ import click
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUT_NS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
+from otel_epping.otel import metric_selection
 from otel_epping.series.limits import RANGES, Limits
-from otel_epping.settings.types import Duration, Interfaces, Methods
+from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, Interfaces, Names
 
 PREFIX = "OTEL_EPPING_"
 INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
@@ -60,7 +61,7 @@ class Spec(NamedTuple):
 class Settings:
     """The values of all settings. Each value was converted from text by the type of its setting.
 
-    Raises EppingError if limits contradict each other.
+    Raises EppingError if `metrics` and `attributes` contradict each other.
     """
 
     interface: Annotated[
@@ -141,7 +142,8 @@ class Settings:
         ),
     ] = _KERNEL_DEFAULTS.max_age_ns
     methods: Annotated[
-        tuple[str, ...], Spec(Methods(), "Methods of RTT measurement, separated by commas.", kernel=True)
+        tuple[str, ...],
+        Spec(METHODS, "Methods of RTT measurement, separated by commas.", kernel=True),
     ] = methods.ALL
     tunnels: Annotated[
         bool,
@@ -198,22 +200,39 @@ class Settings:
             reloadable=True,
         ),
     ] = IDLE_TIMEOUT_NS
-    max_series: Annotated[
-        int | None,
+    metrics: Annotated[
+        tuple[str, ...],
         Spec(
-            click.IntRange(*RANGES["max_series"]),
-            "Maximum number of subnets that get their own series. The busiest subnets are selected. The counts of all "
-            "other subnets are summed on the overflow point.",
-            reloadable=True,
-            unset="same as max_subnets",
+            METRICS,
+            "Groups of metrics to export, separated by commas. core: RTTs, bytes and packets by direction, "
+            "retransmissions, flows, interfaces and the agent's own metrics. all: all metrics with all attributes.",
         ),
-    ] = _LIMIT_DEFAULTS.max_series
+    ] = (metric_selection.CORE,)
+    attributes: Annotated[
+        dict[str, tuple[str, ...]] | None,
+        Spec(
+            Attributes(),
+            "Attributes that the metrics of a group keep, for example rtt=subnet,side;traffic=subnet,side,direction. "
+            "Points that differ only in other attributes are added up. Without the attribute interface, a forwarded "
+            "packet is counted once for each watched interface.",
+            unset="all attributes of the groups in metrics",
+        ),
+    ] = None
+    max_series: Annotated[
+        int,
+        Spec(
+            click.IntRange(0, RANGES["max_series"][1]),
+            "Maximum number of subnets and covering prefixes that get their own series. The busiest subnets are "
+            "selected. roll_up determines where all other subnets are counted. 0: no limit except max_subnets.",
+            reloadable=True,
+        ),
+    ] = _LIMIT_DEFAULTS.max_series or 0
     roll_up: Annotated[
         bool,
         Spec(
             click.BOOL,
-            "If max_series is set, add the counts of each subnet that has no series of its own to a covering prefix "
-            "(IPv4 /16, /8, /0; IPv6 /32, /16, /0) instead of the overflow point.",
+            "Add the counts of each subnet that has no series of its own to a covering prefix (IPv4 /16, /8, /0; IPv6 "
+            "/32, /16, /0) instead of the overflow point.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.roll_up
@@ -228,7 +247,7 @@ class Settings:
     ] = _LIMIT_DEFAULTS.min_samples
 
     def __post_init__(self) -> None:
-        _ = self.limits
+        _ = self.exported
 
     @property
     def health_endpoint(self) -> tuple[str, int] | None:
@@ -253,7 +272,12 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """The limits on series."""
-        return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
+        return Limits(self.max_series or None, self.min_samples, self.roll_up)
+
+    @property
+    def exported(self) -> metric_selection.MetricSelection:
+        """The exported metrics, and the attributes of each metric."""
+        return metric_selection.MetricSelection(self.metrics, self.attributes or {})
 
 
 class Definition(NamedTuple):
@@ -281,7 +305,7 @@ class Definition(NamedTuple):
     @property
     def multiple(self) -> bool:
         """True if the flag may be given several times, with one value each time."""
-        return isinstance(self.default, tuple) and not isinstance(self.spec.type, Methods)
+        return isinstance(self.default, tuple) and not isinstance(self.spec.type, Names)
 
 
 def _definitions() -> Iterator[Definition]:
@@ -292,5 +316,6 @@ def _definitions() -> Iterator[Definition]:
 
 
 DEFINITIONS = tuple(_definitions())
-LIMIT_SETTINGS = {"idle_timeout_ns"} | {field.name for field in dataclasses.fields(Limits)}
+# Settings that may contradict each other. An error message names the sources of these settings.
+METRIC_SETTINGS = {"metrics", "attributes"}
 BY_KEY = {each.key: each for each in DEFINITIONS}

@@ -12,7 +12,7 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.settings import file
-from otel_epping.settings.model import AGENT_SETTINGS, DEFINITIONS, LIMIT_SETTINGS, PREFIX, Definition, Settings
+from otel_epping.settings.model import AGENT_SETTINGS, DEFINITIONS, METRIC_SETTINGS, PREFIX, Definition, Settings
 from otel_epping.settings.types import text_of
 
 # The context settings of Click for all commands.
@@ -127,7 +127,7 @@ def _with_options(
         _check_variables(ctx)
         del given["config"]
         values = {definition.field: given.pop(definition.field) for definition in definitions}
-        with naming_source(ctx, LIMIT_SETTINGS):
+        with naming_source(ctx, METRIC_SETTINGS):
             settings = Settings(**values)
         return command(**arguments(settings), **given)
 

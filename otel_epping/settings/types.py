@@ -6,7 +6,7 @@ messages.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -14,6 +14,8 @@ import click
 from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach import selection
+from otel_epping.otel import metric_selection
+from otel_epping.otel.metric import GROUPS
 
 _UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "": 10**9}
 _DURATION = r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|)"
@@ -65,21 +67,59 @@ class Interfaces(click.ParamType[str]):
         return re.findall(r"\s*/.*?/\s*(?=,|$)|[^,]+", rv, re.DOTALL)
 
 
-class Methods(click.ParamType[tuple[str, ...]]):
-    """The names of methods, separated by commas."""
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Some of the names in `known`, separated by commas. `check` raises EppingError if a name is unknown."""
 
     name = "name,..."
 
+    def __init__(self, known: Sequence[str], check: Callable[[tuple[str, ...]], object]) -> None:
+        self.known, self._check = known, check
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Returns the names. If a method is unknown, fails with a message that lists the known methods."""
+        """Returns the names. If a name is unknown, fails with a message that lists the known names."""
         if isinstance(value, tuple):
             return value
-        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        names = _names(value)
         try:
-            methods.mask(names)
+            self._check(names)
         except EppingError as error:
             self.fail(str(error), param, ctx)
         return names
+
+
+METHODS = Names(methods.ALL, methods.mask)
+METRICS = Names(metric_selection.SELECTIONS, metric_selection.check_metrics)
+
+
+class Attributes(click.ParamType[dict[str, tuple[str, ...]]]):
+    """The attributes of groups of metrics, for example `rtt=subnet,side;traffic=subnet,side,direction`.
+
+    A file has a mapping in which each group has a list of attributes.
+    """
+
+    name = "group=name,...;..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, tuple[str, ...]]:
+        """Returns the names of attributes by group. Fails if a name is unknown or an attribute must not be left out."""
+        if isinstance(value, dict):
+            return value
+        parts = [part.partition("=") for part in value.split(";") if part.strip()]
+        if not all(equals for _, equals, _ in parts):
+            self.fail(f"{value!r} is not a list such as rtt=subnet,side;traffic=subnet,side,direction", param, ctx)
+        attributes = {group.strip(): _names(names) for group, _, names in parts}
+        if len(attributes) < len(parts):
+            self.fail(f"{value!r} has a group twice", param, ctx)
+        try:
+            metric_selection.check_attributes(attributes)
+        except EppingError as error:
+            self.fail(str(error), param, ctx)
+        return attributes
 
 
 def text_of(kind: click.ParamType[Any], value: Any) -> Any:
@@ -87,6 +127,8 @@ def text_of(kind: click.ParamType[Any], value: Any) -> Any:
     if isinstance(kind, Duration) and value is not None:
         unit = max((unit for unit in _UNITS_NS if unit and value % _UNITS_NS[unit] == 0), key=_UNITS_NS.__getitem__)
         return f"{value // _UNITS_NS[unit]}{unit}" if value else "0s"
+    if isinstance(kind, Attributes) and value is not None:
+        return {group: list(names) for group, names in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -99,8 +141,12 @@ def schema_of(kind: click.ParamType[Any]) -> dict[str, Any]:
         time = {"type": "string", "pattern": f"^{_DURATION}$", "examples": ["100ms", "2.5s", "1m"]}
         seconds = {"type": "number", "minimum": kind.min_ns / 1e9, "maximum": kind.max_ns / 1e9}
         return {"anyOf": [time, seconds]}
-    if isinstance(kind, Methods):
-        return {"type": "array", "items": {"enum": list(methods.ALL)}}
+    if isinstance(kind, Names):
+        return {"type": "array", "items": {"enum": list(kind.known)}}
+    if isinstance(kind, Attributes):
+        groups = {group: list(metric_selection.attributes_of(group)) for group in GROUPS}
+        lists = {group: {"type": "array", "items": {"enum": names}} for group, names in groups.items()}
+        return {"type": "object", "additionalProperties": False, "properties": lists}
     if isinstance(kind, click.Choice):
         return {"enum": list(kind.choices)}
     return {"type": "boolean" if kind is click.BOOL else "string"}
@@ -112,8 +158,10 @@ def allowed(kind: click.ParamType[Any]) -> str:
         return f"{kind.min} to {kind.max}"
     if isinstance(kind, Duration):
         return f"{text_of(kind, kind.min_ns)} to {text_of(kind, kind.max_ns)}"
-    if isinstance(kind, Methods):
-        return ", ".join(f"`{name}`" for name in methods.ALL)
+    if isinstance(kind, Names):
+        return ", ".join(f"`{name}`" for name in kind.known)
+    if isinstance(kind, Attributes):
+        return "see [metrics.md](metrics.md#groups)"
     if isinstance(kind, click.Choice):
         return ", ".join(f"`{choice}`" for choice in kind.choices)
     return "`true`, `false`" if kind is click.BOOL else kind.name.replace("|", ", ")

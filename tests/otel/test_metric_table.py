@@ -13,7 +13,7 @@ from otel_epping.kernel import methods
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import metric_table, semconv
-from otel_epping.otel.attributes import Columns
+from otel_epping.otel.columns import Columns
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from scripts import metrics_page
 

@@ -5,37 +5,43 @@ from collections.abc import Sequence
 
 from opentelemetry.sdk.metrics.export import ResourceMetrics
 
-from otel_epping.kernel.reading import RowOwners
-from otel_epping.otel.attributes import METHOD_LABELS, SHARED_LABELS, Labels, subnet_labels
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import SHARED_SLOTS, RowOwners, has_owner
 from otel_epping.otel.export_batch import ExportBatch
 from otel_epping.otel.otlp import points, request
 from otel_epping.otel.otlp.message_columns import Column, Pieces
 from otel_epping.otel.otlp.request import Request
-from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.subnet import subnet_of
+from otel_epping.otel.series_groups import SeriesGroup
+
+
+class _Attributes:
+    """The encoded attributes of a group's rows, columns and methods. A row takes about 430 bytes."""
+
+    def __init__(self, group: SeriesGroup) -> None:
+        self._group = group
+        self._owners = RowOwners()
+        self._missing = range(SHARED_SLOTS)  # shared rows have no owner
+        self.of_subnets, self.of_rtts = Pieces(), Pieces()
+        self.of_columns = Column.of(points.number_attributes(labels) for labels in group.columns.labels)
+        self.of_methods = Column.of(points.histogram_attributes(labels) for labels in group.method_labels)
+
+    def update(self, batch: ExportBatch, config: EppingConfig) -> None:
+        """Encodes the attributes of new rows."""
+        changed = self._owners.update(batch.reading.generation)
+        new = changed[has_owner(batch.reading.generation)[changed]].tolist()
+        for row in [*self._missing, *new]:
+            labels = self._group.labels(batch.reading, row, config)
+            self.of_subnets[row] = points.number_attributes(labels)
+            self.of_rtts[row] = points.histogram_attributes(labels)
+        self._missing = range(0)
 
 
 class BatchEncoder:
-    """Encodes batches. Caches the encoded attributes of all rows, about 430 bytes per row."""
+    """Encodes batches. Caches the encoded attributes of all rows of each group."""
 
-    def __init__(self, producer: EppingMetricProducer) -> None:
-        self._config = producer.config
-        self._owners = RowOwners()
-        self._of_subnets, self._of_rtts = Pieces(), Pieces()
-        for row, labels in SHARED_LABELS.items():
-            self._set_labels(row, labels)
-        self._of_columns = Column.of(points.number_attributes(labels) for labels in producer.columns.labels)
-        self._of_methods = Column.of(points.histogram_attributes(labels) for labels in METHOD_LABELS)
-
-    def _set_labels(self, row: int, labels: Labels) -> None:
-        self._of_subnets[row] = points.number_attributes(labels)
-        self._of_rtts[row] = points.histogram_attributes(labels)
-
-    def _update(self, batch: ExportBatch) -> None:
-        for row in self._owners.update(batch.reading.generation).tolist():
-            subnet = subnet_of(batch.reading, row, self._config)
-            if subnet:
-                self._set_labels(row, subnet_labels(row, subnet))
+    def __init__(self, config: EppingConfig) -> None:
+        self._config = config
+        self._attributes: dict[SeriesGroup, _Attributes] = {}
 
     def request(self, resources: Sequence[ResourceMetrics], batch: ExportBatch) -> Request:
         """Encodes a request with the SDK's metrics and the batch.
@@ -43,15 +49,18 @@ class BatchEncoder:
         The batch's metrics become part of the first resource. Raises the exceptions of the official encoder, for
         example EncodingException if the official encoder rejects a metric.
         """
-        self._update(batch)
+        if batch.group not in self._attributes:
+            self._attributes[batch.group] = _Attributes(batch.group)
+        encoded = self._attributes[batch.group]
+        encoded.update(batch, self._config)
         time_ns = batch.reading.time_ns
         rtts = batch.rtts
         histograms = points.HistogramArrays(*rtts.fitted, rtts.sum_ns, rtts.min_ns, rtts.max_ns)
-        attributes = [self._of_rtts[rtts.rows], self._of_methods[rtts.methods]]
+        attributes = [encoded.of_rtts[rtts.rows], encoded.of_methods[rtts.methods]]
         rtt_points = points.histogram_points(attributes, rtts.start_ns, time_ns, histograms)
         metrics = [request.rtt_metric(rtt_points, batch.temporality)]
         for series in batch.counters:
-            attributes = [self._of_subnets[series.rows], self._of_columns[series.columns]]
-            encoded = points.number_points(attributes, series.start_ns, time_ns, series.values)
-            metrics.append(request.sum_metric(series.metric, encoded, series.temporality, series.is_monotonic))
+            attributes = [encoded.of_subnets[series.rows], encoded.of_columns[series.columns]]
+            numbers = points.number_points(attributes, series.start_ns, time_ns, series.values)
+            metrics.append(request.sum_metric(series.metric, numbers, series.temporality, series.is_monotonic))
         return request.request(resources, batch.others, metrics)

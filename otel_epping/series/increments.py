@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computes the counts of each series from the counts of the rows.
+"""Computes the increments of rows: the counts of a reading minus the counts of the previous reading.
 
-The increment of a row is the difference between the row's counts in two consecutive readings. Each increment is added
-once, to the series to which the row belongs at the later reading. So the counts of a series never decrease, even if a
-row moves to another series or gets a new owner.
+Each increment is added once, to the series to which the row belongs at the later reading. So the counts of a series
+never decrease, even if a row moves to another series or gets a new owner.
 """
 
+from collections.abc import Iterator
 from typing import Generic
 
 import numpy as np
@@ -18,19 +18,15 @@ from otel_epping.kernel.count_table import Table
 _ROWS_AT_ONCE = 2048
 
 
-class Accumulator(Generic[Table]):
-    """Adds the increments of rows to series, for one table of a reading.
+class Increments(Generic[Table]):
+    """The increments of one table of a reading. For each reading, call start() once, and then take().
 
-    For each reading, call start() once, make room in `counts`, and then call add().
+    previous  the counts of each row at the previous reading. The increments since then are not taken yet
 
-    counts    a table with one row for each series
-    previous  the counts of each row at the previous reading. The increments since then are not added yet
-
-    `counts` and `previous` are empty tables at first.
+    `previous` is an empty table at first.
     """
 
-    def __init__(self, counts: Table, previous: Table) -> None:
-        self.counts: Table = counts
+    def __init__(self, previous: Table) -> None:
         self.previous: Table = previous
 
     def start(self, reading: Table, changed: Indexes) -> None:
@@ -50,13 +46,15 @@ class Accumulator(Generic[Table]):
         """Returns an array that is true for each row of the reading that has an increment: (rows,)."""
         return reading.differs(self.previous)
 
-    def add(self, reading: Table, rows: Indexes, to: Indexes) -> None:
-        """Adds the increments of rows to series. A later call includes the present increments of all other rows.
+    def take(self, reading: Table, rows: Indexes) -> Iterator[tuple[slice, Table]]:
+        """Yields the increments of rows, for some of the rows at a time. Later increments start from this reading.
+
+        A slice selects the elements of `rows` to which the increments belong. A later reading includes the present
+        increments of all other rows.
 
         rows  (n,) the numbers of the rows, ascending
-        to    (n,) the series of each of these rows; a series may repeat
         """
         for begin in range(0, len(rows), _ROWS_AT_ONCE):
             some = slice(begin, begin + _ROWS_AT_ONCE)
-            self.counts.add(to[some], reading.delta(rows[some], self.previous))
+            yield some, reading.delta(rows[some], self.previous)
             self.previous.assign(rows[some], reading)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Merges series that differ only in attributes that are not exported.
+
+A projection says which attributes of rows the series of some metrics have. Placement (placement.py) chooses a placed
+series for each row: a subnet, a covering prefix, or a shared series. A projection maps each placed series to one of its
+own series. Several placed series may have the same series in a projection. The increments of rows are added to the
+series, so a merged series is exact even if a placed series ends. A merged series exists as long as a placed series
+belongs to it.
+
+The two shared series remain series of their own in every projection.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Words, grow
+from otel_epping.kernel.count_table import CounterTable
+from otel_epping.kernel.read.min_max import NO_MIN_NS
+from otel_epping.kernel.reading import SHARED_SLOTS, Reading, RowOwners, RttTable, has_owner
+from otel_epping.kernel.sparse_histograms import SparseHistograms
+from otel_epping.series.prefixes import SubnetKeys
+from otel_epping.series.registry import SeriesRegistry
+
+
+class ColumnSums(NamedTuple):
+    """Sums of columns of a table of counters.
+
+    columns  the columns of all sums, one sum after the other; no sum is empty
+    starts   (sums,) the position in `columns` where each sum starts
+    """
+
+    columns: Indexes
+    starts: Indexes
+
+    def of(self, counters: Counts) -> Counts:
+        """Returns the sums of each row of `counters`: (rows, sums)."""
+        selected = np.take(counters, self.columns, axis=1)
+        if len(self.starts) == len(self.columns):  # a projection without merged columns, or without counters
+            return selected
+        return np.asarray(np.add.reduceat(selected, self.starts, axis=1))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How series are made from rows.
+
+    has_subnet     series of different subnets, and of subnets and covering prefixes, are not merged
+    has_family     series of IPv4 and IPv6 are not merged. With `has_subnet`, they are never merged
+    has_interface  series of different interfaces are not merged
+    sums           the counters of a series
+    methods        for each method, the number of the method under which its RTTs are added up; None if the series have
+                   no RTTs
+    has_active     whether the series have the number of active flows
+    """
+
+    has_subnet: bool
+    has_family: bool
+    has_interface: bool
+    sums: ColumnSums
+    methods: tuple[int, ...] | None
+    has_active: bool
+
+    def keys(self, keys: Records) -> Records:
+        """Returns the keys of series, from the keys of placed series. Fields that are left out are 0."""
+        keys = keys.copy()
+        if not self.has_subnet:
+            keys["prefix"]["half"] = 0
+            keys["shorter"] = 0
+            if not self.has_family:
+                keys["family"] = 0
+        if not self.has_interface:
+            keys["interface"] = 0
+        return keys
+
+
+@dataclass(frozen=True)
+class SeriesReading:
+    """The counts of all series of a projection at one moment. Arrays have one row per series, or as stated in RttTable.
+
+    The counts of a series are those of all its rows. Row 0 is the overflow point, and row 1 is the aggregate of subnets
+    that have not answered. The other fields are described in Reading.
+    """
+
+    time_ns: int
+    names: dict[int, str]
+    slots: Records
+    created_ns: Times
+    generation: Words
+    rtts: RttTable
+    counts: CounterTable
+    active: Counts
+
+
+class ProjectedSeries:
+    """The series of one projection. `registry` has the keys of the series, and `counts` has their counters."""
+
+    def __init__(self, projection: Projection, keys: SubnetKeys, slots: np.dtype[Any]) -> None:
+        self.projection = projection
+        self.registry = SeriesRegistry(keys, slots)
+        self.counts = CounterTable.empty(len(projection.sums.starts))
+        self._owners = RowOwners()
+        self._series: Indexes = np.arange(SHARED_SLOTS)  # (placed series,) the series of each placed series
+
+    def has_pending(self) -> Flags:
+        """Returns an array that is true for each placed series whose series has counts that are not delivered.
+
+        The shape is (placed series,), for the placed series of the latest update().
+        """
+        return np.asarray(self.registry.pending[self._series])
+
+    def update(self, placed: SeriesRegistry) -> Indexes:
+        """Follows the placed series of a reading. Returns the series that have ended."""
+        changed = self._owners.update(placed.generation)
+        self._series = grow(self._series, len(placed))
+        is_placed = has_owner(placed.generation)
+        new = changed[is_placed[changed]]
+        keys = self.projection.keys(placed.slots["key"][new])
+        for number, key, since_ns in zip(new.tolist(), keys, placed.since_ns[new].tolist(), strict=True):
+            self._series[number] = self.registry.find(key.tobytes(), since_ns)
+        ended = self.registry.end_unused(np.bincount(self._series[is_placed], minlength=len(self.registry)))
+        self.counts.grow(len(self.registry))
+        self.counts.reset(ended)
+        return ended
+
+    def of(self, placed: Indexes) -> Indexes:
+        """Returns the series of each given placed series."""
+        return np.asarray(self._series[placed])
+
+    def add(self, placed: Indexes, increments: CounterTable) -> None:
+        """Adds the increments of n rows. `placed` (n,) has the placed series of each of these rows."""
+        sums = self.projection.sums.of(increments.counters)
+        counted = np.flatnonzero(sums.any(axis=1))
+        series = self.of(placed[counted])
+        # If all rows have counts, which is usual, the sums are not copied.
+        self.counts.add(series, CounterTable(sums if len(counted) == len(sums) else sums[counted]))
+        self.registry.pending[series] = True
+
+    def reading(self, reading: Reading, rows: Indexes, placed: Indexes, rtts: RttTable) -> SeriesReading:
+        """Returns the counts of all series.
+
+        rows    (n,) the rows of the reading that belong to a series
+        placed  (n,) the placed series of each of these rows
+        rtts    the histograms of the series
+        """
+        registry = self.registry
+        active = np.zeros(len(registry), np.uint64)
+        if self.projection.has_active:
+            np.add.at(active, self.of(placed), reading.active[rows])
+        return SeriesReading(
+            time_ns=reading.time_ns,
+            names=reading.names,
+            slots=registry.slots,
+            created_ns=registry.since_ns,
+            generation=registry.generation,
+            rtts=rtts,
+            counts=self.counts,
+            active=active,
+        )
+
+
+def no_rtts() -> RttTable:
+    """Returns a table with the overflow histogram only, which has no RTTs."""
+    number = np.zeros(1, np.int64)
+    none: Counts = np.zeros(1, np.uint64)
+    return RttTable(
+        rows=number,
+        methods=number,
+        generation=np.zeros(1, np.uint32),
+        buckets=SparseHistograms.empty(1),
+        sum_ns=none,
+        min_ns=np.full(1, NO_MIN_NS, np.uint64),
+        max_ns=none,
+    )
