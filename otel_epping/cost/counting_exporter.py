@@ -8,10 +8,11 @@ from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
+    InMemoryMetricReader,
     MetricExporter,
     MetricExportResult,
     MetricsData,
-    PeriodicExportingMetricReader,
+    ResourceMetrics,
 )
 
 from otel_epping.cost.export import Export
@@ -75,7 +76,7 @@ class CountingExporter:
     def __init__(self, collector: EppingCollector, settings: ExportSettings) -> None:
         self._counter = _RequestCounter()
         self._failure: Failure | None = None
-        exporter = ProducerExporter(
+        self._exporter = ProducerExporter(
             _NoExporter(),
             collector,
             settings.limits,
@@ -83,11 +84,10 @@ class CountingExporter:
             selection=settings.selection,
             request_sender=self._counter,
         )
-        self._reader = PeriodicExportingMetricReader(exporter, math.inf)
-        self._provider = MeterProvider(
-            resource=default_resource(), metric_readers=[self._reader], shutdown_on_exit=False
-        )
-        observe(self._provider, collector, [exporter], settings.selection)
+        self._resource = default_resource()
+        self._sdk = InMemoryMetricReader()
+        provider = MeterProvider(resource=self._resource, metric_readers=[self._sdk], shutdown_on_exit=False)
+        observe(provider, collector, [self._exporter], settings.selection)
 
     def _note(self, failure: Failure | None) -> None:
         self._failure = failure
@@ -98,7 +98,8 @@ class CountingExporter:
         Raises EppingError if the counts cannot be read.
         """
         self._counter.export = Export()
-        self._reader.collect()
+        no_metrics = MetricsData([ResourceMetrics(self._resource, [], self._resource.schema_url)])
+        self._exporter.export(self._sdk.get_metrics_data() or no_metrics)
         if self._failure:
             raise EppingError(self._failure.text)
         return self._counter.export

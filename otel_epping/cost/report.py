@@ -142,20 +142,17 @@ def _suggestions(measurement: Measurement) -> Iterator[str]:
         yield "no setting would reduce the cost by 5 % or more"
         return
     now = Suggestion("chosen settings", measurement.chosen, measurement.interval_s)
-    rows = []
+    rows = [["setting", "data points/minute", "", "series", "", "bytes/minute", ""]]
     for each in (now, *measurement.suggestions):
-        points, before = (one.per_minute(one.export.points) for one in (each, now))
-        rows.append(
-            [
-                each.options,
-                f"{points:,.0f}",
-                f"{points / before - 1:.0%}" if each is not now else "",
-                f"{each.export.series:,}",
-                size(each.per_minute(each.export.encoded_bytes)),
-            ]
+        amounts = (
+            (each.points_per_minute, now.points_per_minute, f"{each.points_per_minute:,.0f}"),
+            (each.export.series, now.export.series, f"{each.export.series:,}"),
+            (each.bytes_per_minute, now.bytes_per_minute, size(each.bytes_per_minute)),
         )
+        cells = ((text, "" if each is now else f"{amount / before - 1:+.0%}") for amount, before, text in amounts)
+        rows.append([each.options, *(cell for pair in cells for cell in pair)])
     yield "settings that reduce the cost, each tried on the same counts:"
-    yield from _table([["setting", "data points/minute", "", "series", "bytes/minute"], *rows])
+    yield from _table(rows)
 
 
 def _as_json(

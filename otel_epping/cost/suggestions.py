@@ -32,15 +32,23 @@ class Suggestion:
     export: Export
     interval_s: float
 
-    def per_minute(self, amount: int) -> float:
-        """Converts an amount per export to an amount per minute."""
-        return amount * 60 / self.interval_s
+    @property
+    def points_per_minute(self) -> float:
+        """Number of data points per minute."""
+        return self.export.points * 60 / self.interval_s
+
+    @property
+    def bytes_per_minute(self) -> float:
+        """Bytes per minute without compression."""
+        return self.export.encoded_bytes * 60 / self.interval_s
 
 
 def suggestions(
     collector: EppingCollector, settings: ExportSettings, chosen: Export, complete: Export, interval_s: float
 ) -> list[Suggestion]:
     """Returns the suggestions that help. The suggestion with the fewest data points per minute is the first."""
+    if not chosen.points:
+        return []
     now = Suggestion("", chosen, interval_s)
     found = [
         Suggestion(options, CountingExporter(collector, changed).export(), interval_s)
@@ -52,15 +60,15 @@ def suggestions(
         if longer_s > interval_s
     ][:1]
     helping = [each for each in found if _effect(now, each) >= _LEAST_EFFECT]
-    return sorted(helping, key=lambda each: each.per_minute(each.export.points))
+    return sorted(helping, key=lambda each: (each.points_per_minute, each.bytes_per_minute))
 
 
 def _effect(now: Suggestion, other: Suggestion) -> float:
     """Returns the greatest of three shares: by how much data points, series and bytes become fewer."""
     shares = [
-        (other.per_minute(other.export.points), now.per_minute(now.export.points)),
+        (other.points_per_minute, now.points_per_minute),
         (other.export.series, now.export.series),
-        (other.per_minute(other.export.encoded_bytes), now.per_minute(now.export.encoded_bytes)),
+        (other.bytes_per_minute, now.bytes_per_minute),
     ]
     return max(1 - less / more for less, more in shares)
 
