@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from otel_epping.cost.counting_exporter import CountingExporter, ExportSettings
 from otel_epping.cost.export import Export
-from otel_epping.cost.suggestions import Suggestion, suggestions
+from otel_epping.cost.suggestions import Suggestion, candidates, suggestions
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import agent_metrics, metric_table, semconv
@@ -69,11 +69,17 @@ class Meter:
         self._collector, self._settings = collector, settings
         self._chosen = CountingExporter(collector, settings)
         self._complete = CountingExporter(collector, replace(settings, selection=MetricSelection((ALL,))))
+        # All exporters exist from the start. An exporter that is created later does not get the minima and maxima of the
+        # RTTs, so its export is smaller.
+        self._tried = [(each.options, CountingExporter(collector, each.settings)) for each in candidates(settings)]
 
     def read(self) -> None:
-        """Makes the export that the agent would make after an interval. The result does not contain this export."""
-        self._chosen.export()
-        self._complete.export()
+        """Makes the exports that agents would make after an interval, and does not count them.
+
+        The slots of idle subnets are freed only after each exporter has read their counts.
+        """
+        for exporter in (self._chosen, self._complete, *(exporter for _, exporter in self._tried)):
+            exporter.export(is_counted=False)
 
     def result(self, source: str, span_s: float, interval_s: float) -> Measurement:
         """Makes the last export, and compares other settings with the chosen settings.
@@ -81,6 +87,7 @@ class Meter:
         `interval_s` is the time between the exports of the agent.
         """
         chosen, complete = self._chosen.export(), self._complete.export()
+        tried = [(options, exporter.export()) for options, exporter in self._tried]
         return Measurement(
             source=source,
             span_s=span_s,
@@ -91,7 +98,7 @@ class Meter:
             networks=networks(complete, self._collector.config),
             chosen=chosen,
             complete=complete,
-            suggestions=suggestions(self._collector, self._settings, chosen, complete, interval_s),
+            suggestions=suggestions(chosen, tried, interval_s),
         )
 
 

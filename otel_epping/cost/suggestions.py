@@ -1,27 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the settings that would reduce an export most.
 
-Each suggestion is tried on the same counts: an exporter with the changed settings makes an export, and the export is
-counted.
+Each candidate is tried: from the start of the measurement, an exporter with the changed settings reads the same counts
+as the exporter with the chosen settings.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from otel_epping.cost import usage
-from otel_epping.cost.counting_exporter import CountingExporter, ExportSettings
+from otel_epping.cost.counting_exporter import ExportSettings
 from otel_epping.cost.export import Export
-from otel_epping.kernel.collector import EppingCollector
-from otel_epping.otel import agent_metrics
 from otel_epping.otel.metric import GROUPS, RTTS
 from otel_epping.otel.metric_selection import CORE, MetricSelection, attributes_of
 from otel_epping.otel.semconv import ATTRIBUTES, SUBNET
 
 # A suggestion must reduce the data points per minute, the series or the bytes per minute by this share.
 _LEAST_EFFECT = 0.05
-_MAX_SERIES = (1000, 500, 200, 100, 50, 20, 10)
+_MAX_SERIES = (1000, 200, 50, 10)
 _INTERVALS = {"1m": 60.0, "5m": 300.0}
-_NS = 1e9
+
+
+class Candidate(NamedTuple):
+    """Changed settings, and the options of the command line that change the settings."""
+
+    options: str
+    settings: ExportSettings
 
 
 @dataclass(frozen=True)
@@ -43,22 +48,18 @@ class Suggestion:
         return self.export.encoded_bytes * 60 / self.interval_s
 
 
-def suggestions(
-    collector: EppingCollector, settings: ExportSettings, chosen: Export, complete: Export, interval_s: float
-) -> list[Suggestion]:
-    """Returns the suggestions that help. The suggestion with the fewest data points per minute is the first."""
+def suggestions(chosen: Export, tried: Sequence[tuple[str, Export]], interval_s: float) -> list[Suggestion]:
+    """Returns the suggestions that help. The suggestion with the fewest data points per minute is the first.
+
+    chosen  the export with the chosen settings
+    tried   the options of each candidate, and the export with these options
+    """
     if not chosen.points:
         return []
     now = Suggestion("", chosen, interval_s)
-    found = [
-        Suggestion(options, CountingExporter(collector, changed).export(), interval_s)
-        for options, changed in _candidates(settings, chosen, complete)
-    ]
-    found += [
-        Suggestion(f"--interval {text}", chosen, longer_s)
-        for text, longer_s in _INTERVALS.items()
-        if longer_s > interval_s
-    ][:1]
+    found = [Suggestion(options, export, interval_s) for options, export in tried]
+    longer = [Suggestion(f"--interval {text}", chosen, time_s) for text, time_s in _INTERVALS.items()]
+    found += [each for each in longer if each.interval_s > interval_s][:1]
     helping = [each for each in found if _effect(now, each) >= _LEAST_EFFECT]
     return sorted(helping, key=lambda each: (each.points_per_minute, each.bytes_per_minute))
 
@@ -73,37 +74,41 @@ def _effect(now: Suggestion, other: Suggestion) -> float:
     return max(1 - less / more for less, more in shares)
 
 
-def _candidates(settings: ExportSettings, chosen: Export, complete: Export) -> Iterator[tuple[str, ExportSettings]]:
-    """Yields changed settings that may help, and the options that change them."""
-    yield from _fewer_metrics(settings, chosen, complete)
-    yield from _fewer_attributes(settings, chosen)
-    series = int(next(iter(complete.metrics[agent_metrics.SERIES_USAGE.name].values.values())))
-    for limit in [each for each in _MAX_SERIES if 2 * each <= series][:1]:
-        yield f"--max-series {limit}", replace(settings, limits=replace(settings.limits, max_series=limit))
-
-
-def _fewer_metrics(settings: ExportSettings, chosen: Export, complete: Export) -> Iterator[tuple[str, ExportSettings]]:
-    """Yields settings without the groups that are not in `core`, without the largest group, and with RTTs only."""
+def candidates(settings: ExportSettings) -> list[Candidate]:
+    """Returns changed settings that may help."""
     selection = settings.selection
-    exported = {each.group: each for each in usage.groups(chosen, complete) if each.points and each.group in GROUPS}
-    choices: list[tuple[str, ...]] = [(CORE,), (RTTS,)]
-    if CORE not in selection.metrics and len(exported) > 1:
-        largest = max(exported, key=lambda group: exported[group].points)
-        choices.append(tuple(group for group in exported if group != largest))
-    for names in dict.fromkeys(choices):
-        kept = {group: value for group, value in selection.attributes.items() if names == (CORE,) or group in names}
-        yield f"--metrics {','.join(names)}", replace(settings, selection=MetricSelection(names, kept))
+    found = [*_fewer_metrics(settings), *_fewer_attributes(settings)]
+    found = [each for each in found if each.settings.selection.exported != selection.exported]
+    for limit in _MAX_SERIES:
+        if limit < (settings.limits.max_series or math.inf):
+            limits = replace(settings.limits, max_series=limit)
+            found.append(Candidate(f"--max-series {limit}", replace(settings, limits=limits)))
+    return found
 
 
-def _fewer_attributes(settings: ExportSettings, chosen: Export) -> Iterator[tuple[str, ExportSettings]]:
+def _fewer_metrics(settings: ExportSettings) -> Iterator[Candidate]:
+    """Yields settings that export `core`, and settings that export only RTTs."""
+    exported, attributes = settings.selection.exported, settings.selection.attributes
+    for name in (CORE, RTTS):
+        kept = {group: names for group, names in attributes.items() if name in (CORE, group)}
+        selection = MetricSelection((name,), kept)
+        if selection.exported.keys() <= exported.keys():
+            yield Candidate(f"--metrics {name}", replace(settings, selection=selection))
+
+
+def _fewer_attributes(settings: ExportSettings) -> Iterator[Candidate]:
     """Yields settings without the optional attributes of one group, except the subnet."""
     selection = settings.selection
     for group in GROUPS:
-        known = attributes_of(group)
-        kept = tuple(name for name, key in known.items() if key == SUBNET or ATTRIBUTES[key].needed)
-        if any(metric.group == group and metric.name in chosen.metrics for metric in selection.exported):
-            changed = MetricSelection(selection.metrics, {**selection.attributes, group: kept})
-            yield f"--attributes {_text(changed)}", replace(settings, selection=changed)
+        exported = {key for metric, keys in selection.exported.items() if metric.group == group for key in keys}
+        kept = [
+            name
+            for name, key in attributes_of(group).items()
+            if ATTRIBUTES[key].needed or (key == SUBNET and key in exported)
+        ]
+        if exported:
+            changed = MetricSelection(selection.metrics, {**selection.attributes, group: tuple(kept)})
+            yield Candidate(f"--attributes {_text(changed)}", replace(settings, selection=changed))
 
 
 def _text(selection: MetricSelection) -> str:
