@@ -69,8 +69,8 @@ class Meter:
         self._collector, self._settings = collector, settings
         self._chosen = CountingExporter(collector, settings)
         self._complete = CountingExporter(collector, replace(settings, selection=MetricSelection((ALL,))))
-        # All exporters exist from the start. An exporter that is created later does not get the minima and maxima of the
-        # RTTs, so its export is smaller.
+        # All exporters exist from the start. An exporter that is created later does not get the minima and maxima of
+        # the RTTs, so its export is smaller.
         self._tried = [(each.options, CountingExporter(collector, each.settings)) for each in candidates(settings)]
 
     def read(self) -> None:
