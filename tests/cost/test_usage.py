@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares what `cost` counts in requests with a naive count of the points that a producer makes from the same readings.
+"""Compares what `cost` counts in requests with a naive count of the points that a producer makes of the same readings.
 
 The readings are made by SyntheticKernel. So the tests need no root.
 """
