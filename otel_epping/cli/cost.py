@@ -14,11 +14,11 @@ _DURATIONS_NS = (10**9, 24 * 3600 * 10**9)
 
 @click.command(context_settings=COMMAND)
 @click.argument("files", metavar="[FILE...]", nargs=-1)
-@option("--duration", "duration_ns", type=Duration(*_DURATIONS_NS), default="60s", envvar="OTEL_EPPING_DURATION",
+@option("--duration", type=Duration(*_DURATIONS_NS), default="60s",
         help="Time to measure. Ctrl-C ends the measurement early.")  # fmt: skip
 @option("--format", type=click.Choice(("text", "json")), default="text", help="Format of the result.")
 @export_options
-def cost(settings: Settings, files: tuple[str, ...], duration_ns: int, format: str) -> None:
+def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str) -> None:
     """Measure what an agent would export: data points, series, bytes.
 
     Measures interfaces for a while, or the packets of capture files (see otel-epping replay). Prints what each group of
@@ -47,5 +47,5 @@ def cost(settings: Settings, files: tuple[str, ...], duration_ns: int, format: s
         for name in settings.selection.names:
             with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
                 interfaces.find(name)
-        result = run.measure_interfaces(settings, export, duration_ns / 1e9, interval_s)
+        result = run.measure_interfaces(settings, export, duration / 1e9, interval_s)
     click.echo(report(result, format))

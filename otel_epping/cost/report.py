@@ -149,10 +149,14 @@ def _suggestions(measurement: Measurement) -> Iterator[str]:
             (each.export.series, now.export.series, f"{each.export.series:,}"),
             (each.bytes_per_minute, now.bytes_per_minute, size(each.bytes_per_minute)),
         )
-        cells = ((text, "" if each is now else f"{amount / before - 1:+.0%}") for amount, before, text in amounts)
+        cells = ((text, "" if each is now else _change(amount, before)) for amount, before, text in amounts)
         rows.append([each.options, *(cell for pair in cells for cell in pair)])
     yield "settings that reduce the cost, each tried on the same counts:"
     yield from _table(rows)
+
+
+def _change(amount: float, before: float) -> str:
+    return f"{amount / before - 1:+.1%}" if amount != before else "same"
 
 
 def _as_json(
