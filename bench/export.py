@@ -51,7 +51,7 @@ def _data(metrics: list[ScopeMetrics]) -> MetricsData:
 
 def _ours(collector: EppingCollector) -> Exports:
     producer = EppingMetricProducer(collector)
-    encoder = BatchEncoder(producer)
+    encoder = BatchEncoder(producer.config)
     theirs = _data([]).resource_metrics
     while True:
         producer.read()

@@ -25,9 +25,12 @@ static __always_inline u32 answered_slot(const struct context *ctx)
     struct slot *slot;
 
     if (index < SHARED_SLOTS) {
+        /* The epoch is read first: if user space reclaims the slot after the look-up, the cached epoch is too old. */
+        u64 epoch = current_control()->epoch;
+
         index = slot_of(ctx, &ctx->source, true);
         if (ctx->has_flow)
-            ctx->flow->cached_slots[ctx->source_index] = (u64)current_control()->epoch << 32 | index;
+            ctx->flow->cached_slots[ctx->source_index] = epoch << 32 | index;
     }
     slot = slots.lookup(&index);
     if (slot && index >= SHARED_SLOTS && !(slot->state & SLOT_ANSWERED))
@@ -86,15 +89,12 @@ static __always_inline u32 histogram_of(u32 index, enum method method)
     return number_of(slot->histograms[pair], method & 1) ?: claim_histogram(slot, index, pair, method);
 }
 
-static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum method method, u64 sent_ns)
+static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum method method, u64 rtt_ns)
 {
-    u64 rtt_ns = precise_now(ctx->skb) - sent_ns;
-
     if (rtt_ns > MAX_AGE_NS) {
         ctx->counters->rtt_expired++;
         return;
     }
-
     ctx->counters->rtt_measured++;
     histogram_record(histogram_of(slot, method), rtt_ns, ctx->counters);
 #if EVENTS
@@ -102,14 +102,20 @@ static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum
 #endif
 }
 
-/* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 static __always_inline void record_rtts(const struct context *ctx)
 {
-    u32 slot = hide_from_verifier(ctx->packet, answered_slot(ctx));
+    const struct packet *packet = ctx->packet;
+    u64 now_ns = precise_now(ctx->skb), is_measured = 0;
 
+    for (int i = 0; i < MAX_RTTS_PER_PACKET; i++)
+        is_measured |= (i < packet->rtt_count) & (now_ns - packet->rtts[i].sent_ns <= MAX_AGE_NS);
+
+    u32 slot = hide_from_verifier(ctx->packet, is_measured ? answered_slot(ctx) : ctx->source.slot);
+
+    /* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 #pragma clang loop unroll(disable)
     for (int i = 0; i < MAX_RTTS_PER_PACKET; i++) {
-        if (i < ctx->packet->rtt_count)
-            record_rtt(ctx, slot, ctx->packet->rtts[i].method, ctx->packet->rtts[i].sent_ns);
+        if (i < packet->rtt_count)
+            record_rtt(ctx, slot, packet->rtts[i].method, now_ns - packet->rtts[i].sent_ns);
     }
 }

@@ -220,7 +220,7 @@ class EppingMetricProducer:
         assert reading
         values = {
             agent_metrics.SUBNET_USAGE: self._slots_in_use,
-            agent_metrics.SUBNET_LIMIT: self.config.max_subnets,
+            agent_metrics.SUBNET_LIMIT: self.config.max_slots,
             agent_metrics.SUBNET_UNANSWERED: reading.unanswered,
             agent_metrics.FLOW_USAGE: reading.flows,
             agent_metrics.FLOW_LIMIT: self.config.max_flows,

@@ -17,7 +17,9 @@ from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.logarithm
 
 from otel_epping.kernel import buckets, libbpf
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.read.histograms import BLOCK, block_numbers
 from otel_epping.kernel.read.min_max import NO_MIN_NS
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, Reading
 from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, Bench, Feeder
 from tests.support.readings import buckets_of
 
@@ -82,7 +84,12 @@ class Recorder:
         self._reply.run(self._now_ns)
         slot = bench.slot_of(ip_network(f"{flow.addresses[1]}/{bench.config.prefix_v4}", strict=False), EXTERNAL)
         assert slot
-        self.slot = slot
+        self._bench, self.slot = bench, slot
+
+    @property
+    def row(self) -> int:
+        """The row of the histogram; 0 before the first RTT."""
+        return self._bench.histogram_of(self.slot)
 
     def record(self, rtt_ns: int) -> None:
         self._tsval += 1
@@ -98,8 +105,9 @@ class Recorder:
 def test_the_kernel_counts_every_value_into_the_bucket_of_the_sdk(scale: int) -> None:
     bench = Bench(config(scale))
     recorder = Recorder(bench)
-    row = memoryview(bench.histograms["buckets"][recorder.slot])
-    counts = row.tolist()
+    recorder.record(LEAST)
+    places, blocks = memoryview(bench.histograms["blocks"][recorder.row]), memoryview(bench.blocks["buckets"])
+    counts = bench.buckets_of(recorder.row).tolist()
     mapping, first = sdk_mapping(scale), buckets.first_index(scale)
     values = values_of(scale)
     wrong = []
@@ -107,13 +115,14 @@ def test_the_kernel_counts_every_value_into_the_bucket_of_the_sdk(scale: int) ->
         bucket = mapping.map_to_index(value / 1e9) - first
         recorder.record(value)
         counts[bucket] += 1
-        if row[bucket] != counts[bucket]:
+        place, offset = divmod(bucket, BLOCK)
+        if blocks[places[place // 2] >> 32 * (place % 2) & 0xFFFFFFFF, offset] != counts[bucket]:
             wrong.append(value)
-            counts = row.tolist()
+            counts = bench.buckets_of(recorder.row).tolist()
     assert not wrong, f"{len(wrong)} of {len(values)} values are not in the bucket that the SDK chooses: {wrong[:10]}"
-    assert row.tolist() == counts, f"one of {len(values)} values was counted twice"
-    histogram = bench.histograms[recorder.slot]
-    assert (histogram["ended"], histogram["sum_ns"]) == (len(values), sum(values))
+    assert bench.buckets_of(recorder.row).tolist() == counts, f"one of {len(values)} values was counted twice"
+    histogram = bench.histograms[recorder.row]
+    assert (histogram["ended"], histogram["sum_ns"]) == (len(values) + 1, sum(values) + LEAST)
     bench.close()
 
 
@@ -150,8 +159,8 @@ def test_shorter_rtts_are_clamped_and_counted(bench: Bench) -> None:
         recorder.record(LEAST)
         recorder.record(LEAST + 1)
     assert (counted["rtt_clamped 0"], counted["rtt_clamped 1"]) == (0, 0)
-    histogram = bench.histograms[recorder.slot]
-    assert histogram["buckets"][0] == histogram["ended"] == 5
+    histogram = bench.histograms[recorder.row]
+    assert bench.buckets_of(recorder.row)[0] == histogram["ended"] == 5
     assert histogram["sum_ns"] == 5 * LEAST + 1
 
 
@@ -164,8 +173,8 @@ def test_longer_rtts_are_clamped_and_counted() -> None:
         recorder.record(GREATEST + 1)
         recorder.record(2 * GREATEST)
     assert (counted["rtt_clamped 0"], counted["rtt_clamped 1"]) == (0, 2)
-    histogram = bench.histograms[recorder.slot]
-    assert histogram["buckets"][-1] == histogram["ended"] == 3
+    histogram = bench.histograms[recorder.row]
+    assert bench.buckets_of(recorder.row)[-1] == histogram["ended"] == 3
     assert histogram["sum_ns"] == 3 * GREATEST
     bench.close()
 
@@ -180,23 +189,24 @@ def test_sums_and_buckets_of_a_reading_are_exact(bench: Bench) -> None:
         expected[mapping.map_to_index(value / 1e9) - first] += 1
         if done % 100 == 0:
             reading = reader.read()
-            assert int(reading.sum_ns[recorder.slot]) == sum(values[:done])
-            assert (buckets_of(reading, recorder.slot, len(expected)) == expected).all()
+            assert int(reading.rtts.sum_ns[recorder.row]) == sum(values[:done])
+            assert (buckets_of(reading, recorder.row, len(expected)) == expected).all()
+
+
+def extremes(reading: Reading, *recorders: Recorder) -> list[tuple[int, int]]:
+    """Returns the minimum and the maximum of each recorder's RTTs."""
+    rtts = reading.rtts
+    return [(int(rtts.min_ns[one.row]), int(rtts.max_ns[one.row])) for one in recorders]
 
 
 def test_minimum_and_maximum_of_an_interval(bench: Bench) -> None:
     recorder, reader = Recorder(bench), bench.collector.reader()
-
-    def extremes() -> tuple[int, int]:
-        reading = reader.read()
-        return int(reading.min_ns[recorder.slot]), int(reading.max_ns[recorder.slot])
-
-    assert extremes() == (NO_MIN_NS, 0)
+    assert recorder.row == OVERFLOW_HISTOGRAM
     for values in ([5_000_007], [3, 2_000_000], [9_000_001, 4_000_003, 70_000_009], [LEAST], [GREATEST], []):
         for value in values:
             recorder.record(value)
         seen = [max(value, LEAST) for value in values]
-        assert extremes() == (min(seen, default=NO_MIN_NS), max(seen, default=0))
+        assert extremes(reader.read(), recorder) == [(min(seen, default=NO_MIN_NS), max(seen, default=0))]
 
 
 def test_two_readers_have_separate_minima_and_maxima(bench: Bench) -> None:
@@ -214,9 +224,8 @@ def test_two_readers_have_separate_minima_and_maxima(bench: Bench) -> None:
             for values in recorded:
                 values.append(value)
             continue
-        reading = readers[what].read()
-        found = int(reading.min_ns[recorder.slot]), int(reading.max_ns[recorder.slot])
-        assert found == (min(recorded[what], default=NO_MIN_NS), max(recorded[what], default=0))
+        expected = (min(recorded[what], default=NO_MIN_NS), max(recorded[what], default=0))
+        assert extremes(readers[what].read(), recorder) == [expected]
         recorded[what].clear()
 
 
@@ -226,9 +235,7 @@ def test_each_slot_has_its_own_minimum_and_maximum(bench: Bench) -> None:
     one.record(7_000_000)
     other.record(9_000_000)
     one.record(8_000_000)
-    reading = reader.read()
-    extremes = [(int(reading.min_ns[slot]), int(reading.max_ns[slot])) for slot in (one.slot, other.slot)]
-    assert extremes == [(7_000_000, 8_000_000), (9_000_000, 9_000_000)]
+    assert extremes(reader.read(), one, other) == [(7_000_000, 8_000_000), (9_000_000, 9_000_000)]
 
 
 def test_a_bucket_that_wraps_around_is_carried_over(bench: Bench) -> None:
@@ -238,22 +245,27 @@ def test_a_bucket_that_wraps_around_is_carried_over(bench: Bench) -> None:
 
     def set_kernel_bucket(value: int) -> None:
         """Sets the bucket to `value`, as if the program had counted `value` RTTs in the bucket."""
-        histogram = bench.histograms[recorder.slot].copy()
-        counted = (value - int(histogram["buckets"][bucket])) % 2**32
+        histogram = bench.histograms[recorder.row].copy()
+        number = int(block_numbers(histogram[None])[0][bucket // BLOCK])
+        block = bench.blocks[number].copy()
+        counted = (value - int(block["buckets"][bucket % BLOCK])) % 2**32
         histogram["began"] += counted
         histogram["ended"] += counted
-        histogram["buckets"][bucket] = value
-        fd = bench.collector.program.maps["histograms"].fd
-        libbpf.map_update(fd, np.uint32(recorder.slot).tobytes(), histogram.tobytes())
+        block["buckets"][bucket % BLOCK] = value
+        for name, row, record in (("histograms", recorder.row, histogram), ("blocks", number, block)):
+            fd = bench.collector.program.maps[name].fd
+            libbpf.map_update(fd, np.uint32(row).tobytes(), record.tobytes())
 
+    recorder.record(1_000_000)
+    total += 1
     reader.read()
     for _ in range(2):
-        total += (2**32 - 3 - int(bench.histograms["buckets"][recorder.slot][bucket])) % 2**32
+        total += (2**32 - 3 - int(bench.buckets_of(recorder.row)[bucket])) % 2**32
         set_kernel_bucket(2**32 - 3)
-        assert int(buckets_of(reader.read(), recorder.slot, buckets.bucket_count(4))[bucket]) == total
+        assert int(buckets_of(reader.read(), recorder.row, buckets.bucket_count(4))[bucket]) == total
         for _ in range(5):
             recorder.record(1_000_000)
-        assert bench.histograms["buckets"][recorder.slot][bucket] == 2
+        assert bench.buckets_of(recorder.row)[bucket] == 2
         total += 5
-        assert int(buckets_of(reader.read(), recorder.slot, buckets.bucket_count(4))[bucket]) == total
-        assert buckets_of(reader.read(), recorder.slot, buckets.bucket_count(4)).sum() == total
+        assert int(buckets_of(reader.read(), recorder.row, buckets.bucket_count(4))[bucket]) == total
+        assert buckets_of(reader.read(), recorder.row, buckets.bucket_count(4)).sum() == total

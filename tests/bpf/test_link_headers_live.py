@@ -102,7 +102,7 @@ class Pair:
 
     def rtts(self) -> int:
         """Returns the number of RTTs that were counted."""
-        return int(self.collector.reader().read().buckets.counts.sum())
+        return int(self.collector.reader().read().rtts.buckets.counts.sum())
 
 
 @pytest.fixture

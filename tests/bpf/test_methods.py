@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from scapy.layers.dns import DNS, DNSQR
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -15,6 +16,7 @@ from scapy.packet import Packet, Padding, Raw
 from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM
 from tests.support.packets import ETHER, QUIC_VERSIONS, quic
 from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench, Rtt
 
@@ -93,9 +95,9 @@ class Hosts:
 def method_of(bench: Bench, rtt: Rtt) -> set[str]:
     """Returns the methods that have counted an RTT for the subnet of `rtt`."""
     return {
-        methods.METHODS[int(bench.slots["key"]["method"][slot])].name
-        for slot in range(1, len(bench.slots))
-        if bench.slots["live"][slot] and bench.histograms["ended"][slot] and bench.describe(slot)[0] == rtt.subnet
+        methods.METHODS[int(bench.histograms["method"][row])].name
+        for row in np.flatnonzero(bench.histograms["ended"]).tolist()
+        if row != OVERFLOW_HISTOGRAM and bench.describe(int(bench.histograms["slot"][row]))[0] == rtt.subnet
     }
 
 

@@ -116,7 +116,7 @@ class Tun:
         return {name: count for name, count in counts.items() if count != (0, 0)}
 
     def rtts(self) -> int:
-        return int(self.collector.reader().read().buckets.counts.sum())
+        return int(self.collector.reader().read().rtts.buckets.counts.sum())
 
 
 @pytest.fixture

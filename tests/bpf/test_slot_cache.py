@@ -60,7 +60,7 @@ def test_more_pairs_than_places_are_all_counted_correctly() -> None:
         expected[source, EXTERNAL if inwards else INTERNAL, "from udp"] += 1
         expected[destination, INTERNAL if inwards else EXTERNAL, "to udp"] += 1
     found: Counter[tuple[str, int, str]] = Counter()
-    for slot in np.flatnonzero(bench.slots["live"]).tolist():
+    for slot in bench.slots_in_use():
         subnet, side, _ = bench.describe(slot)
         for name, (packets, _) in bench.traffic_of(slot).items():
             found[str(subnet), side, name] += packets

@@ -51,12 +51,11 @@ def test_a_slot_has_the_subnet_of_the_address(v4_length: int, v6_length: int) ->
                     key = str(ip_network(f"{end}/{length}", strict=False)), side
                     expected[key] = expected.get(key, 0) + 1
     found: dict[tuple[str, int], int] = {}
-    for slot in range(1, 257):
-        if bench.slots["live"][slot]:
-            subnet, side, row = bench.describe(slot)
-            assert row == bench.row
-            assert bench.slot_of(subnet, side) == slot
-            found[str(subnet), side] = sum(packets for packets, _ in bench.traffic_of(slot).values())
+    for slot in bench.slots_in_use():
+        subnet, side, row = bench.describe(slot)
+        assert row == bench.row
+        assert bench.slot_of(subnet, side) == slot
+        found[str(subnet), side] = sum(packets for packets, _ in bench.traffic_of(slot).values())
     assert found == expected
     bench.close()
 

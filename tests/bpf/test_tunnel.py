@@ -69,7 +69,7 @@ def test_the_inner_packet_is_measured(inside: Bench, outside: Bench, tunnel: str
 
 def test_subnets_are_those_of_the_inner_addresses(inside: Bench) -> None:
     inside.feed(ETHER / IP(src="198.18.0.1", dst="198.18.1.1") / GRE() / INNER[4], START_NS, INGRESS)
-    subnets = {str(inside.describe(slot)[0]) for slot in range(1, len(inside.slots)) if inside.slots["live"][slot]}
+    subnets = {str(inside.describe(slot)[0]) for slot in inside.slots_in_use()}
     assert {"10.0.0.0/24", "11.0.0.0/24"} <= subnets
     assert not subnets & {"198.18.0.0/24", "198.18.1.0/24"}
 

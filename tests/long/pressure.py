@@ -159,8 +159,7 @@ def run(bench: Bench, load: Load) -> Outcome:
 
 def rtts(bench: Bench) -> tuple[int, int]:
     """Returns the numbers of RTTs that tcp_timestamp and tcp_handshake have measured so far."""
-    of = bench.slots["key"]["method"]
-    ended = bench.histograms["ended"]
+    of, ended = bench.histograms["method"], bench.histograms["ended"]
     timestamp, handshake = (ended[of == methods.ALL.index(name)].sum() for name in ("tcp_timestamp", "tcp_handshake"))
     return int(timestamp), int(handshake)
 

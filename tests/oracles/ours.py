@@ -14,6 +14,7 @@ import numpy as np
 from otel_epping.kernel import map_array, methods
 from otel_epping.kernel.arrays import Records
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM
 from otel_epping.replay import counts
 from otel_epping.replay.capture import Capture, CaptureError
 from otel_epping.replay.replayer import Replayer
@@ -82,7 +83,7 @@ class Ours:
                 sample_interval_ns=0, prefix_v4=0, prefix_v6=0, max_subnets=64, max_flows=max_flows, methods=names
             )
         )
-        self._slots, self._histograms, self._segments = map(self._array, ("slots", "histograms", "flow_counters"))
+        self._histograms, self._segments = map(self._array, ("histograms", "flow_counters"))
         self._reader = self._replayer.reader()
 
     def run(self, path: Path) -> Observed:
@@ -129,10 +130,11 @@ class Ours:
         """Compares the histograms with their earlier values `ended` and `sums`. Returns the RTTs that were added after
         the earlier values were read."""
         samples = []
-        for slot in np.flatnonzero(self._histograms["ended"] != ended).tolist():
-            assert self._histograms["ended"][slot] == ended[slot] + 1, "two RTTs of one method in one packet"
-            method = methods.METHODS[int(self._slots["key"]["method"][slot])].name
-            samples.append(Sample(frame, method, int(self._histograms["sum_ns"][slot] - sums[slot])))
+        for row in np.flatnonzero(self._histograms["ended"] != ended).tolist():
+            assert row != OVERFLOW_HISTOGRAM
+            assert self._histograms["ended"][row] == ended[row] + 1, "two RTTs of one method in one packet"
+            method = methods.METHODS[int(self._histograms["method"][row])].name
+            samples.append(Sample(frame, method, int(self._histograms["sum_ns"][row] - sums[row])))
         return samples
 
     def _array(self, name: str) -> Records:

@@ -76,7 +76,7 @@ REFUSED = {
         GOOD, **changed(network__interface__name=True)
     ),
     "a point lacks ['epping.map']": without(GOOD, semconv.MAP),
-    "a point lacks ['epping.subnet']": without(FLOWS, semconv.SUBNET),
+    "a point lacks ['epping.rtt.side']": without(FLOWS, semconv.SIDE),
     "network.type has the undeclared value 'ipx'": dataclasses.replace(
         FLOWS, data=counter(SUBNET | {semconv.NETWORK_TYPE: "ipx"}, False)
     ),

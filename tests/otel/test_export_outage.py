@@ -3,15 +3,14 @@
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
-from otel_epping.otel import metric_table, semconv
-from tests.support.arrivals import DELTA, PACKETS, arrived, check_truth, settle
+from otel_epping.otel import metric_table
+from tests.support.arrivals import DELTA, arrived, check_same_tcp_packets, check_truth, settle
 from tests.support.lab_agent import Agent, eventually, talking
 from tests.support.patience import PATIENCE_S
 
@@ -83,11 +82,7 @@ def test_no_counts_are_lost_while_the_collector_is_stopped(lab: Lab, agents: Cal
         assert failures
         assert int(failures[1]) >= 2
         check_truth(one)
-    tcp = [
-        Counter({s: n for s, n in one.totals(PACKETS).items() if str(dict(s)[semconv.TRAFFIC_CLASS])[:3] == "tcp"})
-        for one in ends.values()
-    ]
-    assert tcp[0] == tcp[1]
+    check_same_tcp_packets(list(ends.values()))
     for one in ends.values():
         for series in one.series(metric_table.RTT.name).values():
             times = [(point.point.start_time_unix_nano, point.point.time_unix_nano) for point in series]

@@ -2,7 +2,6 @@
 """Tests exports: how an export is split into requests, how long an export may take, and which requests are repeated."""
 
 import dataclasses
-import random
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -31,9 +30,19 @@ from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.install import install
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.series import histogram
-from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
+from tests.support.prog_test_run import MS, Bench
 from tests.support.readings import runs_of
-from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets_fed, scalars, total
+from tests.support.recorder import (
+    CONFIG,
+    PACKETS,
+    Conversation,
+    exporter,
+    of_subnet,
+    packets_fed,
+    ping_each_other,
+    scalars,
+    total,
+)
 
 
 @pytest.fixture
@@ -43,34 +52,16 @@ def bench() -> Iterator[Bench]:
         yield bench
 
 
-def flows(bench: Bench, count: int) -> None:
-    """Feed segments of `count` flows. Each flow has two new subnets, and both subnets have an RTT.
-
-    The first segment in each direction starts no RTT sample.
-    """
-    flow = bench.flow()
-    timestamps = [(0, 1000, 0), (0, 1001, 0), (1, 2000, 1001), (1, 2001, 1001), (0, 1002, 2001)]
-    segments = [
-        ((EGRESS, INGRESS)[sender], bytearray(flow.frame(sender, "PA", tsval, tsecr, b"data")))
-        for sender, tsval, tsecr in timestamps
-    ]
-    for number in range(count):
-        for turn, (entry, frame) in enumerate(segments):
-            here, there = (26, 30) if entry == EGRESS else (30, 26)
-            frame[here : here + 3] = (20, *divmod(number, 256))
-            frame[there : there + 3] = (21, *divmod(number, 256))
-            bench.feeders[entry].set(bytes(frame))
-            bench.feeders[entry].run(START_NS + turn * MS)
-
-
 def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, sink: Sink) -> None:
-    flows(bench, 3000)
+    ping_each_other(bench, 3000)
     reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink), bench.collector, 60)
     reader.force_flush()
     assert len(sink.requests) > 2
     assert max(received.size for received in sink.received) <= 2.5 * 2**20
-    assert len({point.attributes[semconv.SUBNET] for point in sink.points(PACKETS)}) == 6000
-    assert len(sink.points(metric_table.RTT.name)) == 6000
+    found = sink.points(PACKETS)
+    assert len({point.attributes[semconv.SUBNET] for point in found}) == 6000
+    series = {(point.attributes[semconv.SUBNET], point.attributes[semconv.SUBNET_DIRECTION]) for point in found}
+    assert len(series) == len(found) == 12_000
     homes: dict[Any, set[int]] = {}
     for number, request in enumerate(sink.requests):
         for metric in request.resource_metrics[0].scope_metrics[0].metrics:
@@ -88,7 +79,7 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
     The exporter estimates the size of each point by a weight. The points of these histograms have the highest ratio of
     bytes to weight.
     """
-    flows(bench, 2000)
+    ping_each_other(bench, 2000)
     read = Reader.read
 
     def read_heavy(reader: Reader) -> Reading:
@@ -139,13 +130,13 @@ def test_an_export_keeps_its_deadline_and_the_next_one_continues(
     """
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
     monkeypatch.setattr(exporter_module, "_MIN_TIMEOUT_S", 0.0)
-    flows(bench, 200)
+    ping_each_other(bench, 200)
     slow = Slow(sink.grpc_endpoint, insecure=True)
     wrapped = ProducerExporter(slow, bench.collector)
     reader = PeriodicExportingMetricReader(wrapped, float("inf"), export_timeout_millis=500)
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)
-    for _ in range(14):
+    for _ in range(16):
         began = time.monotonic()
         reader.collect(timeout_millis=500)
         assert time.monotonic() - began < 1.5
@@ -154,7 +145,7 @@ def test_an_export_keeps_its_deadline_and_the_next_one_continues(
 
 def test_an_export_to_nobody_gives_up_after_one_request(shared: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
-    flows(shared, 200)
+    ping_each_other(shared, 200)
     wrapped = ProducerExporter(OTLPMetricExporter("http://127.0.0.1:9", insecure=True, timeout=5), shared.collector)
     provider = MeterProvider(
         metric_readers=[PeriodicExportingMetricReader(wrapped, float("inf"))], shutdown_on_exit=False
@@ -186,7 +177,7 @@ def test_a_request_that_always_fails_does_not_block_others(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
-    flows(bench, 200)
+    ping_each_other(bench, 200)
     poisoned = Poisoned(sink.grpc_endpoint, insecure=True)
     reader = install(MeterProvider(shutdown_on_exit=False), poisoned, bench.collector, 60)
     for _ in range(2):
@@ -221,16 +212,17 @@ def test_a_failed_export_is_repeated(shared: Bench, sink: Sink, temporality: Agg
 
 
 def test_only_failed_requests_are_repeated(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With delta temporality, a third of the requests are rejected.
+    """With delta temporality, every third request is rejected.
 
     In the end, every packet has been exported exactly once.
     """
 
-    chance = random.Random(1)
-
     class Moody(OTLPMetricExporter):
+        turn = 0
+
         def export(self, *arguments: Any, **options: Any) -> MetricExportResult:
-            if chance.random() < 1 / 3:
+            Moody.turn += 1
+            if Moody.turn % 3 == 0:
                 return MetricExportResult.FAILURE
             return super().export(*arguments, **options)
 
@@ -238,8 +230,8 @@ def test_only_failed_requests_are_repeated(bench: Bench, sink: Sink, monkeypatch
     delta: dict[type, AggregationTemporality] = {sdk_metrics.Histogram: AggregationTemporality.DELTA}
     moody = Moody(sink.grpc_endpoint, insecure=True, preferred_temporality=delta)
     reader = install(MeterProvider(shutdown_on_exit=False), moody, bench.collector, 60)
-    flows(bench, 200)
-    for _ in range(12):
+    ping_each_other(bench, 200)
+    for _ in range(6):
         reader.force_flush()
     assert total(sink.points(PACKETS)) == 2 * packets_fed(bench)
     assert total(sink.points("epping.interface.packet.count")) == packets_fed(bench)

@@ -23,6 +23,7 @@ from otel_epping.otel.metric import Metric
 from tests.long.pressure import Load, run
 from tests.support.command import converse
 from tests.support.lab_agent import figure
+from tests.support.metrics import ALL_METRICS
 from tests.support.prog_test_run import EGRESS, START_NS, Bench
 from tests.support.recorder import exporter
 
@@ -46,7 +47,7 @@ def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], N
     """Yield a function that exports the kernel's counts, and then exports the instruments of the same reader."""
     own = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     provider = MeterProvider(metric_readers=[own], shutdown_on_exit=False)
-    reader = install(provider, exporter(sink), collector, 60)
+    reader = install(provider, exporter(sink), collector, 60, selection=ALL_METRICS)
 
     def export() -> None:
         assert reader.force_flush()

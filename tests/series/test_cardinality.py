@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that totals are exact and series are monotonic, with all limits and any sequence of events.
 
-The tests send random sequences of events through the maps of the program. The events are traffic, failed exports, and
-slots that are freed and reused.
+The tests send random sequences of events through the maps of the program. The events are traffic, packets of subnets
+that never answer, failed exports, and slots that are freed and reused.
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.flow_table import forget_flows
-from tests.support.many_subnets import Bounds, Crowd, Receiver
+from tests.support.many_subnets import Bounds, Crowd, Receiver, counted_before, recount
 from tests.support.prog_test_run import SECOND, Bench
 
 pytestmark = pytest.mark.parallel
@@ -28,9 +29,11 @@ pytestmark = pytest.mark.parallel
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SUBNETS = 24
-# Sometimes, MAX_SUBNETS slots are too few. A subnet uses two slots: one for packets and RTTs of TCP, and one for
-# RTTs of pings.
-MAX_SUBNETS = 30
+# Subnets that are never answered. Some of them are subnets that answer at other times.
+STRANGERS = 60
+# Sometimes, the slots are too few for all subnets (there are 2 * MAX_SUBNETS slots), and the histograms, too
+# (3 * MAX_SUBNETS). A subnet uses two histograms: one for RTTs of TCP, and one for RTTs of pings.
+MAX_SUBNETS = 11
 CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
 IDLE_S = 60
 # After five minutes without packets, a flow is not active any more. When all flows of a subnet are inactive, the subnet
@@ -59,6 +62,7 @@ class Step:
 
     pings: list[tuple[int, int]]
     talks: list[tuple[int, int]]
+    knocks: list[int]
     sleep_s: int
     exporter: int
     luck: float
@@ -71,7 +75,8 @@ STEPS = st.lists(
         Step,
         SPEECH,
         SPEECH,
-        st.sampled_from([0, 0, 1, 30, 90, LONG_S]),
+        st.lists(st.integers(0, STRANGERS - 1), max_size=20),
+        st.sampled_from([0, 0, 1, 12, 30, 90, LONG_S]),
         st.integers(0, 3),
         st.sampled_from([0.0, 0.5, 1.0, 1.0]),
         st.sampled_from([*BOUNDS.values(), Bounds()]),
@@ -104,19 +109,26 @@ def test_totals_are_exact_and_series_are_monotonic(
             crowd.ping(subnet, rtt_ns)
         for subnet, rtt_ns in step.talks:
             crowd.talk(subnet, rtt_ns)
+        for subnet in step.knocks:
+            crowd.knock(subnet)
+        recount(narrow)
         crowd.sleep(step.sleep_s)
         receiver = receivers[step.exporter % len(receivers)]
         whole = receiver.export(lambda luck=step.luck: chance.random() < luck)
         assert len(receiver.subnets) <= most
         if whole:
             receiver.check(crowd.truth)
-    for receiver in receivers:
+        recount(narrow)
+    late, counted = EppingMetricProducer(narrow.collector, CUMULATIVE, first.limits), counted_before(narrow)
+    # The late reader reads first. Slots whose counts were final before its creation do not wait for it.
+    checks = [(Receiver(late, is_late=True), counted), *((receiver, crowd.truth) for receiver in receivers)]
+    for receiver, truth in checks:
         assert receiver.export()
-        receiver.check(crowd.truth)
-    check_that_everything_is_freed(crowd, receivers)
+        receiver.check(truth)
+    check_that_everything_is_freed(crowd, checks)
 
 
-def check_that_everything_is_freed(crowd: Crowd, receivers: list[Receiver]) -> None:
+def check_that_everything_is_freed(crowd: Crowd, checks: list[tuple[Receiver, Counter[str]]]) -> None:
     """Let time pass without traffic.
 
     Check that no series and no used slot is left, and that all counts are exported.
@@ -125,11 +137,12 @@ def check_that_everything_is_freed(crowd: Crowd, receivers: list[Receiver]) -> N
     crowd.bench.collector.slots.idle_ns = IDLE_S * SECOND
     for _ in range(5):
         crowd.sleep(IDLE_S)
-        for receiver in receivers:
+        for receiver, truth in checks:
             assert receiver.export()
-            receiver.check(crowd.truth)
+            receiver.check(truth)
+    recount(crowd.bench)
     assert not crowd.bench.slots["state"].any()
     assert not crowd.bench.histograms["ended"][1:].any()
     for name in ("from", "to"):
         assert not crowd.bench.traffic["classes"][name]["packets"][SHARED_SLOTS:].any()
-    assert not any(receiver.subnets for receiver in receivers)
+    assert not any(receiver.subnets for receiver, _ in checks)

@@ -80,10 +80,10 @@ def test_a_subnet_that_answers_at_once_was_never_in_the_aggregate(kernel: Synthe
 def test_the_series_starts_when_the_subnet_answers(kernel: SyntheticKernel, receiver: Receiver) -> None:
     kernel.packet(1, 100)
     receiver.export()
-    previous_ns = receiver.producer._tracker.reading.time_ns
+    previous_ns = receiver.producer._trackers[0].reading.time_ns
     kernel.rtt(1, 0, 5 * MS)
     receiver.producer.read()
-    tracker = receiver.producer._tracker
+    tracker = receiver.producer._trackers[0]
     (row,) = [row for row in tracker.rows().tolist() if row != UNANSWERED_SLOT]
     pending = tracker.pending(np.array([row]))
     assert pending.start_ns.tolist() == pending.rtts.start_ns.tolist() == [previous_ns]

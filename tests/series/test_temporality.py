@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.count_table import CounterTable
 from otel_epping.kernel.read.min_max import NO_MIN_NS
-from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, OVERFLOW_SLOT, SHARED_SLOTS, Reading, RttTable
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, OVERFLOW_SLOT, SHARED_SLOTS, RttTable
+from otel_epping.series.projection import SeriesReading
 from otel_epping.series.temporality import TemporalityTracker, Unsent
 from tests.support.readings import dense, runs_of
 
@@ -25,8 +27,6 @@ STARTED_NS = 1_000
 TICK_NS = 10
 BUCKETS = 12
 COUNTERS = 5
-COUNTER_DTYPE = np.dtype([("packets", "u8", (2,)), ("bytes", "u8", (2,)), ("silence", "u8")])
-INTERFACE_DTYPE = np.dtype([("packets", "u8", (2,)), ("flows", "u8")])
 
 
 class Kernel:
@@ -44,21 +44,14 @@ class Kernel:
         self.histograms = {(OVERFLOW_SLOT, 0): OVERFLOW_HISTOGRAM}
         self.histogram_rtts_ns: list[list[int]] = [[]]  # the RTTs since the start
         self.new = [0]  # the first RTT of each histogram since the last reading
-        self.interfaces = np.zeros((1, 3), np.uint64)
-        self.interfaces_since_ns = [STARTED_NS]
 
     def add_row(self) -> None:
         self.created_ns.append(self.now_ns)
         self.rtts_ns.append([])
         self.counters = np.concatenate([self.counters, np.zeros((1, COUNTERS), np.uint64)])
 
-    def add_interface(self) -> None:
-        self.interfaces = np.concatenate([self.interfaces, np.zeros((1, 3), np.uint64)])
-        self.interfaces_since_ns.append(self.now_ns)
-
     def packet(self, row: int, octets: int) -> None:
         self.counters[row, octets % COUNTERS] += np.uint64(octets)
-        self.interfaces[-1, octets % 3] += np.uint64(1)
 
     def rtt(self, row: int, rtt_ns: int) -> None:
         pair = row, rtt_ns % 2 if row != OVERFLOW_SLOT else 0
@@ -96,26 +89,18 @@ class Kernel:
             max_ns=np.array([max(rtts, default=0) for rtts in new], np.uint64),
         )
 
-    def read(self) -> Reading:
+    def read(self) -> SeriesReading:
         self.now_ns += TICK_NS
         self.rtts_ns = [[] for _ in self.rtts_ns]
-        generation = np.array(self.created_ns, np.int64).astype(np.bool_).astype(np.uint32)
-        return Reading(
+        return SeriesReading(
             time_ns=self.now_ns,
+            names={},
             slots=np.zeros(len(self.created_ns), np.uint8),
             created_ns=np.array(self.created_ns, np.int64),
-            generation=generation,
-            answered=generation != 0,
-            unanswered=0,
+            generation=np.array(self.created_ns, np.int64).astype(np.bool_).astype(np.uint32),
             rtts=self._rtts(),
-            counters=self.counters.copy().view(COUNTER_DTYPE)[:, 0],
+            counts=CounterTable(self.counters.copy()),
             active=np.zeros(len(self.created_ns), np.uint64),
-            flows=0,
-            flows_evicted=0,
-            names={number: str(number) for number in range(len(self.interfaces))},
-            interfaces=self.interfaces.copy().view(INTERFACE_DTYPE)[:, 0],
-            interfaces_since_ns=np.array(self.interfaces_since_ns, np.int64),
-            gone=frozenset(),
         )
 
 
@@ -161,14 +146,13 @@ class Received:
     max_ns: int = 0
 
 
-# One step has five elements: the number of new rows; true if an interface appears; packets as (row, octets, RTT or
+# One step has four elements: the number of new rows; packets as (row, octets, RTT or
 # None); the number of parts into which the export is split; for each part, true if the part arrives.
 ROW = st.integers(0, 7)
 PACKETS = st.lists(st.tuples(ROW, st.integers(1, 1500), st.none() | st.integers(1, 10**6)), max_size=12)
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 2),
-        st.booleans(),
         PACKETS,
         st.integers(1, 4),
         st.lists(st.booleans(), min_size=4, max_size=4),
@@ -176,16 +160,14 @@ STEPS = st.lists(
     min_size=1,
     max_size=12,
 )
-Step = tuple[int, bool, list[tuple[int, int, int | None]], int, list[bool]]
+Step = tuple[int, list[tuple[int, int, int | None]], int, list[bool]]
 
 
 def count(kernel: Kernel, step: Step) -> None:
-    """Add the new rows, interfaces and packets of a step to the simulated counts."""
-    new_rows, new_interface, packets, *_ = step
+    """Add the new rows and packets of a step to the simulated counts."""
+    new_rows, packets, *_ = step
     for _ in range(new_rows):
         kernel.add_row()
-    if new_interface:
-        kernel.add_interface()
     for row, octets, rtt_ns in packets:
         kernel.packet(row % len(kernel.created_ns), octets)
         if rtt_ns:
@@ -220,7 +202,7 @@ def test_exported_and_pending_deltas_add_up_to_the_total(steps: list[Step]) -> N
         count(kernel, step)
         tracker.update(kernel.read())
         rows = tracker.rows()
-        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+        for part, delivered in zip(np.array_split(rows, step[2]), step[3], strict=False):
             if delivered:
                 for row in part.tolist():
                     receive(receiver.setdefault(row, Received()), tracker, row)
@@ -253,7 +235,7 @@ def test_delta_intervals_of_a_row_have_no_gap_or_overlap(steps: list[Step]) -> N
             start_ns.setdefault(row, created_ns or STARTED_NS)
         assert tracker.pending(rows).start_ns.tolist() == [start_ns[row] for row in rows.tolist()]
         unsent = set(rows.tolist())
-        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+        for part, delivered in zip(np.array_split(rows, step[2]), step[3], strict=False):
             if delivered:
                 tracker.acknowledge(part)
                 unsent -= set(part.tolist())
@@ -277,7 +259,7 @@ def test_delta_intervals_of_a_histogram_have_no_gap_or_overlap(steps: list[Step]
         pairs = list(zip(rtts.rows.tolist(), rtts.methods.tolist(), strict=True))
         assert rtts.start_ns.tolist() == [start_ns[pair] for pair in pairs]
         unsent = set(pairs)
-        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+        for part, delivered in zip(np.array_split(rows, step[2]), step[3], strict=False):
             if delivered:
                 tracker.acknowledge(part)
                 unsent -= {pair for pair in unsent if pair[0] in part}
@@ -302,7 +284,7 @@ def test_delta_extremes_are_those_of_the_exported_rtts(steps: list[Step]) -> Non
             assert rtts.min_ns == min(unsent[row], default=NO_MIN_NS)
             assert rtts.max_ns == max(unsent[row], default=0)
             assert rtts.sum_ns == sum(unsent[row])
-        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+        for part, delivered in zip(np.array_split(rows, step[2]), step[3], strict=False):
             if delivered:
                 tracker.acknowledge(part)
                 unsent |= {row: [] for row in part.tolist()}
@@ -322,9 +304,6 @@ def test_cumulative_exports_do_not_depend_on_acknowledgements(steps: list[Step])
         assert rows.tolist() == np.flatnonzero(kernel.counters.any(axis=1)).tolist()
         pending = tracker.pending(rows)
         assert (pending.counters == kernel.counters[rows]).all()
-        counters, start_ns = tracker.pending_interfaces()
-        assert (counters == kernel.interfaces).all()
-        assert start_ns.tolist() == kernel.interfaces_since_ns
         assert pending.start_ns.tolist() == [kernel.created_ns[row] or STARTED_NS for row in rows.tolist()]
         for row in rows.tolist():
             rtts = rtts_of(pending, row)
@@ -332,27 +311,8 @@ def test_cumulative_exports_do_not_depend_on_acknowledgements(steps: list[Step])
             assert rtts.sum_ns == kernel.sums_ns()[row]
             assert rtts.min_ns == min(rtts_ns[row], default=NO_MIN_NS)
             assert rtts.max_ns == max(rtts_ns[row], default=0)
-        if step[4][0]:
+        if step[3][0]:
             tracker.acknowledge(rows)
-            tracker.acknowledge_interfaces()
-
-
-@settings(deadline=None)
-@given(STEPS)
-def test_interfaces_are_exported_like_rows(steps: list[Step]) -> None:
-    kernel, tracker = Kernel(), tracker_of(delta=True)
-    received: Counts = np.zeros((64, 3), np.uint64)
-    received_ns: list[int] = []
-    for step in steps:
-        count(kernel, step)
-        tracker.update(kernel.read())
-        pending, start_ns = tracker.pending_interfaces()
-        assert start_ns.tolist() == received_ns + kernel.interfaces_since_ns[len(received_ns) :]
-        assert (received[: len(pending)] + pending == kernel.interfaces).all()
-        if step[4][0]:
-            received[: len(pending)] += pending
-            tracker.acknowledge_interfaces()
-            received_ns = [tracker.reading.time_ns] * len(pending)
 
 
 # ---- the counters of one packet are not read at the same time, so an event may be split over two readings

@@ -17,6 +17,7 @@ import yaml
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
+from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.series.limits import Limits
 from otel_epping.settings import file
 from otel_epping.settings.model import DEFINITIONS, Settings
@@ -49,8 +50,13 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "max_subnets": (100, "100"),
     "max_flows": (200, "200"),
     "idle_timeout": ("1h", "1h"),
+    "metrics": (["core", "ecn"], "core,ecn"),
+    "attributes": (
+        {"rtt": ["subnet", "side"], "ecn": ["side", "direction", "ecn"]},
+        "rtt=subnet,side;ecn=side,direction,ecn",
+    ),
     "max_series": (50, "50"),
-    "roll_up": (True, "1"),
+    "roll_up": (False, "0"),
     "min_samples": (10, "10"),
 }
 LINE = re.compile(r"(\w+): .* # (.+)")
@@ -87,11 +93,16 @@ def test_defaults_are_those_of_the_kernel_program() -> None:
     assert Settings().kernel == EppingConfig()
 
 
-def test_limits_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:
-    assert Settings().limits == Limits()
+def test_defaults_are_those_of_the_library(ns: Namespace) -> None:
+    assert Settings().limits == Limits() == Limits(500, 0, True)
+    assert Settings(max_series=0).limits == Limits(max_series=None)
+    assert Settings().exported == MetricSelection()
+
+
+def test_attributes_must_belong_to_exported_groups(ns: Namespace) -> None:
     for command in (["run", "-i", "lo"], ["config"]):
-        line = said(epping(ns, *command, "--roll-up"))
-        assert line == "roll_up needs max_series: set how many subnets may be exported individually"
+        line = said(epping(ns, *command, "--attributes", "ecn=side,direction,ecn"))
+        assert line == "attributes are selected for group ecn, but metrics does not contain the group"
 
 
 def test_the_output_of_config_is_a_file_with_the_same_settings(ns: Namespace, path: Path) -> None:
@@ -121,9 +132,12 @@ def test_variables_set_everything(ns: Namespace) -> None:
     assert sources == {key: f"OTEL_EPPING_{key.upper()}" for key in OTHERS}
 
 
+FLAGS = {True: "--", False: "--no-"}
+
+
 def test_flags_set_everything(ns: Namespace) -> None:
     arguments = [
-        f"--{key.replace('_', '-')}" + ("" if value is True else f"={text}")
+        f"--{key.replace('_', '-')}={text}" if not isinstance(value, bool) else FLAGS[value] + key.replace("_", "-")
         for key, (value, text) in OTHERS.items()
         if key != "interface"
     ]
@@ -271,15 +285,18 @@ def test_the_schema_has_every_setting_and_accepts_its_values(ns: Namespace) -> N
 
 
 PYTHON = {"integer": int, "number": (int, float), "string": str, "boolean": bool, "array": list, "null": type(None)}
+PYTHON |= {"object": dict}
+OBJECT = {"properties", "additionalProperties"}
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
     """Return true if a value matches a schema. The function supports only the keywords that our schemas use."""
-    assert schema.keys() <= {"type", "enum", "items", "minimum", "maximum", "pattern", "examples"}
+    assert schema.keys() <= {"type", "enum", "items", "minimum", "maximum", "pattern", "examples"} | OBJECT
     if "type" in schema and not isinstance(value, PYTHON[schema["type"]]):  # type: ignore[arg-type]
         return False
     return (
         ("enum" not in schema or value in schema["enum"])
+        and ("properties" not in schema or all(fits(each, schema["properties"][key]) for key, each in value.items()))
         and ("items" not in schema or all(fits(each, schema["items"]) for each in value))
         and ("minimum" not in schema or schema["minimum"] <= value <= schema["maximum"])
         and ("pattern" not in schema or re.search(schema["pattern"], value) is not None)

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
@@ -44,9 +45,21 @@ class Arrived:
         )
 
     def packets(self, direction: str) -> int:
-        """Return the number of packets from all subnets, or to all subnets."""
+        """Return the number of packets from all subnets, or to all subnets, without those of unanswered subnets."""
         wanted = (semconv.SUBNET_DIRECTION, direction)
         return sum(count for series, count in self.totals(PACKETS).items() if wanted in series)
+
+    @property
+    def tcp_packets(self) -> Counter[Any]:
+        """The number of TCP packets of each subnet, direction and class."""
+        return Counter(
+            {s: n for s, n in self.totals(PACKETS).items() if str(dict(s).get(semconv.TRAFFIC_CLASS))[:3] == "tcp"}
+        )
+
+    @property
+    def unanswered_packets(self) -> int:
+        """The number of packets from and to all subnets for which no RTT was measured when the packets passed."""
+        return self.totals(PACKETS)[((semconv.UNANSWERED, True),)]
 
     def interface_packets(self, without: tuple[str, ...] = ()) -> int:
         return sum(
@@ -82,4 +95,21 @@ def settle(sink: Sink) -> None:
 
 def check_truth(one: Arrived) -> None:
     """Check that each IP packet is counted once for its source subnet and once for its destination subnet."""
-    assert one.packets("from") == one.packets("to") == one.interface_packets(without=NOT_IP) > 0
+    passed, sent, received = one.interface_packets(without=NOT_IP), one.packets("from"), one.packets("to")
+    assert sent + received + one.unanswered_packets == 2 * passed > 0
+    assert max(sent, received) <= passed
+
+
+def check_same_tcp_packets(agents: list[Arrived]) -> None:
+    """Check that agents that saw the same packets have exported the same numbers of TCP packets.
+
+    An agent exports the first packets of a subnet, up to the subnet's first RTT, in the aggregate. So in the series of
+    subnets, an agent may have fewer packets than another agent. The difference is at most the aggregate.
+    """
+    kind = (semconv.PACKET_KIND, "tcp")
+    first, *others = ({s: n for s, n in agent.totals(INTERFACE_PACKETS).items() if kind in s} for agent in agents)
+    assert first
+    assert all(other == first for other in others)
+    for one, other in permutations(agents, 2):
+        missing = other.tcp_packets - one.tcp_packets
+        assert missing.total() <= one.unanswered_packets

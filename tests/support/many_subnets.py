@@ -2,6 +2,7 @@
 """Simulates traffic of many subnets, adds up the exports, and compares traffic and exports.
 
 Crowd     sends packets from and to numbered subnets through the program, and counts the packets
+recount   compares the numbers of rows in use with the tables
 Receiver  receives an exporter's metrics, and checks that every series continues correctly
 """
 
@@ -12,10 +13,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 from opentelemetry.sdk.metrics.export import AggregationTemporality, ExponentialHistogramDataPoint, ScopeMetrics
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 
+from otel_epping.kernel.read.histograms import block_numbers, numbers_of
+from otel_epping.kernel.read.slot_tables import FREE, NEWCOMER, covering_of, states_of
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
@@ -26,6 +30,7 @@ PACKETS, IO = metric_table.SUBNET_PACKETS.name, "epping.network.io"
 OPENED, CLOSED = "epping.flow.opened.count", "epping.flow.closed.count"
 RTTS, RTT_NS = "rtts", "rtt_ns"
 CLIENT = "192.0.2.1"
+COVERING = 4  # the first row of a covering prefix in `claims` (enum claims_row)
 # Offsets in a frame with Ethernet, IPv4, and TCP with two NOPs and timestamps.
 SOURCE, DESTINATION, PORTS, FLAGS, TSVAL, TSECR, ECHO_ID = 26, 30, 34, 47, 58, 62, 38
 
@@ -67,6 +72,19 @@ def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
     return bench
 
 
+def counted_before(bench: Bench) -> Counter[str]:
+    """Return the counts that a new reader reports from before its creation: those in the maps and those of freed
+    newcomers. The counts of freed slots of answered subnets are known only to the readers of that time."""
+    folded = bench.collector.slots.folded.view(bench.collector.reader().counters_dtype)["classes"]
+    there = [
+        int(bench.traffic["classes"][way][field].sum() + folded[way][field].sum())
+        for field in ("packets", "bytes")
+        for way in ("from", "to")
+    ]
+    rtts = {RTTS: int(bench.histograms["ended"].sum()), RTT_NS: int(bench.histograms["sum_ns"].sum())}
+    return Counter({PACKETS: there[0] + there[1], IO: there[2] + there[3]} | rtts)
+
+
 class Crowd:
     """Sends packets of subnets. Counts packets, bytes and RTTs, and adds up the RTTs. Each packet and byte is counted
     twice, because each packet has a source and a destination subnet.
@@ -79,16 +97,7 @@ class Crowd:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
-        # A new reader also reports the counts from before its creation. So these earlier counts are part of the
-        # expected counts (`truth`).
-        folded = bench.collector.slots.folded.view(bench.collector.reader().counters_dtype)["classes"]
-        there = [
-            int(bench.traffic["classes"][way][field].sum() + folded[way][field].sum())
-            for field in ("packets", "bytes")
-            for way in ("from", "to")
-        ]
-        self.truth = Counter({PACKETS: there[0] + there[1], IO: there[2] + there[3]})
-        self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
+        self.truth = counted_before(bench)
         self.packets_of: Counter[int] = Counter()
         self._talks: dict[int, int] = {}
         self._port = 1024
@@ -133,6 +142,14 @@ class Crowd:
             self.now_ns += rtt_ns if entry == EGRESS else MS
         assert (self.truth - before)[RTT_NS] == rtt_ns
 
+    def knock(self, subnet: int) -> None:
+        """Send a SYN of the subnet's, which is never answered. Each SYN belongs to another flow."""
+        self._port += 1
+        frame = bytearray(self._tcp)
+        frame[FLAGS] = 0x02
+        struct.pack_into("!HH", frame, PORTS, 1024 + self._port % 60_000, 443)
+        self._send(INGRESS, frame, subnet)
+
     def _segment(self, entry: str, subnet: int, port: int, tsval: int, tsecr: int, flags: int = 0x18) -> None:
         frame = bytearray(self._tcp)
         frame[FLAGS] = flags
@@ -157,6 +174,26 @@ class Crowd:
         self._segment(INGRESS, subnet, 2000 + subnet, 1, tsval, 0x10)
 
 
+def recount(bench: Bench) -> None:
+    """Check that the program's numbers of rows in use are the numbers of such rows in the tables."""
+    claims = bench.array("claims")
+    in_use = claims["claimed"] - claims["released"]
+    used = states_of(bench.slots) != FREE
+    slots, numbers = bench.slots[used], numbers_of(bench.slots["histograms"])[used]
+    numbers = numbers[numbers != 0]
+    blocks = block_numbers(bench.histograms)[numbers]
+    assert bench.collector.slots.usage() == {
+        "slots": len(slots),
+        "newcomers": np.count_nonzero(states_of(slots) == NEWCOMER),
+        "histograms": len(numbers),
+        "blocks": np.count_nonzero(blocks),
+    }
+    covering = np.bincount(covering_of(slots), minlength=len(claims))
+    assert in_use[COVERING:].tolist() == covering[COVERING:].tolist()
+    assert len(set(numbers.tolist())) == len(numbers), "two slots share a histogram"
+    assert len(set(blocks[blocks != 0].tolist())) == np.count_nonzero(blocks), "two histograms share a block"
+
+
 @dataclass
 class _Stream:
     """The received points of a series. `ended` is the sum of the last values before each restart of the series."""
@@ -170,7 +207,7 @@ class _Stream:
         return self.value + self.ended
 
 
-def _value(point: Any) -> Counter[Any]:
+def _value(point: Any, *, is_late: bool) -> Counter[Any]:
     if not isinstance(point, ExponentialHistogramDataPoint):
         return Counter({"value": point.value})
     # Convert the buckets to scale 0, to which all histograms can be reduced.
@@ -178,17 +215,21 @@ def _value(point: Any) -> Counter[Any]:
     for i, count in enumerate(point.positive.bucket_counts):
         value[(point.positive.offset + i) >> point.scale] += count
     assert point.count == sum(point.positive.bucket_counts)
-    if semconv.SUBNET in (point.attributes or {}):  # the overflow point may include RTTs that are older than the reader
+    if semconv.SUBNET in (point.attributes or {}) and not is_late:  # the overflow point may include older RTTs
         mean = point.sum / point.count
         assert point.min * (1 - 1e-9) <= mean <= point.max * (1 + 1e-9)
     return value
 
 
 class Receiver:
-    """Adds up the exported points."""
+    """Adds up the exported points.
 
-    def __init__(self, producer: EppingMetricProducer) -> None:
-        self.producer = producer
+    is_late  true if the producer's reader was created after the first RTT. For earlier RTTs, the reader has no minimum
+             and no maximum
+    """
+
+    def __init__(self, producer: EppingMetricProducer, *, is_late: bool = False) -> None:
+        self.producer, self._is_late = producer, is_late
         self.subnets: set[Any] = set()  # the subnets of the latest export
         self._is_delta = producer.temporality is AggregationTemporality.DELTA
         self._streams: dict[Any, _Stream] = {}
@@ -220,7 +261,7 @@ class Receiver:
                         self.subnets.add((where[semconv.SUBNET], where[semconv.SIDE]))
 
     def _hear(self, stream: _Stream, point: Any) -> None:
-        value = _value(point)
+        value = _value(point, is_late=self._is_late)
         start_ns, time_ns = point.start_time_unix_nano, point.time_unix_nano
         assert start_ns <= time_ns
         assert min(value.values()) >= 0

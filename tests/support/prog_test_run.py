@@ -32,6 +32,7 @@ from otel_epping.kernel.buckets import bucket_count
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.read.histograms import block_numbers, numbers_of
+from otel_epping.kernel.read.slot_tables import FREE
 from otel_epping.replay.replayer import MIN_FRAME_BYTES, ProgTestRuns
 
 INGRESS, EGRESS = "epping_ingress", "epping_egress"
@@ -158,6 +159,10 @@ class Bench:
         assert self.histograms["ended"][row] == counts[row] + 1
         subnet, side, interface = self.describe(int(self.histograms["slot"][row]))
         return Rtt(int(self.histograms["sum_ns"][row] - sums[row]), subnet, side, interface)
+
+    def slots_in_use(self) -> list[int]:
+        """Return the slots of all subnets, without the shared slots."""
+        return np.flatnonzero(self.slots["state"] != FREE).tolist()
 
     def histogram_of(self, slot: int, method: int = 0) -> int:
         """Return the row of the histogram of a slot and a method; 0 if there is none."""

@@ -29,9 +29,9 @@ def dense(runs: SparseHistograms, buckets: int) -> Counts:
     return found
 
 
-def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
-    """Return all buckets of a row."""
-    return np.asarray(dense(reading.buckets.select(np.array([row])), buckets)[0])
+def buckets_of(reading: Reading, histogram: int, buckets: int) -> Counts:
+    """Return all buckets of a histogram."""
+    return np.asarray(dense(reading.rtts.buckets.select(np.array([histogram])), buckets)[0])
 
 
 def runs_of(dense: Counts) -> SparseHistograms:

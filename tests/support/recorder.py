@@ -34,6 +34,8 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk import metrics as sdk_metrics
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from prometheus_client.parser import text_string_to_metric_families
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.l2 import Ether
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.otlp_sink import Point, Sink
@@ -46,6 +48,8 @@ CONFIG = EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000
 # The offsets of the timestamps in a segment of Flow.frame(). The timestamps follow Ethernet, IPv4, TCP, two NOPs, and
 # the kind and the length of the timestamp option.
 TSVAL, TSECR = 58, 62
+# The offsets of the addresses and of the ICMP type in an echo request.
+SOURCE, ICMP_TYPE = 26, 34
 SDK_RTT = "sdk.rtt"
 
 
@@ -84,6 +88,19 @@ class Conversation:
             self._sender.run(self._now_ns)
             self._answerer.run(self._now_ns + rtt_ns)
             self._now_ns += rtt_ns + MS
+
+
+def ping_each_other(bench: Bench, pairs: int) -> None:
+    """Measure an RTT for each subnet of `pairs` pairs of new subnets. In each pair, both subnets ping each other."""
+    frame = bytearray(bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP() / ICMP() / b"data"))
+    for number in range(pairs):
+        inside, outside = (bytes([network, *divmod(number, 256), 1]) for network in (20, 21))
+        outgoing, incoming = (EGRESS, inside + outside), (INGRESS, outside + inside)
+        for asking, answering in ((outgoing, incoming), (incoming, outgoing)):
+            for icmp_type, (entry, addresses), at_ns in ((8, asking, START_NS), (0, answering, START_NS + MS)):
+                frame[SOURCE : SOURCE + 8], frame[ICMP_TYPE] = addresses, icmp_type
+                bench.feeders[entry].set(bytes(frame))
+                bench.feeders[entry].run(at_ns)
 
 
 def exporter(sink: Sink, temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE) -> OTLPMetricExporter:

@@ -30,6 +30,7 @@ from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
+from tests.support.metrics import ALL_METRICS
 from tests.support.otlp_receiver import GRPC, receiver
 from tests.support.packets import ETHER
 from tests.support.prog_test_run import EGRESS, MS, Bench
@@ -72,8 +73,8 @@ def talk(bench: Bench, draw: random.Random, conversations: list[Conversation]) -
 def test_a_request_equals_that_of_the_sdks_encoder(bench: Bench, temporality: AggregationTemporality) -> None:
     draw = random.Random(11)
     conversations: list[Conversation] = []
-    producer = EppingMetricProducer(bench.collector, temporality)
-    encoder = BatchEncoder(producer)
+    producer = EppingMetricProducer(bench.collector, temporality, selection=ALL_METRICS)
+    encoder = BatchEncoder(producer.config)
     seen: set[str] = set()
     for _ in range(8):
         talk(bench, draw, conversations)
@@ -99,8 +100,8 @@ def test_a_request_with_shared_points_and_covering_prefixes_equals_that_of_the_s
 ) -> None:
     draw, kernel = random.Random(12), SyntheticKernel(CONFIG, rows=30, histograms=30)
     collector: Any = SyntheticCollector(kernel)
-    producer = EppingMetricProducer(collector, temporality, Limits(max_series=12, roll_up=True))
-    encoder = BatchEncoder(producer)
+    producer = EppingMetricProducer(collector, temporality, Limits(max_series=12), ALL_METRICS)
+    encoder = BatchEncoder(producer.config)
     for _ in range(6):
         for _ in range(100):
             kernel.packet(draw.randrange(60), draw.randrange(40, 1500))

@@ -25,6 +25,7 @@ from otel_epping.otel import agent_metrics, metric_table, sdk_points, semconv
 from otel_epping.otel.otlp.message_columns import Column
 from otel_epping.otel.otlp.points import number_attributes, number_points
 from otel_epping.otel.otlp.request import request, sum_metric
+from otel_epping.otel.scope import SCOPE
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
@@ -43,7 +44,7 @@ SMALL = sdk_points.sum_metric(
 
 
 def scope(*metrics: Metric) -> ScopeMetrics:
-    return ScopeMetrics(scope.SCOPE, metrics, scope.SCOPE.schema_url or "")
+    return ScopeMetrics(SCOPE, metrics, SCOPE.schema_url or "")
 
 
 @pytest.fixture
