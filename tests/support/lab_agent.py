@@ -46,7 +46,10 @@ def eventually(condition: Callable[[], T], timeout_s: float, what: str) -> T:
 
 
 class Agent:
-    """`otel-epping run` on the router's interface. `log` is its standard error, `out` its standard output."""
+    """`otel-epping run` on the router's interface. By default, the agent exports all metrics of all subnets.
+
+    `log` is its standard error, `out` its standard output.
+    """
 
     def __init__(self, lab: Lab, folder: Path, name: str, endpoint: str, interval: str, **variables: str) -> None:
         self.name = name
@@ -54,6 +57,8 @@ class Agent:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")} | {
             "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={name},deployment.environment.name=lab",
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_EPPING_METRICS": "all",
+            "OTEL_EPPING_MAX_SERIES": "0",
             **variables,
         }
         command = [*AGENT, "run", "-i", WAN_INTERFACE, "--interval", interval]
