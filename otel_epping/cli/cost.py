@@ -39,13 +39,17 @@ def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str)
     from otel_epping.cost import run
     from otel_epping.cost.counting_exporter import ExportSettings
     from otel_epping.cost.report import report
+    from otel_epping.replay.run import last_error
 
     export = ExportSettings(settings.exported, settings.limits)
+    failures: list[str] = []
     if files:
-        result = run.measure_captures(files, settings.kernel, export, interval_s)
+        result, failures = run.measure_captures(files, settings.kernel, export, interval_s)
     else:
         for name in settings.selection.names:
             with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
                 interfaces.find(name)
         result = run.measure_interfaces(settings, export, duration / 1e9, interval_s)
     click.echo(report(result, format))
+    if failures:
+        raise last_error(failures)

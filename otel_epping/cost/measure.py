@@ -63,7 +63,11 @@ class Measurement:
 
 
 class Meter:
-    """Measures a collector from now on. The collector's counts must not change any more when result() is called."""
+    """Measures a collector from now on.
+
+    The exporters read the counts one after the other. If packets arrive meanwhile, a later exporter may have a few more
+    points.
+    """
 
     def __init__(self, collector: EppingCollector, settings: ExportSettings) -> None:
         self._collector, self._settings = collector, settings

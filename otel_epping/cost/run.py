@@ -2,10 +2,9 @@
 """Implements `otel-epping cost`: measures interfaces for a while, or the packets of captures."""
 
 import select
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing, suppress
 
 import click
 
@@ -20,7 +19,9 @@ from otel_epping.kernel.load import capabilities
 from otel_epping.process import descriptors
 from otel_epping.process.signals import Stop, enable_keyboard_interrupt
 from otel_epping.replay.input_files import InputFiles
+from otel_epping.replay.progress import progress_bar
 from otel_epping.replay.replayer import Replayer
+from otel_epping.replay.run import last_error
 from otel_epping.settings.model import Settings
 
 _NS = 1e9
@@ -30,28 +31,25 @@ _STEP_S = 1.0
 
 def measure_captures(
     paths: Sequence[str], config: EppingConfig, export: ExportSettings, interval_s: float
-) -> Measurement:
-    """Measures the packets of captures. All packets count as one interval. After Ctrl-C, measures the packets so far.
+) -> tuple[Measurement, list[str]]:
+    """Measures the packets of captures, and returns the result and the failures to read files.
 
-    Raises EppingError if no file has a packet with a valid timestamp. Prints the failures of the other files.
+    All packets count as one interval. After Ctrl-C, returns the result for the packets that were read before. Raises
+    EppingError if no file has a packet with a valid timestamp.
     """
     files = InputFiles(paths)
-    if not files.none_readable:
-        with closing(Replayer(config)) as replayer:
-            meter = Meter(replayer, export)
-            enable_keyboard_interrupt()
-            try:
-                with _progress("reading", files.total_bytes()) as progress:
-                    for batch in files.batches(progress):
-                        replayer.feed(batch)
-            except KeyboardInterrupt:
-                pass
-            if replayer.latest_ns:
-                for failure in files.failures:
-                    click.echo(f"otel-epping: {failure}", err=True)
-                source = paths[0] if len(paths) == 1 else f"{files.files_read} files"
-                return meter.result(source, (replayer.latest_ns - replayer.started_ns) / _NS, interval_s)
-    raise EppingError("; ".join(files.failures) or "no packet has a valid timestamp")
+    if files.none_readable:
+        raise last_error(files.failures)
+    with closing(Replayer(config)) as replayer:
+        meter = Meter(replayer, export)
+        enable_keyboard_interrupt()
+        with suppress(KeyboardInterrupt), progress_bar("reading", files.total_bytes()) as progress:
+            for batch in files.batches(progress):
+                replayer.feed(batch)
+        if not replayer.latest_ns:
+            raise last_error([*files.failures, "nothing was measured: no packet has a valid timestamp"])
+        source = paths[0] if len(paths) == 1 else f"{files.files_read} files"
+        return meter.result(source, (replayer.latest_ns - replayer.started_ns) / _NS, interval_s), files.failures
 
 
 def measure_interfaces(settings: Settings, export: ExportSettings, duration_s: float, interval_s: float) -> Measurement:
@@ -66,18 +64,21 @@ def measure_interfaces(settings: Settings, export: ExportSettings, duration_s: f
         if kept := capabilities.drop_capabilities({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else ()):
             click.echo(f"otel-epping: {capabilities.describe(kept)}", err=True)
         meter = Meter(collector, export)
-        interfaces = InterfaceMonitor(collector.attachments, settings.selection, stop.is_set)
-        with closing(interfaces):
+        with (
+            closing(InterfaceMonitor(collector.attachments, settings.selection, stop.is_set)) as interfaces,
+            closing(HookMonitor(collector.attachments, collector.interface_packets)) as hooks,
+        ):
             interfaces.begin()
-            names = ", ".join(collector.attachments.watched) or "no interface yet"
-            click.echo(f"otel-epping: measuring {names} for {duration_s:g} s; Ctrl-C ends the measurement", err=True)
+            names = ", ".join(collector.attachments.watched or settings.selection.all)
+            click.echo(
+                f"otel-epping: measuring {names} for {duration_s:g} s; Ctrl-C ends the measurement early", err=True
+            )
             began_s = time.monotonic()
-            with closing(HookMonitor(collector.attachments, collector.interface_packets)) as hooks:
-                _wait(collector, interfaces, hooks, meter, stop, duration_s, interval_s)
+            _wait(collector, interfaces, hooks, meter, stop, duration_s, interval_s)
             span_s = time.monotonic() - began_s
             names = ", ".join(collector.attachments.watched) or names
-        # The program is detached now, so the counts do not change any more.
-        result = meter.result(names, span_s, interval_s)
+            # The result is made while the program is attached, because some points describe attached interfaces.
+            result = meter.result(names, span_s, interval_s)
     if not result.packets:
         raise EppingError(
             f"no packet was seen on {names} in {span_s:.1f} s: choose an interface with traffic (`ip -s link` shows "
@@ -101,7 +102,7 @@ def _wait(
     """
     now_s = began_s = time.monotonic()
     due_s = began_s + interval_s
-    with _progress("measuring", round(duration_s)) as progress:
+    with progress_bar("measuring", round(duration_s)) as progress:
         while not stop.is_set() and now_s < began_s + duration_s:
             hooks.check()
             collector.fold_newcomers()
@@ -113,13 +114,3 @@ def _wait(
             stop.wait(min(_STEP_S, began_s + duration_s - now_s))
             before_s, now_s = now_s, time.monotonic()
             progress(round(now_s - began_s) - round(before_s - began_s))
-
-
-@contextmanager
-def _progress(label: str, length: int) -> Iterator[Callable[[int], object]]:
-    """Yields a function that advances a progress bar. The bar is shown only if standard error is a terminal."""
-    if not length or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr, update_min_steps=length // 500) as bar:
-        yield bar.update

@@ -42,7 +42,8 @@ def groups(chosen: Export, complete: Export) -> Iterator[GroupUsage]:
         now, all_ = chosen.of(metrics), complete.of(metrics)
         sizes = [sum(metric.encoded_bytes for metric in each.metrics.values()) for each in (now, all_)]
         if all_.points or group != OTHER:
-            yield GroupUsage(group, now.points, sizes[0], all_.points - now.points, sizes[1] - sizes[0])
+            more = max(0, all_.points - now.points), max(0, sizes[1] - sizes[0])
+            yield GroupUsage(group, now.points, sizes[0], *more)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from otel_epping.otel.metric import GROUPS
 from tests.support.captures import BEGIN_NS, Packet, pcap
 from tests.support.command import Agent, converse, environment, epping, said
 from tests.support.conversation import Conversation
+from tests.support.lab_agent import Agent as LabAgent
 from tests.support.lab_agent import eventually, talking
 from tests.support.link_types import LINKS
 from tests.support.patience import PATIENCE_S
@@ -124,13 +126,13 @@ def test_wrong_arguments(ns: Namespace, arguments: list[str], cause: str) -> Non
 
 
 def test_files_that_cannot_be_measured(ns: Namespace, capture: str, tmp_path: Path) -> None:
-    """A failure is reported. The other files are measured."""
+    """Failures are reported after the result. The other files are measured."""
     result = epping(ns, "cost", *SMALL, "--format", "json", capture, "nothing.pcap")
-    assert result.returncode == 0
+    assert result.returncode == 1
     assert result.stderr == "otel-epping: nothing.pcap: No such file or directory\n"
     assert json.loads(result.stdout)["packets"] == 120
     (tmp_path / "untimed.pcap").write_bytes(pcap([Packet(0, TALKS[0].packets(*LINKS["ethernet"])[0].data, 60)]))
-    assert said(epping(ns, "cost", *SMALL, str(tmp_path / "untimed.pcap"))) == "no packet has a valid timestamp"
+    assert said(epping(ns, "cost", *SMALL, str(tmp_path / "untimed.pcap"))).startswith("nothing was measured: ")
     (tmp_path / "silent.pcap").write_bytes(pcap([Packet(BEGIN_NS, bytes(60), 60)]))
     result = epping(ns, "cost", *SMALL, str(tmp_path / "silent.pcap"))
     assert "no network answered yet, so no round-trip time was measured" in result.stdout
@@ -208,12 +210,24 @@ def test_real_traffic(lab: Lab, cost: Callable[..., Cost]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_measurement_early(lab: Lab, cost: Callable[..., Cost], number: int) -> None:
-    running = cost("--duration", "1h")
-    with talking(lab):
-        converse(lab.router, turns=50)
-    running.process.send_signal(number)
-    check_live(running.result())
+def test_a_signal_ends_the_measurement_early_and_an_agent_exports_the_same(
+    lab: Lab, cost: Callable[..., Cost], agents: Callable[..., LabAgent], number: int
+) -> None:
+    """The agent and the command see the same packets. The agent makes one export, when it stops."""
+    with Sink(namespace=lab.router) as sink:
+        agent = agents("twin", sink.grpc_endpoint, "1h").watching()
+        running = cost("--duration", "1h", "--metrics", "all")  # as the agent
+        with talking(lab):
+            converse(lab.router, turns=50)
+        running.process.send_signal(number)
+        found = running.result()
+        assert agent.stop() == 0
+        group_of = {metric.name: metric.group for metric in metric_table.METRICS}
+        points: Counter[str] = Counter()
+        for _, metric in sink.metrics():
+            points[group_of[metric.name]] += len(getattr(metric, str(metric.WhichOneof("data"))).data_points)
+    check_live(found)
+    assert {each["group"]: each["points"] for each in found["groups"] if each["points"]} == points
 
 
 def test_the_agent_logs_the_size_of_its_first_export(ns: Namespace, start: Callable[..., Agent]) -> None:
