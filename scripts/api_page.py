@@ -27,6 +27,7 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
     "EppingCollector": ("attach", "detach", "close"),
     "EppingConfig": (),
     "Limits": (),
+    "MetricSelection": (),
     "EppingMetricProducer": ("produce",),
     "install": (),
     "attach": (),

@@ -24,7 +24,9 @@ line. The agent ignores variables that Kubernetes sets for a Service. For exampl
 The standard `OTEL_*` variables set the destination of the metrics and the export interval. [exporting.md](exporting.md)
 describes these variables.
 
-In a file, write a list as a YAML list. In a variable, separate the items of a list by commas. Write a time with a unit
+In a file, write a list as a YAML list. In a variable, separate the items of a list by commas. The setting `attributes`
+is a mapping of groups to lists in a file (`attributes: {rtt: [subnet, side]}`), and a text such as
+`rtt=subnet,side;traffic=side,direction` elsewhere. Write a time with a unit
 (`100ms`, `2.5s`, `1m`). A number without a unit is a time in seconds.
 
 ## Interfaces

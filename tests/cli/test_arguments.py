@@ -125,7 +125,7 @@ def test_an_error_names_the_variable_of_the_value(ns: Namespace, arguments: list
     [
         ("INTERFACE", "nope", "there is no interface 'nope'"),
         ("LAN", "nope", "there is no interface 'nope'"),
-        ("ROLL_UP", "true", "roll_up needs max_series"),
+        ("ATTRIBUTES", "ecn=side,direction,ecn", "attributes are selected for group ecn"),
         ("CONFIG", "/nope/settings.yaml", "cannot read /nope/settings.yaml"),
     ],
 )

@@ -41,9 +41,9 @@ IDLE_S = 60
 LONG_S = 400
 BOUNDS = {
     "idle": Bounds(IDLE_S * SECOND),
-    "few": Bounds(IDLE_S * SECOND, Limits(max_series=5)),
-    "few, never idle": Bounds(0, Limits(max_series=4)),
-    "some RTTs first": Bounds(IDLE_S * SECOND, Limits(min_samples=3)),
+    "few": Bounds(IDLE_S * SECOND, Limits(max_series=5, roll_up=False)),
+    "few, never idle": Bounds(0, Limits(max_series=4, roll_up=False)),
+    "some RTTs first": Bounds(IDLE_S * SECOND, Limits(None, 3, roll_up=False)),
     "rolled up": Bounds(IDLE_S * SECOND, Limits(max_series=8, roll_up=True)),
     "all of it": Bounds(IDLE_S * SECOND, Limits(max_series=9, min_samples=2, roll_up=True)),
 }

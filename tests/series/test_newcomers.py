@@ -172,7 +172,7 @@ def test_counts_of_failed_exports_stay_in_their_series(kernel: SyntheticKernel, 
 
 
 def test_newcomers_do_not_count_for_max_series(kernel: SyntheticKernel, temporality: AggregationTemporality) -> None:
-    receiver = receiver_of(kernel, temporality, Limits(max_series=1, min_samples=1))
+    receiver = receiver_of(kernel, temporality, Limits(1, 1, roll_up=False))
     for _ in range(9):
         kernel.packet(1, 100)
         kernel.packet(2, 100)

@@ -52,7 +52,7 @@ def names(*subnets: int) -> set[str]:
 
 
 def test_the_busiest_subnets_are_exported_individually(bench: Bench) -> None:
-    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=3))
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=3, roll_up=False))
     for subnet in range(8):
         for _ in range(1 + subnet):
             crowd.ping(subnet, 5 * MS)
@@ -81,7 +81,7 @@ def test_the_busiest_subnets_are_exported_individually(bench: Bench) -> None:
 def test_no_subnet_is_aggregated_before_its_individual_counts_are_delivered(
     bench: Bench, temporality: AggregationTemporality
 ) -> None:
-    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=1), temporality)
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=1, roll_up=False), temporality)
     crowd.ping(1, MS)
     receiver.export(lambda: False)
     for _ in range(3):
@@ -134,9 +134,9 @@ def test_limits_can_be_changed(bench: Bench) -> None:
 
     assert lengths(Limits(max_series=16, roll_up=True)) == [0, 8, 16, 16] + 12 * [24]
     assert lengths(Limits(max_series=5, roll_up=True)) == [0] + 4 * [24]
-    assert lengths(Limits(max_series=5)) == 5 * [24]
+    assert lengths(Limits(max_series=5, roll_up=False)) == 5 * [24]
     assert lengths(Limits(max_series=9, roll_up=True)) == [0, 16] + 7 * [24]
-    assert lengths(Limits()) == 40 * [24]
+    assert lengths(Limits(None, roll_up=False)) == 40 * [24]
 
 
 def test_subnets_below_the_limit_are_exported_individually_again(bench: Bench) -> None:
@@ -159,7 +159,7 @@ def test_subnets_below_the_limit_are_exported_individually_again(bench: Bench) -
 
 
 def test_a_subnet_with_enough_rtts_of_any_method_is_exported_individually(bench: Bench) -> None:
-    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(min_samples=4))
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(None, 4, roll_up=False))
     for _ in range(3):
         crowd.ping(1, MS)
         crowd.ping(2, MS)
@@ -204,7 +204,6 @@ def test_covering_prefixes_are_shorter_prefixes_of_the_same_address(every: Bench
     [
         ({"max_series": 0}, "max_series is 0"),
         ({"min_samples": -1}, "min_samples is -1"),
-        ({"roll_up": True}, "roll_up needs max_series"),
     ],
 )
 def test_invalid_limits_are_errors(wrong: dict[str, int], words: str) -> None:

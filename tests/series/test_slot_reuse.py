@@ -135,7 +135,7 @@ def test_a_flow_that_sends_again_does_not_count_for_the_new_owner_of_its_slot(cr
 
 
 def test_extremes_and_start_time_are_those_of_the_new_owner(crowd: Crowd) -> None:
-    receiver = receiver_of(crowd.bench, limits=Limits(max_series=CONFIG.max_slots))
+    receiver = receiver_of(crowd.bench, limits=Limits(CONFIG.max_slots, roll_up=False))
     crowd.talk(1, 5 * SECOND)
     crowd.talk(2, MS)
     receiver.export()
@@ -241,7 +241,7 @@ def test_slots_being_freed_become_free_after_the_idle_timeout_is_off(crowd: Crow
     receiver.export()
     assert slot(crowd, 1) is None
     assert crowd.bench.slots["state"][was]
-    Bounds(0, Limits(max_series=5)).apply(crowd.bench, receiver.producer, slow.producer)
+    Bounds(0, Limits(max_series=5, roll_up=False)).apply(crowd.bench, receiver.producer, slow.producer)
     crowd.ping(2, MS)
     crowd.sleep(2)
     for each in (receiver, slow, receiver, slow):
@@ -277,7 +277,7 @@ def test_a_new_slot_is_not_idle(crowd: Crowd) -> None:
 def test_no_counts_are_lost_when_slots_are_reused_during_an_outage(
     crowd: Crowd, temporality: AggregationTemporality
 ) -> None:
-    receiver = receiver_of(crowd.bench, temporality, Limits(max_series=5))
+    receiver = receiver_of(crowd.bench, temporality, Limits(max_series=5, roll_up=False))
     for subnet in range(12):
         for _ in range(3):
             crowd.ping(subnet, MS * (1 + subnet))
@@ -296,7 +296,7 @@ def test_no_counts_are_lost_when_slots_are_reused_during_an_outage(
 
 
 def test_freed_slots_and_overflows_are_metrics(crowd: Crowd) -> None:
-    receiver = receiver_of(crowd.bench, limits=Limits(max_series=2))
+    receiver = receiver_of(crowd.bench, limits=Limits(max_series=2, roll_up=False))
     for subnet in (1, 2, 3):
         crowd.talk(subnet, MS)
     receiver.export()

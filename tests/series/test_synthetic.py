@@ -25,9 +25,9 @@ SUBNETS = 16
 MAX_SUBNETS = 8
 CONFIG = EppingConfig(max_subnets=MAX_SUBNETS, scale=0)
 LIMITS = [
-    Limits(),
-    Limits(max_series=3),
-    Limits(min_samples=3),
+    Limits(None, roll_up=False),
+    Limits(max_series=3, roll_up=False),
+    Limits(None, 3, roll_up=False),
     Limits(max_series=6, roll_up=True),
     Limits(max_series=5, min_samples=2, roll_up=True),
 ]

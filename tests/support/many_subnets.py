@@ -49,7 +49,7 @@ class Bounds(NamedTuple):
     """The idle timeout of a collector, and the limits of the metric producers that use the collector."""
 
     idle_timeout_ns: int = 0
-    limits: Limits = Limits()
+    limits: Limits = Limits(max_series=None, roll_up=False)
 
     def apply(self, bench: Bench, *producers: EppingMetricProducer) -> None:
         bench.collector.change_idle_timeout(self.idle_timeout_ns)
