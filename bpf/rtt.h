@@ -8,13 +8,21 @@
 #include "flow_events.h"
 #include "histogram.h"
 
-/*
- * Returns the slot of the packet's source, for which an RTT has been measured. If the subnet is a newcomer, it becomes
- * an answered subnet.
- */
+/* Makes a newcomer an answered subnet. */
+static __always_inline void mark_answered(struct slot *slot)
+{
+    u32 row = CLAIMS_NEWCOMERS;
+    struct claims *newcomers = claims.lookup(&row);
+
+    if (newcomers && (set_state(slot, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
+        __sync_fetch_and_add(&newcomers->claimed, -1);
+}
+
+/* Returns the slot of the packet's source, for which an RTT has been measured. */
 static __always_inline u32 answered_slot(const struct context *ctx)
 {
-    u32 index = ctx->source.slot, newcomers_row = CLAIMS_NEWCOMERS;
+    u32 index = ctx->source.slot;
+    struct slot *slot;
 
     if (index < SHARED_SLOTS) {
         /* The epoch is read first: if user space reclaims the slot after the look-up, the cached epoch is too old. */
@@ -24,13 +32,9 @@ static __always_inline u32 answered_slot(const struct context *ctx)
         if (ctx->has_flow)
             ctx->flow->cached_slots[ctx->source_index] = epoch << 32 | index;
     }
-
-    struct slot *slot = slots.lookup(&index);
-    struct claims *newcomers = claims.lookup(&newcomers_row);
-
-    if (index >= SHARED_SLOTS && slot && newcomers && !(slot->state & SLOT_ANSWERED) &&
-        (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
-        __sync_fetch_and_add(&newcomers->claimed, -1);
+    slot = slots.lookup(&index);
+    if (slot && index >= SHARED_SLOTS && !(slot->state & SLOT_ANSWERED))
+        mark_answered(slot);
     return index;
 }
 
@@ -91,7 +95,6 @@ static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum
         ctx->counters->rtt_expired++;
         return;
     }
-
     ctx->counters->rtt_measured++;
     histogram_record(histogram_of(slot, method), rtt_ns, ctx->counters);
 #if EVENTS
@@ -99,7 +102,6 @@ static __always_inline void record_rtt(const struct context *ctx, u32 slot, enum
 #endif
 }
 
-/* The second loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 static __always_inline void record_rtts(const struct context *ctx)
 {
     const struct packet *packet = ctx->packet;
@@ -110,6 +112,7 @@ static __always_inline void record_rtts(const struct context *ctx)
 
     u32 slot = hide_from_verifier(ctx->packet, is_measured ? answered_slot(ctx) : ctx->source.slot);
 
+    /* The loop is not unrolled, so that the program contains the code of record_rtt() only once. */
 #pragma clang loop unroll(disable)
     for (int i = 0; i < MAX_RTTS_PER_PACKET; i++) {
         if (i < packet->rtt_count)

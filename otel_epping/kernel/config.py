@@ -14,6 +14,7 @@ from otel_epping.kernel.buckets import RTT_MAX_NS, SCALES, bucket_count
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
+
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 # How the program is attached to interfaces: by TCX links or by clsact filters. "auto" means TCX if the kernel supports
@@ -30,8 +31,9 @@ LIMITS: dict[str, tuple[int, int]] = {
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (SCALES[0], SCALES[-1]),
 }
-# The smallest and the largest value of EppingCollector's idle timeout.
+# The smallest, the largest and the default value of EppingCollector's idle timeout.
 IDLE_TIMEOUTS_NS = (0, 366 * 24 * 3600 * 10**9)
+IDLE_TIMEOUT_NS = 3600 * 10**9
 
 
 def possible_cpus() -> int:
@@ -58,8 +60,9 @@ def tick_ns() -> int:
 class EppingConfig:
     """Configuration of the kernel program. Raises EppingError for a value out of range.
 
-    max_subnets         number of slots. Each combination of subnet, interface, side and method needs a slot for its
-                        histogram. Combinations without a slot are counted in the overflow slot
+    max_subnets         number of subnets for which there is room, if each subnet is seen on two interfaces, has
+                        RTTs of one or two methods, and has its RTTs in few buckets (see max_slots, max_histograms and
+                        max_blocks). What finds no room is counted in the overflow slot or the overflow histogram
     max_flows           number of entries in the TCP flow table
     prefix_v4           prefix length of IPv4 subnets, in bits
     prefix_v6           prefix length of IPv6 subnets, in bits
@@ -105,7 +108,12 @@ class EppingConfig:
         A router sees most subnets on two interfaces: on the interface towards the subnet, and on the interface towards
         the hosts with which the subnet communicates.
         """
-        return 2 * self.max_subnets
+        return 2 * self.max_subnets + self.reserve
+
+    @property
+    def reserve(self) -> int:
+        """Number of slots that are kept free for new subnets. If fewer slots are free, slots are reclaimed."""
+        return max(1, self.max_subnets // 8)
 
     @property
     def max_histograms(self) -> int:
@@ -115,7 +123,7 @@ class EppingConfig:
     @property
     def max_blocks(self) -> int:
         """Number of blocks of 16 buckets, without the blocks of the overflow histogram."""
-        return 8 * self.max_subnets
+        return 15 * self.max_subnets // 2
 
     def defines(self) -> dict[str, int]:
         """Returns the constants of `bpf/config.h`, by name."""

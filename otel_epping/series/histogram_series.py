@@ -92,7 +92,9 @@ class HistogramSeries:
 
     def start(self, rtts: RttTable) -> None:
         """Prepares for the histograms of a reading."""
-        changed = self._owners.update(rtts.generation)
+        # The upper bits change when a histogram loses its owner. When a histogram gets an owner, only the lowest bit
+        # changes, and the histogram is not reset: the RTTs that wait since the previous reading belong to this owner.
+        changed = self._owners.update(rtts.generation >> np.uint32(1))
         self._increments.start(rtts.counts, changed)
         self._new.grow(len(rtts.rows))
         self._new.reset(changed)

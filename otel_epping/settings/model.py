@@ -20,7 +20,7 @@ import click
 
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
-from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
+from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUT_NS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
 from otel_epping.otel import metric_selection
 from otel_epping.series.limits import RANGES, Limits
 from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, Interfaces, Names
@@ -175,8 +175,8 @@ class Settings:
         int,
         Spec(
             click.IntRange(*LIMITS["max_subnets"]),
-            "Number of slots for counts. A subnet takes one slot for each interface, side and method. If no slot is "
-            "free, packets are counted on the overflow point.",
+            "Number of subnets for which there is room, if each subnet is seen on two interfaces. If the room is "
+            "nearly used up, the quietest subnets make room for others.",
             kernel=True,
         ),
     ] = _KERNEL_DEFAULTS.max_subnets
@@ -194,10 +194,11 @@ class Settings:
         Spec(
             Duration(*IDLE_TIMEOUTS_NS),
             "If a subnet has no packets and no active TCP flow for this time, the slots of the subnet are freed for "
-            "other subnets. The last counts of the subnet are exported first. 0: slots are never freed.",
+            "other subnets. The last counts of the subnet are exported first. 0: slots are only freed when the room is "
+            "nearly used up.",
             reloadable=True,
         ),
-    ] = 0
+    ] = IDLE_TIMEOUT_NS
     metrics: Annotated[
         tuple[str, ...],
         Spec(

@@ -106,7 +106,7 @@ class Bench:
 
     def __init__(self, config: EppingConfig) -> None:
         assert config.packet_clock
-        self.collector = EppingCollector(config)
+        self.collector = EppingCollector(config, idle_timeout_ns=0)
         self.config = config
         self.row = self.register(LO)
         self.feeders = {name: Feeder(fd) for name, fd in self.collector.program.entry_points.items()}

@@ -13,7 +13,7 @@ from otel_epping.kernel.program import Map
 from otel_epping.kernel.read import claims
 from otel_epping.kernel.read.histograms import block_numbers, numbers_of
 
-# The states of a slot. In `state` of struct slot, the lowest 8 bits are the bits of enum slot_state. The next 24 bits
+# The states of a slot. The lowest 8 bits of `state` in struct slot are the bits of enum slot_state. The next 24 bits
 # are the row of the covering prefix in `claims`. The highest 32 bits are the register and the rank of the subnet in the
 # sketch of unanswered subnets (sketch.py).
 FREE, NEWCOMER, ANSWERED = range(3)
