@@ -8,7 +8,7 @@
 
 /* Number of slots: each combination of subnet, interface and side needs one. The shared slots are not included. */
 #ifndef MAX_SLOTS
-#define MAX_SLOTS 32768
+#define MAX_SLOTS 34816
 #endif
 
 /* Number of histograms: each combination of slot and method with an RTT needs one. */
@@ -18,7 +18,7 @@
 
 /* Number of blocks of buckets. Each range of 16 buckets of a histogram in which an RTT was counted needs one. */
 #ifndef MAX_BLOCKS
-#define MAX_BLOCKS 131072
+#define MAX_BLOCKS 122880
 #endif
 
 /* Number of entries of the flow table (flow_table.h). */

@@ -102,6 +102,8 @@ struct claims {
 
 BPF_F_TABLE("array", u32, struct claims, claims, CLAIMS_COVERING + (1 << COVERING_BITS), BPF_F_MMAPABLE);
 
+#define FRESH_ROW_TRIES 4
+
 static __always_inline u32 in_use(const struct claims *claims)
 {
     return claims->claimed - claims->released;
@@ -110,15 +112,20 @@ static __always_inline u32 in_use(const struct claims *claims)
 /*
  * Returns the number of a row that was never in use, or 0 if there is none. Row numbers begin at `first`. The program
  * takes a row from the queue of freed rows first. User space does not have to put all rows into the queue at the start.
+ * Benign race: if other CPUs take rows FRESH_ROW_TRIES times in the meantime, the result is 0, too.
  */
 static __always_inline u32 fresh_row(struct claims *claims, u32 first, u64 limit)
 {
-    u64 fresh;
+    u64 fresh = claims->fresh;
 
-    if (claims->fresh >= limit)
-        return 0;
-    fresh = __sync_fetch_and_add(&claims->fresh, 1);
-    return fresh < limit ? first + fresh : 0;
+    for (int i = 0; i < FRESH_ROW_TRIES && fresh < limit; i++) {
+        u64 before = __sync_val_compare_and_swap(&claims->fresh, fresh, fresh + 1);
+
+        if (before == fresh)
+            return first + fresh;
+        fresh = before;
+    }
+    return 0;
 }
 
 /*
@@ -309,11 +316,11 @@ enum closing { CLOSED_FIN, CLOSED_RST, CLOSINGS };
  * opened or closed flow is counted for the subnets of both endpoints.
  */
 struct flow_counters {
-    u64 retransmitted[2];
-    u64 out_of_order[2];
-    u64 zero_window[2];
-    u64 opened[OPENINGS];
-    u64 closed[CLOSINGS];
+    u32 retransmitted[2];
+    u32 out_of_order[2];
+    u32 zero_window[2];
+    u32 opened[OPENINGS];
+    u32 closed[CLOSINGS];
 };
 
 BPF_F_TABLE("array", u32, struct flow_counters, flow_counters, SLOTS, BPF_F_MMAPABLE);

@@ -14,7 +14,7 @@ static __always_inline void mark_answered(struct slot *slot)
     u32 row = CLAIMS_NEWCOMERS;
     struct claims *newcomers = claims.lookup(&row);
 
-    if (newcomers && (__sync_fetch_and_or(&slot->state, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
+    if (newcomers && (set_state(slot, SLOT_ANSWERED) & SLOT_STATE_MASK) == SLOT_NEWCOMER)
         __sync_fetch_and_add(&newcomers->claimed, -1);
 }
 

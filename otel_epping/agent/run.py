@@ -158,8 +158,10 @@ class Agent:
             elif self._interfaces.fileno() in readable or self._interfaces.is_outdated:
                 self._interfaces.follow()
                 self._stop.wait(_PAUSE_S)
-            if self._hooks.check():
-                watchdog.report(at_once=True)
+            if not self._hooks.wait_s():
+                self._collector.fold_newcomers()
+                if self._hooks.check():
+                    watchdog.report(at_once=True)
 
     def stop(self) -> bool:
         """Exports the counts of the last interval, and detaches the program from the interfaces.
@@ -224,16 +226,16 @@ class Agent:
         return [fd for fd, _ in waiting.poll(wait_s * 1000)]
 
     def _log_start(self) -> None:
-        watched, max_subnets = self._collector.attachments.watched, self._settings.kernel.max_subnets
+        watched, config = self._collector.attachments.watched, self._settings.kernel
         kernel_bytes = sum(self._collector.kernel_bytes.values())
         _log.info(
-            "watching %s: room for %d subnets, %.0f MiB of kernel memory",
+            "watching %s: room for %d subnets on two interfaces, %.0f MiB of kernel memory",
             listed(watched, _MAX_LISTED) or "no interface yet",
-            max_subnets,
+            config.max_subnets,
             kernel_bytes / _MIB,
             extra={
                 "interfaces": list(watched),
-                "max_subnets": max_subnets,
+                "max_subnets": config.max_subnets,
                 "kernel_bytes": kernel_bytes,
                 "version": __version__,
             },

@@ -174,12 +174,11 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         interface_monitor.begin()
         # The SDK (1.45) has no public function that returns the readers or the resource of a provider.
         for reader in metric_readers(provider):
-            undo.callback(
-                attach(reader, collector, resource_of(provider), settings.limits, selection=settings.exported)
-            )
+            undo.callback(attach(reader, collector, resource_of(provider), settings.limits, settings.exported))
         undo.callback(provider.force_flush)
         undo.callback(collector.attachments.detach_all)
-        end_monitor = check_in_background(HookMonitor(collector.attachments, collector.interface_packets))
+        monitor = HookMonitor(collector.attachments, collector.interface_packets)
+        end_monitor = check_in_background(monitor, collector.fold_newcomers)
         undo.callback(end_monitor)
         self._detach_at_exit(collector, end_monitor)
         _log.info("watching %s", ", ".join(collector.attachments.watched))

@@ -6,6 +6,7 @@ at any time, and no counts are lost if an export fails. The counts of an interva
 readings.
 """
 
+import logging
 import os
 import threading
 import weakref
@@ -35,6 +36,8 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.read.waiting_rtts import count_waiting
 from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.kernel.wall_clock import Clock
+
+_log = logging.getLogger(__name__)
 
 
 def _close(fds: list[int]) -> None:
@@ -68,13 +71,13 @@ class EppingCollector:
         # kernel closes the descriptors when the process ends.
         close_maps.atexit = self._close_program.atexit = False
         self.directions = Directions()
-        self.attachments = Attachments(self.program, self.config.hook)
+        self._control = Control(self.program.maps["control"])
+        self.attachments = Attachments(self.program, self.config.hook, self._control.begin_epoch)
         self._clock = Clock()
         self.started_ns = self._clock()
         # A slot is freed when all readers have read its final counts. The set contains weak references. So a reader
         # that is no longer used does not delay the freeing of slots.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
-        self._control = Control(self.program.maps["control"])
         self._end_monitor: Callable[[], None] | None = None
         self._cpus = possible_cpus()
         self._lock = threading.Lock()
@@ -95,10 +98,10 @@ class EppingCollector:
     def attach(self, interface: str, role: Literal["wan", "lan", "mirror"] = "wan") -> None:
         """Attaches the program to both hooks of an interface. The program is the first program on each hook.
 
-        A thread checks the hooks each second. If another process has detached the program, the thread attaches the
-        program again. If another program may run before the collector's program, the thread moves the collector's
-        program to the front. If the program does not receive all packets, the thread logs the cause. `role` is the
-        position of the interface in the network:
+        A thread checks the hooks each second, and calls fold_newcomers(). If another process has detached the program,
+        the thread attaches the program again. If another program may run before the collector's program, the thread
+        moves the collector's program to the front. If the program does not receive all packets, the thread logs the
+        cause. `role` is the position of the interface in the network:
 
             wan     incoming packets come from the external side
             lan     incoming packets come from the internal side
@@ -110,7 +113,8 @@ class EppingCollector:
         """
         self.attachments.attach(interface, Role[role.upper()])
         if self._end_monitor is None:
-            self._end_monitor = check_in_background(HookMonitor(self.attachments, self.interface_packets))
+            monitor = HookMonitor(self.attachments, self.interface_packets)
+            self._end_monitor = check_in_background(monitor, self.fold_newcomers)
 
     def detach(self, interface: str) -> None:
         """Detaches the program from an interface. The interface's counts stay readable until they are exported."""
@@ -158,11 +162,20 @@ class EppingCollector:
         return reader
 
     def fold_newcomers(self) -> None:
-        """Reclaims the slots of subnets that have not answered for some seconds. Call this method once per second."""
-        with self._lock:
+        """Reclaims the slots of subnets that have not answered for some seconds. Call this method once per second.
+
+        Does nothing while a reader reads, because each reading also reclaims these slots.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             if self.slots.has_newcomers:
                 rows = self._arrays["slots"].rows(0, self._slots_in_use.count())
                 self.slots.fold_newcomers(rows, list(self._readers))
+        except OSError as error:  # no memory left
+            _log.warning("cannot reclaim the slots of subnets without an RTT (%s): trying again in 1 s", error)
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _next_interval(self, reader: Reader) -> Iterator[Interval]:
@@ -176,8 +189,7 @@ class EppingCollector:
         reader reads the old interval again. The RTT itself is counted in its bucket.
         """
         with self._lock:
-            self._control.interval += 1
-            self._control.write()
+            self._control.begin_interval()
             yield Interval(
                 self._control.interval,
                 self._slots_in_use.count(),

@@ -14,6 +14,7 @@ from otel_epping.kernel.buckets import RTT_MAX_NS, SCALES, bucket_count
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
+
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 # How the program is attached to interfaces: by TCX links or by clsact filters. "auto" means TCX if the kernel supports
@@ -107,7 +108,12 @@ class EppingConfig:
         A router sees most subnets on two interfaces: on the interface towards the subnet, and on the interface towards
         the hosts with which the subnet communicates.
         """
-        return 2 * self.max_subnets
+        return 2 * self.max_subnets + self.reserve
+
+    @property
+    def reserve(self) -> int:
+        """Number of slots that are kept free for new subnets. If fewer slots are free, slots are reclaimed."""
+        return max(1, self.max_subnets // 8)
 
     @property
     def max_histograms(self) -> int:
@@ -117,7 +123,7 @@ class EppingConfig:
     @property
     def max_blocks(self) -> int:
         """Number of blocks of 16 buckets, without the blocks of the overflow histogram."""
-        return 8 * self.max_subnets
+        return 15 * self.max_subnets // 2
 
     def defines(self) -> dict[str, int]:
         """Returns the constants of `bpf/config.h`, by name."""

@@ -73,8 +73,8 @@ class Reading:
     slots        (rows,) the program's struct slot. Its field `key` has the prefix, interface, family and side
     created_ns   (rows,) Unix time at which the owner got the slot, ns; 0 if the row has no owner
     generation   (rows,) number that is increased by 1 whenever the row gets or loses an owner. The number is odd if
-                 the row has an owner, and even otherwise. A consumer that keeps state for a row must reset this state when the
-                 generation of the row has changed; see RowOwners
+                 the row has an owner, and even otherwise. A consumer that keeps state for a row must reset this state
+                 when the generation of the row has changed; see RowOwners
     answered     (rows,) true if an RTT was measured for the owner. The value stays true until the owner loses the row
     unanswered   estimated number of subnets that sent or received packets since this reader's previous reading, and for
                  which no RTT was ever measured

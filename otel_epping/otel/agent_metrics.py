@@ -4,7 +4,14 @@
 from otel_epping.otel.metric import AGENT, Metric
 from otel_epping.otel.semconv import INTERFACE_EVENT, IO_DIRECTION
 
-SUBNET_USAGE = Metric(AGENT, "epping.agent.subnet.usage", "{subnet}", "Slots that subnets use.", (), "updowncounter")
+SUBNET_USAGE = Metric(
+    AGENT,
+    "epping.agent.subnet.usage",
+    "{subnet}",
+    "Slots in use. Each combination of subnet, interface and side needs a slot.",
+    (),
+    "updowncounter",
+)
 FLOW_USAGE = Metric(
     AGENT,
     "epping.agent.flow.usage",
@@ -17,9 +24,7 @@ FLOW_USAGE = Metric(
 FLOW_LIMIT = Metric(
     AGENT, "epping.agent.flow.limit", "{flow}", "Maximum number of TCP flow table entries.", (), "updowncounter"
 )
-SUBNET_LIMIT = Metric(
-    AGENT, "epping.agent.subnet.limit", "{subnet}", "Number of slots for subnets.", (), "updowncounter"
-)
+SUBNET_LIMIT = Metric(AGENT, "epping.agent.subnet.limit", "{subnet}", "Number of slots.", (), "updowncounter")
 SUBNET_UNANSWERED = Metric(
     AGENT,
     "epping.agent.subnet.unanswered",
@@ -33,7 +38,8 @@ SUBNET_RETIRED = Metric(
     AGENT,
     "epping.agent.subnet.retired",
     "{subnet}",
-    "Slots that were freed because their subnet was idle for `idle_timeout`.",
+    "Slots that were reclaimed because their subnet was idle for `idle_timeout`, or to make room for other subnets. "
+    "Slots of subnets for which no round-trip time was ever measured are not counted.",
     (),
 )
 SERIES_USAGE = Metric(

@@ -87,12 +87,12 @@ class ProducerExporter(MetricExporter):
         inner: MetricExporter,
         collector: EppingCollector,
         limits: Limits | None = None,
+        selection: MetricSelection | None = None,
         *,
         forward_sdk: bool = True,
         on_result: Callable[[Failure | None], None] | None = None,
         explicit_buckets: bool = False,
         certificates: Certificates | None = None,
-        selection: MetricSelection | None = None,
         request_sender: "RequestSender | None" = None,
     ) -> None:
         super().__init__(private.preferred_temporality(inner), private.preferred_aggregation(inner))

@@ -58,7 +58,7 @@ class CardinalityLimiter:
     def __init__(
         self, config: EppingConfig, reader: Reader, started_ns: int, projections: Sequence[Projection]
     ) -> None:
-        self.max_series = config.max_subnets
+        self.max_series = config.max_slots
         self._config = config
         self._previous_ns = started_ns  # time of the previous reading
         self._counters_dtype = reader.counters_dtype
@@ -95,7 +95,7 @@ class CardinalityLimiter:
 
         The result is valid until the next call. The minima and maxima cover the time since the previous call.
         """
-        self.max_series = limits.max_series or self._config.max_subnets
+        self.max_series = limits.max_series or self._config.max_slots
         self._start(reading)
         owned = has_owner(reading.generation)
         owned[:SHARED_SLOTS] = True

@@ -15,7 +15,7 @@ RANGES: dict[str, tuple[int, int]] = {
 class Limits:
     """Limits on series. Raises EppingError for a value out of range.
 
-    max_series   maximum number of subnets and covering prefixes that have series; None: EppingConfig.max_subnets
+    max_series   maximum number of subnets and covering prefixes that have series; None: the number of slots
     min_samples  number of RTTs that a subnet must have to be exported individually
     roll_up      if true, subnets beyond a limit are exported in covering prefixes, not on the overflow point
 

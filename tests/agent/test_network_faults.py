@@ -16,6 +16,7 @@ from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.long.fuzz import builders
 from tests.support.command import Agent
+from tests.support.handshake import exchange, packet_socket
 from tests.support.hosts import Hosts, dropping, latest_total, runs, udp_socket
 from tests.support.other_programs import BPF_F_AFTER
 
@@ -50,6 +51,12 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
             threading.Thread(target=flood, args=(end, *addresses))
             for end, addresses in zip(ends, (list(sent), list(sent)[::-1]), strict=True)
         ]
+        for number, name in enumerate((kept, gone)):
+            raw = []
+            for namespace in (hosts.here, hosts.there):
+                with namespace.entered():
+                    raw.append(undo.enter_context(packet_socket(name)))
+            exchange(raw[0], raw[1], f"10.77.{number}.1", f"10.77.{number}.2")
         for thread in threads:
             thread.start()
         time.sleep(0.5)
@@ -65,7 +72,8 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
         assert latest_total(sink, PACKETS, kept) == 2 * latest_total(sink, INTERFACE_PACKETS, kept)
         counted = latest_total(sink, INTERFACE_PACKETS, gone)
         assert latest_total(sink, PACKETS, gone) == 2 * counted
-        assert before <= counted <= sum(sent.values()) + len(sent)
+        # The kernel answers each of the three segments of the handshake with a RST.
+        assert before <= counted <= sum(sent.values()) + len(sent) + 2 * 3
     assert before > 1000
 
 
@@ -112,26 +120,32 @@ def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, star
 
 
 def test_full_maps_lose_no_packet(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """Ten subnets share four slots, and 3000 flows share 1024 entries of the flow table."""
+    """Ten subnets that answer share eight slots, and 3000 flows share 1024 entries of the flow table."""
     name = hosts.join(0)
-    with hosts.there.entered():
-        end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    with Sink(namespace=hosts.here) as sink, end:
-        end.bind((name, 0))
+    with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
+        ends = []
+        for namespace in (hosts.here, hosts.there):
+            with namespace.entered():
+                ends.append(undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)))
+            ends[-1].bind((name, 0))
         agent = start(
             *("-i", name, "--max-subnets", "4", "--max-flows", "1024"),
             namespace=hosts.here,
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
         )
         for flow in range(3000):
-            segment = builders.tcp((1024 + flow, 443), 1, 1, 0x18, builders.timestamp(1, 0), b"data")
-            source, destination = bytes((10, 1, flow % 5, 1)), bytes((10, 2, flow % 5, 1))
-            end.send(builders.link((), 4) + builders.ip(source, destination, 6, segment))
+            # A handshake measures an RTT in both directions. Each subnet is in another covering prefix (bpf/subnet.h).
+            ports, addresses = (1024 + flow, 443), (bytes((10 + flow % 5, 1, 1, 1)), bytes((20 + flow % 5, 1, 1, 1)))
+            for sender, numbers, flags in ((0, (1, 0), 0x02), (1, (1, 2), 0x12), (0, (2, 2), 0x10)):
+                segment = builders.tcp((ports[sender], ports[1 - sender]), *numbers, flags)
+                packet = builders.ip(addresses[sender], addresses[1 - sender], 6, segment)
+                ends[sender].send(builders.link((), 4) + packet)
         assert agent.stop() == 0
-        assert latest_total(sink, INTERFACE_PACKETS) == 3000
-        assert latest_total(sink, PACKETS) == 6000
+        assert latest_total(sink, INTERFACE_PACKETS) == 9000
+        assert latest_total(sink, PACKETS) == 18_000
         points = sink.points(PACKETS)
-        (overflow,) = [one.point.as_int for one in points if one.attributes == {"otel.metric.overflow": True}]
         named = {one.attributes[semconv.SUBNET] for one in points if semconv.SUBNET in one.attributes}
-        assert len(named) == 4
-        assert overflow == 6000 - 4 * 600
+        assert len(named) == 8
+        shared = sum(one.point.as_int for one in points if semconv.SUBNET not in one.attributes)
+        assert 2 * 1800 <= shared <= 2 * 1800 + 8 * 3, "packets of two subnets, and packets before the first RTTs"
+        assert {"otel.metric.overflow": True} in [one.attributes for one in points]

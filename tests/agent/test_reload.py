@@ -116,7 +116,7 @@ def test_limits_are_reloaded(ns: Namespace, start: Callable[..., Agent], sink: S
     reload("metrics: rtts\n", "settings are unchanged: ")
     reload("metrics: all\n", "take effect after a restart: metrics")
     reload(
-        "max_series: 9\nidle_timeout: 1h\nroll_up: false\nmin_samples: 2\n",
+        "max_series: 9\nidle_timeout: 2h\nroll_up: false\nmin_samples: 2\n",
         "settings reloaded; changes applied: idle_timeout, max_series, roll_up, min_samples",
     )
     converse(ns, TURNS)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that every packet is counted in a slot and for its interface. If all slots are used, a packet of a new subnet
-is counted in the overflow slot."""
+"""Tests that every packet is counted in a slot and for its interface. If no slot is free for a subnet that has not
+answered, its packets are counted in the slot of unanswered subnets. RTTs of a subnet without a slot are counted in the
+overflow histogram."""
 
 import os
 import random
@@ -18,6 +19,9 @@ from scapy.packet import Packet, Raw
 
 from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, OVERFLOW_SLOT, SHARED_SLOTS, UNANSWERED_SLOT
+from tests.support.claims import checked
+from tests.support.forged import Forger, random_address
 from tests.support.prog_test_run import CLASSES, EGRESS, EXTERNAL, INGRESS, INTERNAL, KINDS, MS, START_NS, Bench
 from tests.support.readings import traffic
 
@@ -27,6 +31,7 @@ pytestmark = pytest.mark.parallel
 SUBNETS = 20_000
 ROUNDS = 2
 CONFIG = EppingConfig(packet_clock=True)
+NEWCOMERS = CONFIG.max_slots // 4  # the slots of subnets that have not answered, if no subnet has answered
 MAC = "02:00:00:00:00:01"
 PAYLOAD = 1200
 UDP_CLASS = CLASSES.index("udp")
@@ -123,30 +128,32 @@ def fed() -> Iterator[tuple[Bench, Offered]]:
 
 def test_more_subnets_than_slots_were_offered(fed: tuple[Bench, Offered]) -> None:
     _, offered = fed
-    assert len(offered.by_key) > SUBNETS > CONFIG.max_subnets
+    assert len(offered.by_key) > SUBNETS > NEWCOMERS
     assert sum(int(tally[0]) for tally in offered.by_entry.values()) == SUBNETS * ROUNDS
 
 
-def test_every_packet_is_counted_in_the_slot_of_its_subnet_or_in_the_overflow_slot(fed: tuple[Bench, Offered]) -> None:
+def test_every_packet_is_counted_in_its_own_slot_or_in_the_unanswered_slot(fed: tuple[Bench, Offered]) -> None:
     bench, offered = fed
     reading = bench.collector.reader().read()
-    assert len(reading.slots) == CONFIG.max_subnets + 1
+    assert len(reading.slots) == SHARED_SLOTS + NEWCOMERS
+    assert not reading.answered.any()
     classes = [place for place in range(len(CLASSES)) if place != UDP_CLASS]
     assert not traffic(reading)[:, :, classes].any()
     counted = traffic(reading)[:, :, UDP_CLASS]
     # The subnets that send or receive the first packets get the slots. Later subnets get no slots.
     keys = list(offered.by_key)
-    served, rest = keys[: CONFIG.max_subnets], keys[CONFIG.max_subnets :]
+    served, rest = keys[:NEWCOMERS], keys[NEWCOMERS:]
     found = {}
-    for slot in range(1, len(counted)):
+    for slot in range(SHARED_SLOTS, len(counted)):
         subnet, side, row = bench.describe(slot)
         assert row == bench.row
         found[str(subnet), side] = counted[slot]
     assert found.keys() == set(served)
     wrong = [key for key in served if (found[key] != offered.by_key[key]).any()]
     assert not wrong, f"{len(wrong)} of {len(served)} subnets have wrong counts: {wrong[:3]}"
-    assert not reading.slots["live"][0]
-    assert (counted[0] == sum(offered.by_key[key] for key in rest)).all()
+    assert not reading.slots["state"][:SHARED_SLOTS].any()
+    assert not counted[OVERFLOW_SLOT].any()
+    assert (counted[UNANSWERED_SLOT] == sum(offered.by_key[key] for key in rest)).all()
 
 
 def test_the_sum_over_all_slots_equals_the_packets_that_were_fed(fed: tuple[Bench, Offered]) -> None:
@@ -162,17 +169,20 @@ def test_the_sum_over_all_slots_equals_the_packets_that_were_fed(fed: tuple[Benc
     assert interface["ecn"].tolist() == [total[0], 0, 0, 0]
 
 
-def test_every_look_up_without_a_slot_is_counted(fed: tuple[Bench, Offered]) -> None:
-    bench, offered = fed
-    missed = sum(int(tally[:, 0].sum()) for tally in list(offered.by_key.values())[CONFIG.max_subnets :])
-    assert missed > 0
-    assert bench.counters()["subnet_insert_failed"] == missed
-
-
-def test_rtts_are_counted_in_the_overflow_slot_too(fed: tuple[Bench, Offered]) -> None:
+def test_a_subnet_that_has_not_answered_needs_no_slot(fed: tuple[Bench, Offered]) -> None:
     bench, _ = fed
+    assert bench.counters()["subnet_insert_failed"] == 0
+
+
+def test_packets_and_rtts_of_answered_subnets_without_a_slot_are_counted_in_row_0() -> None:
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=16, max_flows=64, sample_interval_ns=0))
+    forger, chance = Forger(bench), random.Random(9)
+    for _ in range(200):
+        forger.answer(random_address(6, chance), MS)
+    used = checked(bench)
+    assert used.slots == bench.config.max_slots
     flow = bench.flow(client="172.16.0.1", server="172.16.1.1")
-    before = bench.histograms[0].copy()
+    before = bench.histograms[OVERFLOW_HISTOGRAM].copy()
     reader = bench.collector.reader()
     reader.read()
     with bench.counting() as counted:
@@ -180,11 +190,16 @@ def test_rtts_are_counted_in_the_overflow_slot_too(fed: tuple[Bench, Offered]) -
             (0, EGRESS, 0, "A", 1000, 0),
             (0, EGRESS, 1 * MS, "PA", 1001, 0),
             (1, INGRESS, 8 * MS, "A", 5, 1001),
+            (1, INGRESS, 9 * MS, "PA", 6, 1001),
         ):
             bench.feeders[entry].set(flow.frame(sender, flags, tsval, tsecr, b"x"))
             bench.feeders[entry].run(START_NS + at_ns)
-    assert counted["subnet_insert_failed"] == 2, "the program looks up each of the flow's two slots once"
-    after = bench.histograms[0]
+    assert counted["subnet_insert_failed"] == 1, "the program looks up the slot of each RTT"
+    after = bench.histograms[OVERFLOW_HISTOGRAM]
     assert (after["ended"] - before["ended"], after["sum_ns"] - before["sum_ns"]) == (1, 7 * MS)
     reading = reader.read()
-    assert (reading.min_ns[0], reading.max_ns[0]) == (7 * MS, 7 * MS)
+    rtts = reading.rtts
+    assert (rtts.min_ns[OVERFLOW_HISTOGRAM], rtts.max_ns[OVERFLOW_HISTOGRAM]) == (7 * MS, 7 * MS)
+    # The subnet of the server has answered. So the later packet of the flow is counted in the overflow slot.
+    assert bench.traffic_of(OVERFLOW_SLOT)["from tcp_timestamp"][0] == 1
+    bench.close()

@@ -8,13 +8,14 @@ from ipaddress import ip_address, ip_network
 
 import numpy as np
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import IPv6
 
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import UNANSWERED_SLOT
 from tests.support.packets import ETHER
-from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, START_NS, Bench, delete_element
+from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, START_NS, Bench, delete_element
 
 pytestmark = pytest.mark.parallel
 
@@ -96,9 +97,22 @@ def test_a_cached_pair_does_not_count_into_a_slot_of_another_subnet() -> None:
 
 
 def test_a_pair_without_slots_is_looked_up_for_each_packet() -> None:
+    """The destination has no slot at first. It gets a slot when it answers, and the next packet of the pair is counted
+    in this slot."""
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=1, max_flows=64))
     frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
-    for failed in (1, 2, 3):
+    for counted in (1, 2, 3):
         bench.feed(frame)
-        assert bench.counters()["subnet_insert_failed"] == failed
+        assert bench.traffic_of(UNANSWERED_SLOT)["to udp"][0] == counted
+    assert not bench.array("slot_cache")["tag"].any()
+    request, reply = (ICMP(type=kind, id=7, seq=1) for kind in (8, 0))
+    bench.feed(ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / request)
+    rtt = bench.feed(ETHER / IP(src="10.4.5.6", dst="10.1.2.3") / reply, START_NS + MS, EGRESS)
+    assert rtt == (MS, ip_network("10.4.5.0/24"), INTERNAL, bench.row)
+    slot = bench.slot_of(ip_network("10.4.5.0/24"), INTERNAL)
+    assert slot
+    for counted in (1, 2):
+        bench.feed(frame)
+        assert bench.traffic_of(slot)["to udp"][0] == counted
+        assert bench.traffic_of(UNANSWERED_SLOT)["to udp"][0] == 3
     bench.close()

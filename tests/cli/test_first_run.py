@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from otel_epping.kernel.config import possible_cpus
+from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.lab.namespaces import Namespace
 from tests.support.command import COMMAND, Agent, epping, said
 from tests.support.patience import PATIENCE_S
@@ -32,7 +32,7 @@ MIB = 2**20
 OLD_KERNEL = ["setarch", "--uname-2.6"]
 
 CAPABILITIES = ("CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF")
-CHECKED = ("kernel", "BTF", *CAPABILITIES, "locked", "libbpf", "hook", "compiler", "program", "run", "memory")
+CHECKED = ("kernel", "BTF", *CAPABILITIES, "locked", "libbpf", "hook", "compiler", "program", "run", "room", "memory")
 NO_CAPABILITIES = "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF: run as root, or give the process these capabilities"
 NO_HEADERS = "apt-get install linux-libc-dev"
 NO_BCC = "BCC is not installed: apt-get install python3-bpfcc"
@@ -46,18 +46,19 @@ def without(*paths: str) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
-def kernel_maps(size: int) -> list[dict[str, Any]]:
-    """Return the BPF maps that have `size` elements.
+def kernel_maps(max_subnets: int) -> list[dict[str, Any]]:
+    """Return the BPF maps of an agent that have an entry for each slot.
 
-    A test gives its agent an unusual size, and finds the agent's maps by this size.
+    A test gives its agent an unusual number of subnets, and finds the agent's maps by their size.
     """
+    size = EppingConfig(max_subnets=max_subnets).max_slots
     listed = subprocess.run(["bpftool", "-j", "map", "show"], capture_output=True, text=True, check=True).stdout
     return [entry for entry in json.loads(listed) if entry["max_entries"] == size]
 
 
-def assert_freed(size: int) -> None:
+def assert_freed(max_subnets: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while left := kernel_maps(size):  # the kernel frees a map with a delay, when no CPU uses the map any more
+    while left := kernel_maps(max_subnets):  # the kernel frees a map with a delay, when no CPU uses the map any more
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
@@ -143,11 +144,14 @@ def test_check_reports_the_memory_of_the_program(ns: Namespace, start: Callable[
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in CHECKED]
-    figures = re.search(r"([\d.]+) MiB in the kernel for 16384 .* 80000 flows \(([\d.]+) MiB of it for each", lines[-1])
+    assert re.search(r"14336 subnets that are seen on two interfaces, .* 32768 slots, 49152 histograms", lines[-2])
+    figures = re.search(
+        r"([\d.]+) MiB in the kernel for --max-subnets 16384 .* 80000 flows \(([\d.]+) MiB of it for each", lines[-1]
+    )
     assert figures
     total, per_cpu = float(figures[1]), float(figures[2])
     assert total - per_cpu * possible_cpus() <= 64
-    assert per_cpu <= 4
+    assert per_cpu <= 7
 
     agent = start("-i", "lo", OTEL_METRICS_EXPORTER="console")
     infos = Path(f"/proc/{agent.process.pid}/fdinfo").glob("*")

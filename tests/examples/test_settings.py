@@ -12,9 +12,10 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import agent_metrics, metric_table
 from otel_epping.settings import file
 from otel_epping.settings.model import DEFINITIONS, Settings
-from tests.support.command import AGENT, environment
+from tests.support.command import environment
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S
+from tests.support.unprivileged import AGENT
 
 pytestmark = pytest.mark.parallel
 

@@ -29,6 +29,7 @@ RANGES = {
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (0, 6),
 }
+# max_subnets determines the sizes of three tables. Each other setting is a constant of its own.
 MIB = 1 << 20
 
 
@@ -54,7 +55,14 @@ def test_defaults_are_those_of_the_source() -> None:
 @pytest.mark.parametrize("knob", RANGES)
 def test_a_value_out_of_range_is_an_error(knob: str) -> None:
     for good in RANGES[knob]:
-        assert EppingConfig(**{knob: good}).defines()[knob.upper()] == good  # type: ignore[arg-type]
+        constants = EppingConfig(**{knob: good}).defines()  # type: ignore[arg-type]
+        tables = {
+            "MAX_SLOTS": 2 * good + max(1, good // 8),
+            "MAX_HISTOGRAMS": 3 * good,
+            "MAX_BLOCKS": 15 * good // 2,
+        }
+        expected = tables if knob == "max_subnets" else {knob.upper(): good}
+        assert expected.items() <= constants.items()
     least, greatest = RANGES[knob]
     for bad in (least - 1, greatest + 1, -(10**12), 10**12):
         with pytest.raises(EppingError) as caught:
@@ -68,7 +76,7 @@ def test_a_value_out_of_range_is_an_error(knob: str) -> None:
 def test_a_program_with_all_minimum_values_loads() -> None:
     least = {knob: limits[0] for knob, limits in RANGES.items()}
     with load(EppingConfig(**least)) as collector:  # type: ignore[arg-type]
-        assert map_array.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 1
+        assert map_array.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 3
 
 
 def test_kernel_memory_at_defaults() -> None:
@@ -77,9 +85,11 @@ def test_kernel_memory_at_defaults() -> None:
         assert by_map.keys() == collector.program.maps.keys()
         # The reported size of each table must be at least the number of its entries multiplied by the minimum size of
         # an entry.
-        assert by_map["histograms"] >= 16_385 * 4 * 415
+        assert by_map["slots"] >= (2 * 16_384 + 2048) * 64
+        assert by_map["histograms"] >= 3 * 16_384 * 168
+        assert by_map["blocks"] >= 15 * 8_192 * 64
         assert by_map["flows"] >= 80_000 * 160
-        assert sum(by_map.values()) <= (64 + 4 * possible_cpus()) * MIB
+        assert sum(by_map.values()) <= (64 + 7 * possible_cpus()) * MIB
 
 
 def test_a_layout_of_another_size_is_an_error() -> None:

@@ -101,7 +101,7 @@ def test_totals_are_exact_and_series_are_monotonic(
         EppingMetricProducer(narrow.collector, temporality, first.limits) for temporality in (CUMULATIVE, DELTA, DELTA)
     ]
     receivers = [Receiver(producer) for producer in producers]
-    most = (bounds and bounds.limits.max_series) or MAX_SUBNETS
+    most = (bounds and bounds.limits.max_series) or CONFIG.max_slots
     for step in steps:
         if bounds is CHANGING:
             step.bounds.apply(narrow, *producers)

@@ -25,7 +25,8 @@ def dense(runs: SparseHistograms, buckets: int) -> Counts:
     for row, (whole, first) in enumerate(zip(found, runs.first.tolist(), strict=True)):
         counts = runs.counts[runs.starts[row] : runs.starts[row + 1]]
         assert not counts[: max(0, -first)].any(), "there are counts before bucket 0"
-        whole[max(0, first) : first + len(counts)] = counts[max(0, -first) :]
+        assert not counts[max(0, buckets - first) :].any(), "there are counts after the last bucket"
+        whole[max(0, first) : first + len(counts)] = counts[max(0, -first) : buckets - first]
     return found
 
 

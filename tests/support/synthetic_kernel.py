@@ -231,7 +231,8 @@ class SyntheticKernel:
             rtts=RttTable(
                 rows=self.rtt_rows.copy(),
                 methods=self.methods.copy(),
-                generation=self.rtt_owners << 1 | (self.rtt_used & answered[self.rtt_rows]).astype(np.uint32),
+                generation=self.rtt_owners << np.uint32(1)
+                | (self.rtt_used & answered[self.rtt_rows]).astype(np.uint32),
                 buckets=runs_of(self.buckets),
                 sum_ns=self.sum_ns.copy(),
                 min_ns=reader.min_ns.copy(),

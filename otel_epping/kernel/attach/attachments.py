@@ -67,7 +67,8 @@ class Attachments:
                     the interface was watched; set by the hook monitor
     """
 
-    def __init__(self, program: Program, wanted_hook: str = "auto") -> None:
+    def __init__(self, program: Program, wanted_hook: str, begin_epoch: Callable[[], None]) -> None:
+        """`begin_epoch` begins a new epoch: the program looks up all cached slots again (bpf/maps.h)."""
         self.hook = choose_hook(wanted_hook)
         self.numbers = InterfaceNumbers()
         self.roles: dict[int, Role] = {}
@@ -80,7 +81,7 @@ class Attachments:
         self._make_hook: Callable[[int, int, str], Hook] = (
             partial(tcx.TcxLink, fillers=fillers) if self.hook == "tcx" else clsact.ClsactFilter
         )
-        self._program = program
+        self._program, self._begin_epoch = program, begin_epoch
         table = map_array.Array("interfaces", program.maps["interfaces"])
         # The last row of the table is for all interfaces that have no row of their own.
         self._row_dtype, self._rows = table.dtype, table.length - 1
@@ -136,8 +137,11 @@ class Attachments:
         with self._lock:
             row = self._row_of(interface)
             counted_as = self.numbers.assign(interface.name)
+            before = self.roles.get(counted_as[0], role)
             self.roles[counted_as[0]] = role
             self._write_row(row, interface, counted_as, role)
+            if role != before:  # the program may have cached slots with the sides of the previous role
+                self._begin_epoch()
             self._ifindexes[row] = interface.ifindex
         return counted_as[0]
 

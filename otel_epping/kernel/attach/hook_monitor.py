@@ -258,8 +258,10 @@ class HookMonitor:
         return other_programs.likely_cause(state.name, device) if state.unseen >= limit else ""
 
 
-def check_in_background(monitor: HookMonitor) -> Callable[[], None]:
+def check_in_background(monitor: HookMonitor, fold_newcomers: Callable[[], None]) -> Callable[[], None]:
     """Starts a thread that checks the hooks, for applications that use the collector without the agent.
+
+    After each check, the thread calls `fold_newcomers`, which is EppingCollector.fold_newcomers.
 
     Returns a function that ends the thread. Before the thread ends, it closes the monitor.
     """
@@ -268,6 +270,7 @@ def check_in_background(monitor: HookMonitor) -> Callable[[], None]:
     def run() -> None:
         while not ended.wait(monitor.wait_s()):
             monitor.check()
+            fold_newcomers()
         monitor.close()
 
     thread = threading.Thread(target=run, name="epping-hooks", daemon=True)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The values of `struct control` (bpf/maps.h), which the program reads while it runs."""
 
+import threading
+
 import numpy as np
 
 from otel_epping.kernel import libbpf, map_array
@@ -10,12 +12,25 @@ FIRST_EPOCH = 1  # the program uses epoch 0 for "no slot is cached"
 
 
 class Control:
-    """The epoch of the slots, and the number of the interval. To change a value, set its attribute and call write()."""
+    """The epoch of the slots, and the number of the interval. Any thread may use this object."""
 
     def __init__(self, control: Map) -> None:
         self.epoch = FIRST_EPOCH
         self.interval = 0
         self._map = control
+        self._lock = threading.Lock()
+
+    def begin_epoch(self) -> None:
+        """Begins a new epoch: the program looks up all slots again that it has cached. Raises OSError."""
+        with self._lock:
+            self.epoch += 1
+            self.write()
+
+    def begin_interval(self) -> None:
+        """Begins a new interval. Raises OSError."""
+        with self._lock:
+            self.interval += 1
+            self.write()
 
     def write(self) -> None:
         """Writes the epoch and the number of the interval into the map. Raises OSError."""

@@ -36,7 +36,7 @@ def numbers_of(words: Counts) -> Indexes:
     The shape of the result is (rows, 2 * n).
     """
     pairs = np.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], axis=-1)
-    return pairs.reshape(len(words), -1).view(np.int64)
+    return pairs.reshape(len(words), 2 * words.shape[1]).view(np.int64)
 
 
 def block_numbers(histograms: Records) -> Indexes:

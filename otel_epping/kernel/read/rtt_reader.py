@@ -58,7 +58,7 @@ class RttReader:
         is_used = (rows != OVERFLOW_SLOT) & answered.take(rows, mode="clip") & (rows < len(answered))
         min_ns, max_ns = min_max.take(slice(count))
         return RttTable(
-            rows=rows,
+            rows=np.where(is_used, rows, OVERFLOW_SLOT),
             methods=self._methods[:count],
             generation=self._times_freed << np.uint32(1) | is_used.astype(np.uint32),
             buckets=self._table.buckets,

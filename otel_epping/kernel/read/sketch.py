@@ -2,8 +2,9 @@
 """Estimates how many different subnets have not answered (HyperLogLog).
 
 A hash of a subnet selects one of 4,096 registers. A register has the greatest rank that occurred: the number of leading
-zeros in the rest of the hash, plus 1. The standard error of the estimate is 1.6 %. Source: Flajolet, Fusy, Gandouet,
-Meunier: HyperLogLog, 2007.
+zeros in the rest of the hash, plus 1. The standard error of the estimate is at most 1.6 %. Sources: Flajolet, Fusy,
+Gandouet, Meunier: HyperLogLog, 2007, and for the estimate Ertl: New cardinality estimation algorithms for HyperLogLog
+sketches, 2017.
 
 The program counts a newcomer only if the newcomer has no slot (bpf/subnet.h). For newcomers with a slot, the program
 stores the register and the rank in the slot.
@@ -17,8 +18,6 @@ import numpy.typing as npt
 from otel_epping.kernel.arrays import Counts, Indexes
 
 REGISTERS = 4096
-# The bias correction of the estimate for this number of registers.
-_ALPHA = 0.7213 / (1 + 1.079 / REGISTERS)
 _RANK_BITS = np.uint64(8)
 _RANK_MASK = np.uint64(0xFF)
 
@@ -32,6 +31,19 @@ def ranks_of(interval: int, words: Counts) -> Ranks:
     """
     ranks = np.where(words >> _RANK_BITS == np.uint64(interval), words & _RANK_MASK, np.uint64(0))
     return ranks.astype(np.uint8)
+
+
+def _sigma(empty: float) -> float:
+    """Returns Ertl's function sigma, which corrects the estimate for empty registers.
+
+    empty  the share of the registers that are empty, below 1
+    """
+    total, previous, weight = empty, -1.0, 1.0
+    while total != previous:
+        previous, empty = total, empty * empty
+        total += empty * weight
+        weight *= 2
+    return total
 
 
 class Sketch:
@@ -50,9 +62,9 @@ class Sketch:
 
     def take(self) -> int:
         """Returns the estimated number of different subnets since the previous call, and starts again with none."""
-        estimate = _ALPHA * REGISTERS**2 / float(np.sum(2.0 ** -self._ranks.astype(np.float64)))
-        empty = int(np.count_nonzero(self._ranks == 0))
-        if empty and estimate <= 2.5 * REGISTERS:  # for small numbers, the number of empty registers is more exact
-            estimate = REGISTERS * math.log(REGISTERS / empty)
+        ranks = self._ranks[self._ranks != 0].astype(np.float64)
         self._ranks[:] = 0
-        return round(estimate)
+        if not len(ranks):
+            return 0
+        empty = REGISTERS * _sigma(1 - len(ranks) / REGISTERS)
+        return round(REGISTERS**2 / (2 * math.log(2)) / (empty + float(np.sum(2.0**-ranks))))

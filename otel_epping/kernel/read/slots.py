@@ -5,7 +5,7 @@ Three kinds of slots are reclaimed:
 
 - slots of newcomers that have not answered for NEWCOMER_NS (bpf/subnet.h)
 - slots in which nothing was counted during the idle timeout
-- the quietest slots of the largest covering prefixes, if less than an eighth of all slots, histograms or blocks is free
+- the quietest slots of the largest covering prefixes, if the reserve of free slots, histograms or blocks is in use
 
 Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps:
 
@@ -49,8 +49,8 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 GRACE_NS = 1_000_000_000
 # The time in ns for which a newcomer keeps its slot. A newcomer that answers later gets a slot with its first RTT.
 NEWCOMER_NS = 10_000_000_000
-# If less than this share of the slots, the histograms or the blocks is free, slots are reclaimed.
-_RESERVE = 8
+# If less than this share of the histograms or of the blocks is free, slots are reclaimed, too.
+_SCARCE = 8
 # The share of the slots that is reclaimed at each reading if histograms or blocks are scarce.
 _STEP = 32
 
@@ -206,9 +206,10 @@ class Slots:
         changed_ns = self._changed_ns[candidates]
         goes = (now_ns - changed_ns >= self.idle_ns) & (self.idle_ns != 0)
         goes[victims(covering_of(found.slots[candidates]), changed_ns, self._missing(len(candidates)))] = True
-        if goes.any():
-            leaving = candidates[goes]
+        leaving = candidates[goes]
+        if len(leaving):
             leaving = self._delete(leaving, found.slots["key"][leaving])
+        if len(leaving):
             self._closing.append(_Closing(leaving, now_ns + GRACE_NS, weakref.WeakSet(readers)))
             self.retired += len(leaving)
         self._release(reader, began_ns)
@@ -217,13 +218,13 @@ class Slots:
         """Returns the number of slots that must be reclaimed to make room, at most `available`."""
         used, config = self.usage(), self._config
         closing = sum(len(each.slots) for each in (*self._closing, *self._newcomers))
-        missing = used["slots"] - closing - (config.max_slots - config.max_slots // _RESERVE)
+        missing = used["slots"] - closing - (config.max_slots - config.reserve)
         scarce = (
-            used["histograms"] > config.max_histograms - config.max_histograms // _RESERVE
-            or used["blocks"] > config.max_blocks - config.max_blocks // _RESERVE
+            used["histograms"] > config.max_histograms - config.max_histograms // _SCARCE
+            or used["blocks"] > config.max_blocks - config.max_blocks // _SCARCE
         )
         if scarce and not self._closing:
-            missing = max(missing, config.max_slots // _STEP)
+            missing = max(missing, 1, config.max_slots // _STEP)
         return min(max(missing, 0), available)
 
     def closing_keys(self, slots: Records) -> Records:
@@ -263,8 +264,7 @@ class Slots:
         rows = rows[self._tables.delete_keys(keys)]
         # The epoch is increased after the keys are deleted. So a CPU that reads the new epoch cannot find the deleted
         # keys.
-        self._control.epoch += 1
-        self._control.write()
+        self._control.begin_epoch()
         self.since(len(self._is_closing))[rows] = self._control.epoch
         self._is_closing[rows] = True
         return rows
@@ -296,5 +296,4 @@ class Slots:
         self._changed_ns[slots] = self.now_ns()
         # If no slot was free for a flow, the flow has cached a shared slot for the present epoch. In a new epoch, the
         # program looks up the flow's slot again.
-        self._control.epoch += 1
-        self._control.write()
+        self._control.begin_epoch()

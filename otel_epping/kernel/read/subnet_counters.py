@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, Indexes, Records, Words, as_matrix, spread
+from otel_epping.kernel.arrays import Counts, Indexes, Records, Words, spread
 from otel_epping.kernel.count_table import CounterTable
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.flow_table import FlowTable
@@ -48,6 +48,13 @@ def _sum_over_cpus(numbers: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
         out += numbers[:, cpu]
 
 
+def _extend(seen: Counts, counters: Words) -> None:
+    """Updates 64-bit counters in place from the program's 32-bit counters, which may have wrapped around."""
+    new = counters - seen.astype(_HALF)
+    if new.any():  # most networks have no ECN, and most subnets have no new events
+        seen += new
+
+
 def packets_of(records: Records) -> Counts:
     """Returns the number of packets from and to each row's subnet, added up over all classes. The shape is (rows,)."""
     classes = records["classes"]
@@ -66,9 +73,8 @@ class SubnetCounters:
     def __init__(self, traffic: Array, flow_counters: Array, cpus: int) -> None:
         self._traffic, self._flow_counters, self._cpus = traffic, flow_counters, cpus
         ecn = [(name, np.uint64, traffic.dtype[name].shape) for name in _ECN]
-        self.dtype = np.dtype(
-            [*_fields(traffic, (_UNUSED, *_ECN)), *ecn, *_fields(flow_counters, ()), (_SILENCE, np.uint64)]
-        )
+        events = [(name, np.uint64, each.shape) for name, each in _fields(flow_counters, ())]
+        self.dtype = np.dtype([*_fields(traffic, (_UNUSED, *_ECN)), *ecn, *events, (_SILENCE, np.uint64)])
 
     def empty_table(self) -> CounterTable:
         """Returns a table without rows. A row can store a record of the type `dtype`."""
@@ -88,8 +94,7 @@ class SubnetCounters:
             end = int(slots.max()) + 1
             traffic = self._traffic.rows(0, end * self._cpus)[spread(slots, self._cpus)]
             self._add_traffic(traffic, counters)
-            columns = _columns(self.dtype, self._flow_counters.dtype.names or (), _WORD)
-            counters[:, columns] = as_matrix(self._flow_counters.rows(0, end)[slots])
+            self._add_events(self._flow_counters.rows(0, end)[slots], counters)
             records = counters.view(self.dtype)[:, 0]
             open_ends = records["opened"].sum(axis=1) - records["closed"].sum(axis=1)
             records[_SILENCE] = np.maximum(open_ends.view(np.int64), 0).view(np.uint64)
@@ -110,18 +115,19 @@ class SubnetCounters:
         tallies, ecn = _columns(struct, _TALLIES, _WORD), _columns(struct, _ECN, _HALF)
         words = window.view(_WORD).reshape(len(part), self._cpus, -1)
         _sum_over_cpus(words[..., tallies], part[:, _columns(self.dtype, _TALLIES, _WORD)])
-        # The ECN counters have 32 bits and may have wrapped around, so the difference is taken modulo 2^32.
         seen = part[:, _columns(self.dtype, _ECN, _WORD)]
         total: Words = np.empty(seen.shape, _HALF)
         _sum_over_cpus(words.view(_HALF)[..., ecn], total)
-        new = total - seen.astype(_HALF)
-        if new.any():  # this check saves a third of the method's time in networks without ECN
-            seen += new
+        _extend(seen, total)
 
     def _read_flow_counters(self, counters: Counts) -> None:
-        columns = _columns(self.dtype, self._flow_counters.dtype.names or (), _WORD)
         for begin, window in self._flow_counters.windows(len(counters)):
-            counters[begin : begin + len(window), columns] = window.view(_WORD).reshape(len(window), -1)
+            self._add_events(window, counters[begin : begin + len(window)])
+
+    def _add_events(self, window: Records, part: Counts) -> None:
+        """Updates counters of TCP events. Both arrays have one row per slot."""
+        columns = _columns(self.dtype, self._flow_counters.dtype.names or (), _WORD)
+        _extend(part[:, columns], window.view(_HALF).reshape(len(part), -1))
 
     def read(self, counts: CounterTable, flows: FlowTable, since: Words) -> tuple[Counts, int]:
         """Reads the counters of the first len(since) rows into a table that already has these rows.

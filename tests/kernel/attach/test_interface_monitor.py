@@ -172,7 +172,7 @@ def test_an_interface_that_is_created_again_continues_its_series(
     assert len(indexes) == 3
     reading = reader.read()
     assert list(reading.names.values()).count(name) == 1
-    keys = reading.slots[reading.slots["live"] != 0]["key"]
+    keys = reading.slots[reading.slots["state"] != 0]["key"]
     ours = keys[(keys["interface"] == identifier(reading, name)) & (keys["family"] == 4)]
     # the subnet 10.8.0.0/24, as source and as destination
     assert len(ours) == len({key.tobytes() for key in ours}) == 2

@@ -171,7 +171,7 @@ def test_a_rejection_names_the_line_the_compiler_and_the_kernel(source: Path, fa
         load()
     message = str(caught.value)
     assert f" at {name}:{place} (" in message
-    assert re.search(r"please report .* of BCC [\d.]+ with LLVM [\d.]+ on Linux \S+", message)
+    assert re.search(r"please report .* \(BCC [\d.]+ with LLVM [\d.]+ on Linux \S+", message)
     assert platform.release() in message
     assert len(caught.value.detail.splitlines()) < 200
 

@@ -123,9 +123,10 @@ def collector() -> Iterator[EppingCollector]:
 def rtts(reader: Reader) -> set[tuple[str, int]]:
     """Return the pairs (method, side) for which RTTs were measured."""
     reading = reader.read()
-    rows = np.flatnonzero(reading.buckets.totals())
-    keys = reading.slots["key"][rows]
-    return {(METHODS[key["method"]].name, int(key["side"])) for key in keys}
+    rtts = reading.rtts
+    found = np.flatnonzero(rtts.buckets.totals())
+    sides = reading.slots["key"]["side"][rtts.rows[found]]
+    return {(METHODS[method].name, side) for method, side in zip(rtts.methods[found], sides.tolist(), strict=True)}
 
 
 def flows_of(collector: EppingCollector, name: str) -> Flows | None:

@@ -7,16 +7,18 @@ from ipaddress import ip_network
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from otel_epping.kernel import buckets, libbpf, map_array
-from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.arrays import Counts, as_matrix
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.read.histograms import BLOCK, HistogramReader
+from otel_epping.kernel.read.histograms import BLOCK, HistogramReader, block_numbers
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
-from otel_epping.kernel.reading import Reading
-from otel_epping.series.temporality import TemporalityTracker
+from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, Reading
+from otel_epping.kernel.sparse_histograms import SparseHistograms
+from otel_epping.series.temporality import TemporalityTracker, Unsent
 from tests.support.prog_test_run import EXTERNAL, Bench
 from tests.support.readings import dense
 from tests.support.recorder import Conversation
@@ -44,40 +46,69 @@ def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_array, "_PART_BYTES", 7_000)
 
 
-def slot_of(bench: Bench, conversation: Conversation) -> int:
+def histogram_of(bench: Bench, conversation: Conversation) -> int:
     slot = bench.slot_of(ip_network(conversation.subnet), EXTERNAL)
     assert slot
-    return slot
+    row = bench.histogram_of(slot)
+    assert row
+    return row
 
 
 def talks(bench: Bench, count: int) -> tuple[list[Conversation], list[int]]:
-    """Return conversations and the slots of their RTTs. Each conversation has one RTT. When the program counts this
-    RTT, it creates the slot of the conversation."""
+    """Return conversations and the histograms of their RTTs. Each conversation has one RTT. When the program counts
+    this RTT, it creates the histogram of the conversation."""
     conversations = [Conversation(bench) for _ in range(count)]
     for conversation in conversations:
         conversation.record([MS])
-    return conversations, [slot_of(bench, conversation) for conversation in conversations]
+    return conversations, [histogram_of(bench, conversation) for conversation in conversations]
 
 
 def whole(bench: Bench, reading: Reading) -> Counts:
-    return dense(reading.buckets, buckets.bucket_count(bench.config.scale))
+    """Return all buckets of all histograms of a reading."""
+    return dense(reading.rtts.buckets, buckets.bucket_count(bench.config.scale))
 
 
 def check(bench: Bench, reading: Reading) -> None:
     """Check that a reading equals the maps. A reading equals the maps only if no bucket has wrapped around."""
-    rows = len(reading.sum_ns)
-    assert (whole(bench, reading) == bench.histograms["buckets"][:rows]).all()
-    assert (reading.buckets.totals() == bench.histograms["ended"][:rows]).all()
-    assert (reading.sum_ns == bench.histograms["sum_ns"][:rows]).all()
+    rtts, rows = reading.rtts, len(reading.rtts.sum_ns)
+    blocks = bench.blocks["buckets"][block_numbers(bench.histograms[:rows])].reshape(rows, -1)
+    assert (whole(bench, reading) == blocks[:, : buckets.bucket_count(bench.config.scale)]).all()
+    assert (rtts.buckets.totals() == bench.histograms["ended"][:rows]).all()
+    assert (rtts.sum_ns == bench.histograms["sum_ns"][:rows]).all()
     assert not bench.histograms["ended"][rows:].any()
+    used = np.flatnonzero(rtts.buckets.totals())
+    used = used[used != OVERFLOW_HISTOGRAM]
+    assert (rtts.rows[used] == bench.histograms["slot"][used]).all()
+    assert (rtts.methods[used] == bench.histograms["method"][used]).all()
 
 
-def write(bench: Bench, slot: int, **fields: Any) -> None:
-    """Change only the given fields of a slot's row in the map of histograms."""
-    row = bench.histograms[slot].copy()
+def update(bench: Bench, name: str, number: int, record: Any) -> None:
+    libbpf.map_update(bench.collector.program.maps[name].fd, np.uint32(number).tobytes(), record.tobytes())
+
+
+def write(bench: Bench, row: int, counts: npt.NDArray[np.uint32] | None = None, **fields: Any) -> None:
+    """Change only the given fields of a histogram, and all of its buckets if `counts` is given.
+
+    If a bucket that is not 0 has no block yet, the histogram gets a block that no histogram uses: the program claims
+    the last blocks of the table only when the table is nearly full.
+    """
+    record = bench.histograms[row].copy()
     for name, value in fields.items():
-        row[name] = value
-    libbpf.map_update(bench.collector.program.maps["histograms"].fd, np.uint32(slot).tobytes(), row.tobytes())
+        record[name] = value
+    if counts is not None:
+        numbers = block_numbers(record[None])[0]
+        padded = np.zeros(len(numbers) * BLOCK, np.uint32)
+        padded[: len(counts)] = counts
+        for place, part in enumerate(padded.reshape(-1, BLOCK)):
+            if part.any() and not numbers[place]:
+                used = block_numbers(bench.histograms[1:])
+                numbers[place] = bench.config.max_blocks - np.count_nonzero(used > bench.config.max_blocks // 2)
+                record["blocks"][place // 2] |= np.uint64(numbers[place]) << np.uint64(32 * (place % 2))
+                # The record is written at once, so that the next new block gets another number.
+                update(bench, "histograms", row, record)
+            if numbers[place]:
+                update(bench, "blocks", int(numbers[place]), part)
+    update(bench, "histograms", row, record)
 
 
 @pytest.mark.usefixtures("narrow_windows")
@@ -102,23 +133,26 @@ def test_new_buckets_are_found_anywhere_in_the_histogram(bench_of_scale: Bench) 
 
 
 def test_a_reading_keeps_little_more_than_the_buckets_in_use(every: Bench) -> None:
-    (conversation,), (slot,) = talks(every, 1)
+    """A reading keeps whole blocks. So there are up to 15 buckets before the first RTT, and 15 after the last RTT."""
+    (conversation,), (row,) = talks(every, 1)
     conversation.record([MS, 4 * MS])
     reading = every.collector.reader().read()
-    occupied = np.flatnonzero(whole(every, reading)[slot])
-    assert reading.buckets.lengths[slot] < occupied[-1] - occupied[0] + 1 + BLOCK
-    unused = np.flatnonzero(reading.buckets.totals() == 0)
-    assert not reading.buckets.lengths[unused].any()
+    occupied = np.flatnonzero(whole(every, reading)[row])
+    found = reading.rtts.buckets
+    assert found.lengths[row] <= occupied[-1] - occupied[0] + 1 + 2 * (BLOCK - 1)
+    unused = np.flatnonzero(found.totals() == 0)
+    assert not found.lengths[unused].any()
 
 
 def test_rows_without_a_completed_rtt_are_not_read(every: Bench) -> None:
-    _, (slot,) = talks(every, 1)
+    _, (row,) = talks(every, 1)
     reader = every.collector.reader()
     before = whole(every, reader.read())
-    counts = every.histograms["buckets"][slot].copy()
-    write(every, slot, buckets=counts + 1)
+    counts = every.buckets_of(row)
+    write(every, row, counts + 1)
+    assert (every.buckets_of(row) == counts + 1).all()
     assert (whole(every, reader.read()) == before).all()
-    write(every, slot, buckets=counts)
+    write(every, row, counts)
 
 
 def test_a_row_is_read_later_if_an_rtt_is_being_counted(every: Bench) -> None:
@@ -126,39 +160,39 @@ def test_a_row_is_read_later_if_an_rtt_is_being_counted(every: Bench) -> None:
 
     The second RTT is already in its bucket, far from the other buckets, but is not yet in the sum.
     """
-    _, (slot,) = talks(every, 1)
+    _, (row,) = talks(every, 1)
     reader = every.collector.reader()
     check(every, reader.read())
-    row = every.histograms[slot].copy()
-    counts = row["buckets"].copy()
+    was, before = every.histograms[row].copy(), every.buckets_of(row)
+    counts = before.copy()
     counts[[3, 300]] += 1
-    write(every, slot, began=row["began"] + 2, ended=row["ended"] + 1, sum_ns=row["sum_ns"] + 7 * MS, buckets=counts)
+    write(every, row, counts, began=was["began"] + 2, ended=was["ended"] + 1, sum_ns=was["sum_ns"] + 7 * MS)
     torn = reader.read()
-    assert torn.sum_ns[slot] == row["sum_ns"]
-    assert (whole(every, torn)[slot] == row["buckets"]).all()
-    write(every, slot, ended=row["ended"] + 2, sum_ns=row["sum_ns"] + 9 * MS)
+    assert torn.rtts.sum_ns[row] == was["sum_ns"]
+    assert (whole(every, torn)[row] == before).all()
+    write(every, row, ended=was["ended"] + 2, sum_ns=was["sum_ns"] + 9 * MS)
     check(every, reader.read())
     check(every, reader.read())
 
 
 def test_a_new_bucket_is_found_after_others_have_wrapped_around(every: Bench) -> None:
-    _, (slot,) = talks(every, 1)
+    _, (row,) = talks(every, 1)
     reader = every.collector.reader()
-    was = whole(every, reader.read())[slot]
-    row = every.histograms[slot].copy()
-    place = int(np.flatnonzero(was)[0])
-    assert was[place] == 1
+    was, before = every.histograms[row].copy(), every.buckets_of(row)
+    assert (whole(every, reader.read())[row] == before).all()
+    place = int(np.flatnonzero(before)[0])
+    assert before[place] == 1
     # Each turn adds 2^32 - 1 RTTs to the bucket `place`. So the 32-bit count of this bucket is 0 after turn 1.
     for turn in range(1, 4):
-        counts = every.histograms["buckets"][slot].copy()
+        counts = every.buckets_of(row)
         counts[[place]] -= 1
         counts[[place + 17 * turn]] += 1
-        ended = int(row["ended"]) + turn * 2**32
-        write(every, slot, began=ended, ended=ended, buckets=counts)
-        found = whole(every, reader.read())[slot]
+        ended = int(was["ended"]) + turn * 2**32
+        write(every, row, counts, began=ended, ended=ended)
+        found = whole(every, reader.read())[row]
         assert found[place] == 1 + turn * (2**32 - 1)
         assert found[[place + 17 * past for past in range(1, turn + 1)]].tolist() == [1] * turn
-    write(every, slot, **{name: row[name] for name in ("began", "ended", "buckets")})
+    write(every, row, before, began=was["began"], ended=was["ended"])
 
 
 def test_a_row_is_read_again_if_an_rtt_was_counted_meanwhile(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,20 +220,21 @@ def test_a_row_is_read_again_if_it_needs_more_buckets_meanwhile(every: Bench, mo
     reader.read()
     conversation.record([100 * MS])
     later = [5000 * MS, LEAST]
-    lay_out = HistogramReader._widen_runs
+    widen = SparseHistograms.widen
 
-    def lay_out_slowly(*arguments: Any) -> None:
-        lay_out(*arguments)
+    def widen_slowly(*arguments: Any) -> SparseHistograms:
+        found = widen(*arguments)
         if later:
             conversation.record([later.pop()])
+        return found
 
-    monkeypatch.setattr(HistogramReader, "_widen_runs", lay_out_slowly)
+    monkeypatch.setattr(SparseHistograms, "widen", widen_slowly)
     check(every, reader.read())
     assert not later
 
 
 def test_rtts_counted_during_readings_are_not_lost(every: Bench) -> None:
-    conversations, slots = talks(every, 4)
+    conversations, rows = talks(every, 4)
     reader = every.collector.reader()
     enough = threading.Event()
 
@@ -212,9 +247,9 @@ def test_rtts_counted_during_readings_are_not_lost(every: Bench) -> None:
     thread = threading.Thread(target=record)
     thread.start()
     try:
-        first = last = reader.read().buckets.totals()[slots]
+        first = last = reader.read().rtts.buckets.totals()[rows]
         for _ in range(100):
-            totals = reader.read().buckets.totals()[slots]
+            totals = reader.read().rtts.buckets.totals()[rows]
             assert (totals >= last).all()
             last = totals
     finally:
@@ -224,10 +259,20 @@ def test_rtts_counted_during_readings_are_not_lost(every: Bench) -> None:
     check(every, reader.read())
 
 
+def add(sums: dict[int, Counts], pending: Unsent) -> None:
+    """Add the pending buckets to the sums, by row. Each row has one histogram."""
+    rtts = pending.rtts
+    for row, counts in zip(rtts.rows.tolist(), dense(rtts.buckets, 415), strict=True):
+        sums[row] = sums.get(row, np.zeros(415, np.uint64)) + counts
+
+
 def test_delta_and_pending_counts_are_complete_while_runs_widen(every: Bench) -> None:
-    conversations, slots = talks(every, 6)
+    conversations, histograms = talks(every, 6)
     chance = np.random.default_rng(7)
-    reader, ledger = every.collector.reader(), TemporalityTracker(delta=True, started_ns=1)
+    reader = every.collector.reader()
+    slots = every.histograms["slot"][histograms].astype(np.int64)
+    counters = as_matrix(np.zeros(1, reader.counters_dtype)).shape[1]
+    ledger = TemporalityTracker(delta=True, started_ns=1, counters=counters)
     received: dict[int, Counts] = {}
     for turn in range(25):
         for conversation in conversations[: int(chance.integers(1, 7))]:
@@ -237,12 +282,12 @@ def test_delta_and_pending_counts_are_complete_while_runs_widen(every: Bench) ->
         rows = ledger.rows()
         for part in np.array_split(rows, 4):
             if chance.random() < 0.6:
-                for row, counts in zip(part.tolist(), dense(ledger.pending(part).buckets, 415), strict=True):
-                    received[row] = received.get(row, np.zeros(415, np.uint64)) + counts
+                add(received, ledger.pending(part))
                 ledger.acknowledge(part)
-        pending = dense(ledger.pending(np.array(slots)).buckets, 415)
-        for slot, counts in zip(slots, pending, strict=True):
-            assert (received.get(slot, 0) + counts == every.histograms["buckets"][slot]).all()
+        complete = dict(received)
+        add(complete, ledger.pending(np.sort(slots)))
+        for slot, histogram in zip(slots.tolist(), histograms, strict=True):
+            assert (complete[slot] == every.buckets_of(histogram)).all()
 
 
 def test_without_threads_the_maps_are_read_one_after_the_other(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
