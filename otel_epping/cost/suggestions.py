@@ -90,8 +90,8 @@ def _fewer_metrics(settings: ExportSettings) -> Iterator[Candidate]:
     """Yields settings that export `core`, and settings that export only RTTs."""
     exported, attributes = settings.selection.exported, settings.selection.attributes
     for name in (CORE, RTTS):
-        kept = {group: names for group, names in attributes.items() if name in (CORE, group)}
-        selection = MetricSelection((name,), kept)
+        groups = {metric.group for metric in MetricSelection((name,)).exported}
+        selection = MetricSelection((name,), {group: names for group, names in attributes.items() if group in groups})
         if selection.exported.keys() <= exported.keys():
             yield Candidate(f"--metrics {name}", replace(settings, selection=selection))
 

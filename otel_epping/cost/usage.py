@@ -22,8 +22,10 @@ OTHER = "other"
 class GroupUsage:
     """What a group of metrics adds to one export.
 
-    points, bytes          data points, and bytes without compression, with the chosen settings
-    more_points, more_bytes  what is added if all metrics of the group are exported with all attributes
+    points       data points, with the chosen settings
+    bytes        bytes without compression, with the chosen settings
+    more_points  data points that are added if all metrics of the group are exported with all attributes
+    more_bytes   bytes that are added then
     """
 
     group: str

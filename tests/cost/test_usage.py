@@ -205,3 +205,8 @@ def test_no_candidate_exports_what_is_exported_already() -> None:
     assert "--metrics core" not in options
     assert "--max-series 1000" in options
     assert f"--attributes {AGENT}=interface,direction" not in options
+    # The attributes of a group that `core` does not contain are not kept.
+    attributes = {"ecn": ("side", "direction", "ecn"), "rtt": ("subnet", "side")}
+    found = candidates(ExportSettings(MetricSelection((ALL,), attributes), LIMITS))
+    kept = {each.options: each.settings.selection.attributes for each in found if "--metrics" in each.options}
+    assert kept == dict.fromkeys(["--metrics core", "--metrics rtt"], {"rtt": ("subnet", "side")})
