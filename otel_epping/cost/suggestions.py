@@ -91,9 +91,11 @@ def _fewer_metrics(settings: ExportSettings) -> Iterator[Candidate]:
     exported, attributes = settings.selection.exported, settings.selection.attributes
     for name in (CORE, RTTS):
         groups = {metric.group for metric in MetricSelection((name,)).exported}
-        selection = MetricSelection((name,), {group: names for group, names in attributes.items() if group in groups})
+        kept = {group: names for group, names in attributes.items() if group in groups}
+        selection = MetricSelection((name,), kept)
+        options = f"--metrics {name}" + (f" --attributes {_text(selection)}" if kept != attributes and kept else "")
         if selection.exported.keys() <= exported.keys():
-            yield Candidate(f"--metrics {name}", replace(settings, selection=selection))
+            yield Candidate(options, replace(settings, selection=selection))
 
 
 def _fewer_attributes(settings: ExportSettings) -> Iterator[Candidate]:

@@ -209,4 +209,6 @@ def test_no_candidate_exports_what_is_exported_already() -> None:
     attributes = {"ecn": ("side", "direction", "ecn"), "rtt": ("subnet", "side")}
     found = candidates(ExportSettings(MetricSelection((ALL,), attributes), LIMITS))
     kept = {each.options: each.settings.selection.attributes for each in found if "--metrics" in each.options}
-    assert kept == dict.fromkeys(["--metrics core", "--metrics rtt"], {"rtt": ("subnet", "side")})
+    assert kept == {
+        f"--metrics {name} --attributes rtt=subnet,side": {"rtt": ("subnet", "side")} for name in (CORE, "rtt")
+    }
