@@ -23,7 +23,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class AgentProcess:
-    """A running agent that exports to `endpoint`. This context manager kills the agent's process on exit."""
+    """A running agent that exports to `endpoint`. By default, the agent exports all metrics of all subnets.
+
+    This context manager kills the agent's process on exit."""
 
     def __init__(self, veth: VethPair, endpoint: str, *options: str) -> None:
         self._veth = veth
@@ -32,7 +34,8 @@ class AgentProcess:
             # The agent must not use the OTEL_* variables of the user who runs the benchmark.
             environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
             environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "120"}
-            command = [sys.executable, "-m", "otel_epping", "run", "-i", INTERFACE, *options]
+            everything = ("--metrics", "all", "--max-series", "0")
+            command = [sys.executable, "-m", "otel_epping", "run", "-i", INTERFACE, *everything, *options]
             self.started_s = time.monotonic()
             self.process = veth.near.popen(command, env=environment, stderr=self._log, stdout=subprocess.DEVNULL)
             undo.callback(self.process.wait)

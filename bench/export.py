@@ -31,8 +31,10 @@ from bench.programs import Contender
 from bench.report import Heading, Result, Table, progress
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.metric_selection import ALL, MetricSelection
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 
 OURS, SDK, GRPC = "ours", "SDK", "gRPC"
 
@@ -50,7 +52,7 @@ def _data(metrics: list[ScopeMetrics]) -> MetricsData:
 
 
 def _ours(collector: EppingCollector) -> Exports:
-    producer = EppingMetricProducer(collector)
+    producer = EppingMetricProducer(collector, limits=Limits(max_series=None), selection=MetricSelection((ALL,)))
     encoder = BatchEncoder(producer.config)
     theirs = _data([]).resource_metrics
     while True:
@@ -61,7 +63,7 @@ def _ours(collector: EppingCollector) -> Exports:
 
 
 def _sdk(collector: EppingCollector) -> Exports:
-    producer = EppingMetricProducer(collector)
+    producer = EppingMetricProducer(collector, limits=Limits(max_series=None), selection=MetricSelection((ALL,)))
     producer.read()
     while True:
         with fresh_process.measure_usage() as usage:
@@ -73,7 +75,11 @@ def _sdk(collector: EppingCollector) -> Exports:
 def _grpc(collector: EppingCollector) -> Exports:
     with blackhole() as receiver:
         exporter = ProducerExporter(
-            OTLPMetricExporter(endpoint=receiver.endpoint, insecure=True), collector, forward_sdk=False
+            OTLPMetricExporter(endpoint=receiver.endpoint, insecure=True),
+            collector,
+            Limits(max_series=None),
+            MetricSelection((ALL,)),
+            forward_sdk=False,
         )
         while True:
             receiver.sizes.clear()

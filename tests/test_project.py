@@ -32,6 +32,7 @@ GENERATED = {"__pycache__", "build", "dist"}
 # The levels of the package, highest first. A module may import from its own folder and from folders of lower levels.
 LEVELS = [
     ["otel_epping.cli"],
+    ["otel_epping.cost"],
     ["otel_epping.agent", "otel_epping.instrumentor", "otel_epping.lab", "otel_epping.replay"],
     ["otel_epping.settings"],
     ["otel_epping.otel"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, one module per command: otel-epping run | check | config | demo | watch | replay."""
+"""The command line, one module per command: otel-epping run | check | config | cost | demo | watch | replay."""
 
 import errno
 import os
@@ -17,6 +17,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from otel_epping.cli.check import check
 from otel_epping.cli.config import config
+from otel_epping.cli.cost import cost
 from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
 from otel_epping.cli.run import run
@@ -45,7 +46,7 @@ def cli() -> None:
 # descriptor is closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
-for _command in (run, check, config, demo, watch, replay):
+for _command in (run, check, config, cost, demo, watch, replay):
     cli.add_command(_command)
 
 

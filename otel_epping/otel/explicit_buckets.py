@@ -24,6 +24,11 @@ from otel_epping.series import histogram
 _SCALE = 1
 
 
+def bound_count(scale: int) -> int:
+    """Returns the number of explicit bounds of a histogram that was recorded at `scale`."""
+    return buckets.bucket_count(min(scale, _SCALE))
+
+
 def _point(point: ExponentialHistogramDataPoint, bounds: Sequence[float], first: int, scale: int) -> HistogramDataPoint:
     exponential = histogram.Buckets(
         np.array(point.positive.bucket_counts, np.uint64), point.positive.offset, point.scale

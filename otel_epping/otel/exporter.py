@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics.export import (
@@ -29,17 +29,21 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import private
 from otel_epping.otel.explicit_buckets import to_explicit
 from otel_epping.otel.export_batch import ExportBatch
+from otel_epping.otel.first_export import FirstExport
 from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.otlp.failure import Failure, Once, kind_of
-from otel_epping.otel.otlp.request import encode_sdk_metrics
+from otel_epping.otel.otlp.request import count_points, encode_sdk_metrics
 from otel_epping.otel.otlp.transport import sender
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.sdk_deltas import UndeliveredDeltas
 from otel_epping.otel.sdk_timestamps import move_timestamps
 from otel_epping.otel.variables.certificates import Certificates
 from otel_epping.series.limits import Limits
+
+if TYPE_CHECKING:
+    from otel_epping.otel.otlp.retries import RequestSender
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +79,7 @@ class ProducerExporter(MetricExporter):
     `limits` restrict the exported series. `selection` selects the exported metrics and their attributes. After each
     export, `on_result` is called. Its argument is the failure of the export, or None after a success. With
     `explicit_buckets`, histograms are exported with explicit buckets. `certificates` are the files that `inner` uses
-    for TLS.
+    for TLS. With `request_sender`, the encoded requests are passed to this sender, and not to `inner`.
     """
 
     def __init__(
@@ -83,12 +87,13 @@ class ProducerExporter(MetricExporter):
         inner: MetricExporter,
         collector: EppingCollector,
         limits: Limits | None = None,
+        selection: MetricSelection | None = None,
         *,
         forward_sdk: bool = True,
         on_result: Callable[[Failure | None], None] | None = None,
         explicit_buckets: bool = False,
         certificates: Certificates | None = None,
-        selection: MetricSelection | None = None,
+        request_sender: "RequestSender | None" = None,
     ) -> None:
         super().__init__(private.preferred_temporality(inner), private.preferred_aggregation(inner))
         self.producer = EppingMetricProducer(collector, temporality_of(inner), limits, selection)
@@ -97,7 +102,7 @@ class ProducerExporter(MetricExporter):
         self.export_seconds = 0.0  # duration of the latest export, including the reading of the maps
         self._messages = Once()  # the receiver's messages about rejected points
         self._inner = inner
-        self._sender = sender(inner, certificates)
+        self._sender = request_sender or sender(inner, certificates)
         self._explicit = explicit_buckets
         self._scale = collector.config.scale
         self._failure: Failure | None = None  # the failure of the current export
@@ -107,6 +112,7 @@ class ProducerExporter(MetricExporter):
         self._on_result = on_result
         self._first = 0  # the next export starts with the batch that has this number
         self._sdk_sent_ns = 0  # time of the latest reading that was delivered together with the SDK's metrics
+        self._first_export = FirstExport()
         self._undelivered = UndeliveredDeltas()
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -127,6 +133,7 @@ class ProducerExporter(MetricExporter):
         deadline = started + self._timeout_s
         with self._lock:
             self._failure = None
+            self._first_export.begin()
             if self._forward_sdk:
                 metrics_data = MetricsData(self._undelivered.add_to(metrics_data.resource_metrics))
             try:
@@ -145,6 +152,8 @@ class ProducerExporter(MetricExporter):
                     self.failed += self._export_batches(metrics_data, deadline)
             self.export_seconds = time.monotonic() - started
             failure = self._failure
+            if not failure:
+                self._first_export.succeed(self.producer.subnets_exported)
         if self._on_result:
             self._on_result(failure)
         return MetricExportResult.FAILURE if failure else MetricExportResult.SUCCESS
@@ -203,19 +212,22 @@ class ProducerExporter(MetricExporter):
             resources = [ResourceMetrics(resources[0].resource, [], resources[0].schema_url)]
         if self._sender and not self._explicit:
             try:
-                answer = self._sender.send(self._encoder.request(resources, batch))
+                request = self._encoder.request(resources, batch)
+                answer = self._sender.send(request)
             except Exception:
                 # Direct encoding may fail because a release of the exporter is untested, or because otlp/ cannot encode
                 # a metric of the application.
                 _log.exception("cannot send a directly encoded request; from now on, the exporter encodes all requests")
                 self._sender = None
             else:
+                self._first_export.add(request.points, request.body)
                 return self._note(answer)
         ours = self.producer.metrics(batch)
         if self._explicit:
             ours = to_explicit(ours, self._scale)
         first, *others = resources
         merged = ResourceMetrics(first.resource, [*first.scope_metrics, ours], first.schema_url)
+        self._first_export.add(count_points([merged, *others]))
         return self._send_sdk_objects(MetricsData([merged, *others]), timeout_millis)
 
     def _send_sdk_objects(self, metrics_data: MetricsData, timeout_millis: float) -> bool:

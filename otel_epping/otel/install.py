@@ -71,7 +71,7 @@ def install(
     the collector's metrics. For example, the workers of a server are forked children if the server loads the
     application before it forks.
     """
-    wrapped = ProducerExporter(exporter, collector, limits, forward_sdk=False, selection=selection)
+    wrapped = ProducerExporter(exporter, collector, limits, selection, forward_sdk=False)
     observe(provider, collector, [wrapped], selection or MetricSelection())
     reader = _InstalledReader(wrapped, interval_s and interval_s * 1e3)
     provider.add_metric_reader(reader)
@@ -85,9 +85,9 @@ def attach(
     collector: EppingCollector,
     resource: Resource,
     limits: Limits | None = None,
+    selection: MetricSelection | None = None,
     *,
     explicit_buckets: bool | None = None,
-    selection: MetricSelection | None = None,
 ) -> Callable[[], None]:
     """Adds the collector's metrics to the metrics that an existing reader collects.
 

@@ -135,10 +135,10 @@ class Pipelines:
                 built,
                 collector,
                 self._limits,
+                self._selection,
                 on_result=partial(on_result, name),
                 explicit_buckets=variables.explicit_buckets,
                 certificates=otlp.certificates if otlp else None,
-                selection=self._selection,
             )
             self.exporters.append(exporter)
             push.append(PeriodicExportingMetricReader(exporter, interval_s * 1e3, variables.timeout_s * 1e3))

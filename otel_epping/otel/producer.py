@@ -88,6 +88,11 @@ class EppingMetricProducer:
         self._retired = self._retired_delivered = 0  # numbers of freed slots: in the latest batch, and delivered
         self._lock = threading.Lock()
 
+    @property
+    def subnets_exported(self) -> int:
+        """Number of subnets and covering prefixes that have series."""
+        return self._limiter.exported
+
     def produce(self) -> ScopeMetrics:
         """Reads the kernel's counts and returns all metrics at once. Records all metrics as delivered.
 

@@ -12,8 +12,8 @@ all packets that were read, even if the replay was stopped by Ctrl-C.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 
 import click
@@ -28,6 +28,7 @@ from otel_epping.process import logs, redaction
 from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.replay.event_printer import EventPrinter
 from otel_epping.replay.input_files import InputFiles
+from otel_epping.replay.progress import progress_bar
 from otel_epping.replay.replayer import Replayer
 from otel_epping.replay.report import packet_count, report
 from otel_epping.replay.subnet_table import table
@@ -51,7 +52,7 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
         exporter_classes(variables.exporters)
     files = InputFiles(paths)
     if files.none_readable:
-        raise _last_error(files.failures)
+        raise last_error(files.failures)
     with closing(Replayer(replace(config, events=events is not None))) as replayer:
         session = ReplaySession(replayer, files, events)
         session.process_files()
@@ -65,11 +66,11 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
         elif otlp and session.is_complete:
             failures.append("nothing was exported: no packet has a valid timestamp")
     if failures:
-        raise _last_error(failures)
+        raise last_error(failures)
     return session.is_complete
 
 
-def _last_error(failures: list[str]) -> EppingError:
+def last_error(failures: Sequence[str]) -> EppingError:
     """Prints all failures except the last, one per line. Returns an exception with the last failure."""
     for failure in failures[:-1]:
         click.echo(logs.exit_message(redaction.redact(failure)), err=True)
@@ -119,21 +120,12 @@ class ReplaySession:
         elif packet_count(self._replayer, reading) or not self._files.failures:
             click.echo("\n".join([table(reading, self._replayer.config), "", *lines]))
 
-    @contextmanager
-    def _progress(self) -> Iterator[Callable[[int], object]]:
-        """Yields a function that updates a progress bar.
-
-        The argument of the function is the number of bytes that were read since the last call. The progress
-        bar is shown only if standard error is a terminal.
-        """
-        total = self._files.total_bytes()
+    def _progress(self) -> AbstractContextManager[Callable[[int], object]]:
+        """Returns a progress bar. The bar is advanced by the number of bytes that were read since the last call."""
         # If the events are also printed to a terminal, the progress bar is not shown, because events and progress bar
         # would mix.
-        if not total or not sys.stderr.isatty() or (self._events and sys.stdout.isatty()):
-            yield lambda _: None
-            return
-        with click.progressbar(length=total, label="replaying", file=sys.stderr, update_min_steps=total // 500) as bar:
-            yield bar.update
+        is_hidden = self._events and sys.stdout.isatty()
+        return progress_bar("replaying", 0 if is_hidden else self._files.total_bytes())
 
 
 class _Export(ExportStatus):

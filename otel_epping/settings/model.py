@@ -27,6 +27,7 @@ from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, I
 
 PREFIX = "OTEL_EPPING_"
 INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
+AGENT_SETTINGS = ("health_port", "health_address", "log_format", "log_level")  # these do not affect what is exported
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

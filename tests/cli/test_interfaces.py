@@ -79,7 +79,10 @@ def test_counts_of_a_removed_interface_are_exported(ns: Namespace, start: Callab
     ns.ip("link add gone0 type veth peer name gone1", "address add 10.8.0.1/24 dev gone0")
     ns.ip("link set gone0 up", "link set gone1 up")
     with Sink(namespace=ns) as sink:
-        agent = start("--lan", "gone0", "--interval", "200ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+        agent = start(
+            *("--lan", "gone0", "--interval", "200ms", "--metrics", "all"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+        )
         with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             sender.bind(("10.8.0.1", 0))

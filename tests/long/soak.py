@@ -290,6 +290,7 @@ def run(duration_s: float) -> list[str]:
                 folder / "cumulative.log",
                 OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
                 OTEL_EXPORTER_OTLP_ENDPOINT=collectors.forwarder.http_endpoint.removesuffix("/v1/metrics"),
+                OTEL_EPPING_MAX_SERIES="0",
             ),
             "delta": Agent(
                 ns,

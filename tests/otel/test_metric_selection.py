@@ -104,7 +104,7 @@ def test_core_has_the_totals_of_all(full: Bench) -> None:  # noqa: F811
 def test_an_attached_reader_follows_the_selection(full: Bench) -> None:  # noqa: F811
     reader = InMemoryMetricReader()
     selection = MetricSelection(("rtt", "interface"), {"rtt": ("side",)})
-    attach(reader, full.collector, Resource({}), selection=selection)
+    attach(reader, full.collector, Resource({}), None, selection)
     data = reader.get_metrics_data()
     assert data
     (scope,) = data.resource_metrics[0].scope_metrics
@@ -113,6 +113,20 @@ def test_an_attached_reader_follows_the_selection(full: Bench) -> None:  # noqa:
     keys = [set(point.attributes or {}) for point in rtts.data.data_points]
     assert keys
     assert all(each in ({semconv.SIDE}, {semconv.OVERFLOW}) for each in keys)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_instruments_of_the_sdk_belong_to_the_group_agent(full: Bench, sink: Sink, group: str) -> None:  # noqa: F811
+    theirs = InMemoryMetricReader()
+    provider = MeterProvider([theirs], shutdown_on_exit=False)
+    reader = install(provider, exporter(sink), full.collector, 60, None, MetricSelection((group,)))
+    data = theirs.get_metrics_data()
+    assert (data is not None) == (group == AGENT)
+    if data:
+        (scope,) = data.resource_metrics[0].scope_metrics
+        assert {metric.name for metric in scope.metrics} <= {metric.name for metric in BY_SDK}
+    reader.shutdown()
+    assert sink.requests
 
 
 @pytest.mark.unit

@@ -77,16 +77,17 @@ def request(resources: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: I
     )
     return Request(
         b"".join([*body, encoded.SerializeToString()]),
-        sum(metric.points for metric in metrics) + _count([merged, *others]),
+        sum(metric.points for metric in metrics) + count_points([merged, *others]),
     )
 
 
 def encode_sdk_metrics(data: MetricsData) -> Request:
     """Encodes a request with the official encoder. Raises EncodingException if the encoder rejects a metric."""
-    return Request(encode_metrics(data).SerializeToString(), _count(data.resource_metrics))
+    return Request(encode_metrics(data).SerializeToString(), count_points(data.resource_metrics))
 
 
-def _count(resources: Sequence[ResourceMetrics]) -> int:
+def count_points(resources: Sequence[ResourceMetrics]) -> int:
+    """Returns the number of data points in objects of the SDK."""
     return sum(
         len(metric.data.data_points)
         for resource in resources

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the exports that the agent would make, and counts the requests instead of sending them."""
+
+import math
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    InMemoryMetricReader,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    ResourceMetrics,
+)
+
+from otel_epping.cost.export import Export
+from otel_epping.errors import EppingError
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.metric_selection import MetricSelection
+from otel_epping.otel.otlp.answer import Answer
+from otel_epping.otel.otlp.failure import Failure
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.retries import RequestSender
+from otel_epping.otel.pipeline import default_resource
+from otel_epping.otel.self_metrics import observe
+from otel_epping.otel.variables.certificates import Certificates
+from otel_epping.series.limits import Limits
+
+
+class _NoExporter(MetricExporter):
+    """An exporter that is never called, because all requests go to _RequestCounter."""
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        raise NotImplementedError
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        pass
+
+
+class _RequestCounter(RequestSender):
+    """Counts requests, unless `is_counting` is false. Each request succeeds."""
+
+    def __init__(self) -> None:
+        super().__init__(math.inf, Event())
+        self.export = Export()
+        self.is_counting = True
+
+    def _renew(self, certificates: Certificates) -> None:
+        raise NotImplementedError
+
+    def _try(self, request: Request, timeout_s: float) -> Answer:
+        if self.is_counting:
+            self.export.add(request.body)
+        return Answer()
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The settings of an agent that decide what is exported.
+
+    selection  the exported metrics and their attributes
+    limits     limits on the exported series
+    """
+
+    selection: MetricSelection
+    limits: Limits
+
+
+class CountingExporter:
+    """An exporter of a collector with the settings of an agent. The temporality is cumulative."""
+
+    def __init__(self, collector: EppingCollector, settings: ExportSettings) -> None:
+        self._counter = _RequestCounter()
+        self._failure: Failure | None = None
+        self._exporter = ProducerExporter(
+            _NoExporter(),
+            collector,
+            settings.limits,
+            on_result=self._note,
+            selection=settings.selection,
+            request_sender=self._counter,
+        )
+        self._resource = default_resource()
+        self._sdk = InMemoryMetricReader()
+        provider = MeterProvider(resource=self._resource, metric_readers=[self._sdk], shutdown_on_exit=False)
+        observe(provider, collector, [self._exporter], settings.selection)
+
+    def _note(self, failure: Failure | None) -> None:
+        self._failure = failure
+
+    def export(self, *, is_counted: bool = True) -> Export:
+        """Reads the counts of the collector, and returns what the agent would export now.
+
+        If `is_counted` is false, makes the export, and returns an empty Export. This takes less time. Raises
+        EppingError if the counts cannot be read.
+        """
+        self._counter.export, self._counter.is_counting = Export(), is_counted
+        no_metrics = MetricsData([ResourceMetrics(self._resource, [], self._resource.schema_url)])
+        self._exporter.export(self._sdk.get_metrics_data() or no_metrics)
+        if self._failure:
+            raise EppingError(self._failure.text)
+        return self._counter.export
