@@ -144,7 +144,7 @@ def test_check_reports_the_memory_of_the_program(ns: Namespace, start: Callable[
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in CHECKED]
-    assert re.search(r"14336 subnets that are seen on two interfaces, .* 32768 slots, 49152 histograms", lines[-2])
+    assert re.search(r"16384 subnets that are seen on two interfaces, .* 34816 slots, .* 49152 histograms", lines[-2])
     figures = re.search(
         r"([\d.]+) MiB in the kernel for --max-subnets 16384 .* 80000 flows \(([\d.]+) MiB of it for each", lines[-1]
     )
