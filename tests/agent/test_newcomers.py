@@ -39,7 +39,7 @@ def wait_until_free(in_use: Callable[[int], int]) -> None:
     """
     began_s = time.monotonic()
     # Newcomers may have a quarter of all slots (bpf/subnet.h).
-    assert in_use(claims.NEWCOMERS) == pytest.approx(2 * _MAX_SUBNETS / 4, rel=0.02)
+    assert in_use(claims.NEWCOMERS) == pytest.approx(EppingConfig(max_subnets=_MAX_SUBNETS).max_slots / 4, rel=0.02)
     while in_use(claims.SLOTS):
         assert time.monotonic() - began_s < _RECLAIMED_S, f"{in_use(claims.SLOTS)} slots are still in use"
         time.sleep(0.1)
