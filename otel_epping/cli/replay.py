@@ -7,7 +7,7 @@ import sys
 import click
 
 from otel_epping.events.formats import FORMATS
-from otel_epping.kernel.config import EppingConfig
+from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, capture_options, option
 
 
@@ -17,14 +17,16 @@ from otel_epping.settings.options import COMMAND, capture_options, option
 @option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Format of the events, as in ePPing.")
 @option("--otlp", is_flag=True, help="Also export the result. The OTEL_* variables set the destination.")
 @capture_options
-def replay(config: EppingConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
+def replay(settings: Settings, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
     """Measure RTTs in capture files.
 
     Runs the kernel program on the packets, and prints a table of subnets. The program uses the timestamps of the
     packets as its clock. The format of a file is pcap or pcapng. A file may be compressed by gzip, bzip2, xz, zstd or
     lz4. If FILE is -, standard input is read.
     """
-    from otel_epping.replay.run import run  # imports the OpenTelemetry SDK, which most other commands do not need
+    # This import loads the OpenTelemetry SDK, which most other commands do not need.
+    from otel_epping.replay.run import Export, run
 
-    if not run(files, config, format if events else None, otlp):
+    export = Export(settings.limits, settings.exported) if otlp else None
+    if not run(files, settings.kernel, format if events else None, export):
         sys.exit(128 + signal.SIGINT)

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from typing import NamedTuple
 
 import click
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel.export_status import ExportStatus
+from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.pipeline import Pipelines, exporter_classes
 from otel_epping.otel.variables import standard
@@ -32,10 +34,18 @@ from otel_epping.replay.progress import progress_bar
 from otel_epping.replay.replayer import Replayer
 from otel_epping.replay.report import packet_count, report
 from otel_epping.replay.subnet_table import table
+from otel_epping.series.limits import Limits
 
 
-def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: bool = False) -> bool:
-    """Replays captures and prints the result. If `otlp` is True, also exports the result.
+class Export(NamedTuple):
+    """The limits on the exported series, and the exported metrics and attributes."""
+
+    limits: Limits
+    selection: MetricSelection
+
+
+def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: Export | None = None) -> bool:
+    """Replays captures and prints the result. If `otlp` is not None, also exports the result.
 
     `events` is None or one of events.formats.FORMATS. If `events` is a format, each event is printed to standard output
     in this format, and the report is printed to standard error. Returns True if all files were processed. After Ctrl-C,
@@ -56,9 +66,10 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
     with closing(Replayer(replace(config, events=events is not None))) as replayer:
         session = ReplaySession(replayer, files, events)
         session.process_files()
+        is_complete = session.is_complete and bool(replayer.latest_ns)
         # The reader of the export must exist before the report reads the counts. When the counts are read, only the
         # readers that already exist receive the minima and maxima of the interval.
-        export = _Export(replayer, variables) if variables and session.is_complete and replayer.latest_ns else None
+        export = _Exporting(replayer, variables, otlp) if otlp and variables and is_complete else None
         session.print_result()
         failures = files.failures
         if export:
@@ -128,14 +139,16 @@ class ReplaySession:
         return progress_bar("replaying", 0 if is_hidden else self._files.total_bytes())
 
 
-class _Export(ExportStatus):
+class _Exporting(ExportStatus):
     """Exports the result once, to the receivers that are configured by the standard OTEL_* variables."""
 
-    def __init__(self, replayer: Replayer, variables: standard.StandardVariables) -> None:
+    def __init__(self, replayer: Replayer, variables: standard.StandardVariables, export: Export) -> None:
         super().__init__()
         self._results: dict[str, Failure | None] = {}
         variables.apply()
-        self._pipelines = Pipelines(replayer, None, self, variables=variables)
+        self._pipelines = Pipelines(
+            replayer, None, self, variables=variables, limits=export.limits, selection=export.selection
+        )
 
     def __call__(self, exporter: str, failure: Failure | None) -> None:
         self._results[exporter] = failure

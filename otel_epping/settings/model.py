@@ -318,4 +318,5 @@ def _definitions() -> Iterator[Definition]:
 DEFINITIONS = tuple(_definitions())
 # Settings that may contradict each other. An error message names the sources of these settings.
 METRIC_SETTINGS = {"metrics", "attributes"}
+SERIES_SETTINGS = {field.name for field in dataclasses.fields(Limits)}
 BY_KEY = {each.key: each for each in DEFINITIONS}

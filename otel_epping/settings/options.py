@@ -12,7 +12,15 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.settings import file
-from otel_epping.settings.model import AGENT_SETTINGS, DEFINITIONS, METRIC_SETTINGS, PREFIX, Definition, Settings
+from otel_epping.settings.model import (
+    AGENT_SETTINGS,
+    DEFINITIONS,
+    METRIC_SETTINGS,
+    PREFIX,
+    SERIES_SETTINGS,
+    Definition,
+    Settings,
+)
 from otel_epping.settings.types import text_of
 
 # The context settings of Click for all commands.
@@ -148,9 +156,16 @@ def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the kernel program, except the options about interfaces, because no interface is watched."""
-    definitions = [each for each in DEFINITIONS if each.spec.kernel and not each.spec.live_only]
-    return _with_options(definitions, command, _kernel_config)
+    """Adds the options of the kernel program and of exports, except the options about interfaces and time.
+
+    The command receives the option values as `settings`.
+    """
+    definitions = [
+        each
+        for each in DEFINITIONS
+        if (each.spec.kernel and not each.spec.live_only) or each.field in METRIC_SETTINGS | SERIES_SETTINGS
+    ]
+    return _with_options(definitions, command, lambda settings: {"settings": settings})
 
 
 def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
