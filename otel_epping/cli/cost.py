@@ -37,8 +37,8 @@ def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str)
     variables.apply()  # before the import of the SDK
     interval_s = settings.interval_ns / 1e9 if settings.interval_ns else variables.interval_s
     from otel_epping.cost import run
-    from otel_epping.cost.counting_exporter import ExportSettings
     from otel_epping.cost.report import report
+    from otel_epping.otel.export_settings import ExportSettings
     from otel_epping.replay.run import last_error
 
     export = ExportSettings(settings.exported, settings.limits)

@@ -24,9 +24,10 @@ def replay(settings: Settings, files: tuple[str, ...], events: bool, format: str
     packets as its clock. The format of a file is pcap or pcapng. A file may be compressed by gzip, bzip2, xz, zstd or
     lz4. If FILE is -, standard input is read.
     """
-    # This import loads the OpenTelemetry SDK, which most other commands do not need.
-    from otel_epping.replay.run import Export, run
+    # These imports load the OpenTelemetry SDK, which most other commands do not need.
+    from otel_epping.otel.export_settings import ExportSettings
+    from otel_epping.replay.run import run
 
-    export = Export(settings.limits, settings.exported) if otlp else None
+    export = ExportSettings(settings.exported, settings.limits) if otlp else None
     if not run(files, settings.kernel, format if events else None, export):
         sys.exit(128 + signal.SIGINT)

@@ -2,7 +2,6 @@
 """Makes the exports that the agent would make, and counts the requests instead of sending them."""
 
 import math
-from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
@@ -18,8 +17,8 @@ from opentelemetry.sdk.metrics.export import (
 from otel_epping.cost.export import Export
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import EppingCollector
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.exporter import ProducerExporter
-from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.otlp.request import Request
@@ -27,7 +26,6 @@ from otel_epping.otel.otlp.retries import RequestSender
 from otel_epping.otel.pipeline import default_resource
 from otel_epping.otel.self_metrics import observe
 from otel_epping.otel.variables.certificates import Certificates
-from otel_epping.series.limits import Limits
 
 
 class _NoExporter(MetricExporter):
@@ -58,18 +56,6 @@ class _RequestCounter(RequestSender):
         if self.is_counting:
             self.export.add(request.body)
         return Answer()
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """The settings of an agent that decide what is exported.
-
-    selection  the exported metrics and their attributes
-    limits     limits on the exported series
-    """
-
-    selection: MetricSelection
-    limits: Limits
 
 
 class CountingExporter:

@@ -4,12 +4,13 @@
 import ipaddress
 from dataclasses import dataclass, replace
 
-from otel_epping.cost.counting_exporter import CountingExporter, ExportSettings
+from otel_epping.cost.counting_exporter import CountingExporter
 from otel_epping.cost.export import Export
 from otel_epping.cost.suggestions import Suggestion, candidates, suggestions
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import agent_metrics, metric_table, semconv
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.metric import Metric
 from otel_epping.otel.metric_selection import ALL, MetricSelection
 

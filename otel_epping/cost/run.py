@@ -8,7 +8,6 @@ from contextlib import closing, suppress
 
 import click
 
-from otel_epping.cost.counting_exporter import ExportSettings
 from otel_epping.cost.measure import Measurement, Meter
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
@@ -16,6 +15,7 @@ from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.process import descriptors
 from otel_epping.process.signals import Stop, enable_keyboard_interrupt
 from otel_epping.replay.input_files import InputFiles

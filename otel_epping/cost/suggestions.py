@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from otel_epping.cost.counting_exporter import ExportSettings
 from otel_epping.cost.export import Export
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.metric import GROUPS, RTTS
 from otel_epping.otel.metric_selection import CORE, MetricSelection, attributes_of
 from otel_epping.otel.semconv import ATTRIBUTES, SUBNET

@@ -15,14 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
-from typing import NamedTuple
 
 import click
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.export_status import ExportStatus
-from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.pipeline import Pipelines, exporter_classes
 from otel_epping.otel.variables import standard
@@ -34,17 +33,11 @@ from otel_epping.replay.progress import progress_bar
 from otel_epping.replay.replayer import Replayer
 from otel_epping.replay.report import packet_count, report
 from otel_epping.replay.subnet_table import table
-from otel_epping.series.limits import Limits
 
 
-class Export(NamedTuple):
-    """The limits on the exported series, and the exported metrics and attributes."""
-
-    limits: Limits
-    selection: MetricSelection
-
-
-def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: Export | None = None) -> bool:
+def run(
+    paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: ExportSettings | None = None
+) -> bool:
     """Replays captures and prints the result. If `otlp` is not None, also exports the result.
 
     `events` is None or one of events.formats.FORMATS. If `events` is a format, each event is printed to standard output
@@ -142,7 +135,7 @@ class ReplaySession:
 class _Exporting(ExportStatus):
     """Exports the result once, to the receivers that are configured by the standard OTEL_* variables."""
 
-    def __init__(self, replayer: Replayer, variables: standard.StandardVariables, export: Export) -> None:
+    def __init__(self, replayer: Replayer, variables: standard.StandardVariables, export: ExportSettings) -> None:
         super().__init__()
         self._results: dict[str, Failure | None] = {}
         variables.apply()

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.sdk.metrics.export import ScopeMetrics
 
 from otel_epping.cost import usage
-from otel_epping.cost.counting_exporter import CountingExporter, ExportSettings
+from otel_epping.cost.counting_exporter import CountingExporter
 from otel_epping.cost.export import Export
 from otel_epping.cost.measure import networks
 from otel_epping.cost.suggestions import candidates, suggestions
@@ -22,6 +22,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.explicit_buckets import to_explicit
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.metric import AGENT, GROUPS
 from otel_epping.otel.metric_selection import ALL, CORE, MetricSelection, attributes_of
 from otel_epping.otel.producer import EppingMetricProducer

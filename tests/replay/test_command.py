@@ -245,6 +245,18 @@ def test_export(ns: Namespace, good: str) -> None:
             assert (point.point.start_time_unix_nano, point.point.time_unix_nano) == (BEGIN_NS, end_ns)
 
 
+def test_the_settings_of_exports_apply(ns: Namespace, good: str) -> None:
+    with Sink(namespace=ns) as sink:
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
+        options = ("--metrics", "rtt", "--attributes", "rtt=side,method", "--max-series", "9")
+        result = epping(ns, "replay", *ALL, *options, "--otlp", good, settings=settings)
+        assert (result.returncode, result.stderr) == (0, "")
+        points = sink.points(metric_table.RTT.name)
+        assert sum(one.point.count for one in points) == RTTS
+        assert {frozenset(one.attributes) for one in points} == {frozenset({semconv.SIDE, semconv.METHOD})}
+        assert not sink.points(metric_table.SUBNET_PACKETS.name)
+
+
 def test_a_failed_export(ns: Namespace, good: str) -> None:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     result = epping(ns, "replay", *ALL, "--otlp", good, settings=settings)
