@@ -18,7 +18,9 @@ from otel_epping.otel.metric import Metric
 from otel_epping.version import __version__
 
 FOLDER = Path(__file__).parents[1] / "schemas"
+# REUSE-IgnoreStart: the licence of the generated files
 _HEAD = "# SPDX-License-Identifier: Apache-2.0\n# `make docs` generates this file. Edit otel_epping/otel/{} instead.\n"
+# REUSE-IgnoreEnd
 _OTEL_VERSION = semconv.OTEL_SCHEMA_URL.rpartition("/")[2]
 _MANIFEST = {
     "description": "Metrics of otel-epping: passive network round-trip times and traffic by subnet.",
