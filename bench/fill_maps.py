@@ -95,7 +95,10 @@ def _all_records(array: Map, rows: int) -> MapValues:
 
 
 def _histograms(maps: Maps) -> MapValues:
-    """Maps the histograms that are in use, without the overflow histogram. No histogram must have been freed."""
+    """Maps the histograms that are in use, without the overflow histogram.
+
+    Works only if no histogram has been freed.
+    """
     used = _all_records(maps["claims"], claims.HISTOGRAMS + 1)
     return records(maps["histograms"], int(used["fresh"][claims.HISTOGRAMS]) + 1)
 
@@ -152,9 +155,9 @@ def _fill(
 
 
 def _claim_blocks(histograms: MapValues, places: npt.NDArray[np.int64], used: MapValues) -> npt.NDArray[np.int64]:
-    """Gives each histogram the blocks at the given places that it does not have yet: (rows, n) places.
+    """Claims the blocks that are missing at the given places of each histogram. `places` has the shape (rows, n).
 
-    Returns the numbers of all blocks as block_numbers() does.
+    Returns the numbers of all blocks in the same form as block_numbers().
     """
     numbers = block_numbers(histograms).copy()
     is_missing = np.zeros(numbers.shape, np.bool_)

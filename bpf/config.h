@@ -6,17 +6,18 @@
  */
 #pragma once
 
-/* Number of slots: each combination of subnet, interface and side needs one. The shared slots are not included. */
+/* Number of slots: each combination of subnet, interface and side needs a slot. The shared slots are not included. */
 #ifndef MAX_SLOTS
 #define MAX_SLOTS 34816
 #endif
 
-/* Number of histograms: each combination of slot and method with an RTT needs one. */
+/* Number of histograms: each combination of slot and method with an RTT needs a histogram. */
 #ifndef MAX_HISTOGRAMS
 #define MAX_HISTOGRAMS 49152
 #endif
 
-/* Number of blocks of buckets. Each range of 16 buckets of a histogram in which an RTT was counted needs one. */
+/* Number of blocks. A block stores 16 adjacent buckets of a histogram, and is needed only if an RTT was counted in
+ * these buckets. */
 #ifndef MAX_BLOCKS
 #define MAX_BLOCKS 122880
 #endif

@@ -89,8 +89,9 @@ static __always_inline u32 set_number(u64 *pair, u64 high, u32 number)
     return number_of(before, high);
 }
 
-/* Histograms and blocks are scarce if less than a quarter of them is free. Then each slot gets only one histogram, and
- * each histogram gets only FAIR_BLOCKS blocks, so that no subnet can take the last ones from the other subnets. */
+/* Histograms and blocks are scarce if less than a quarter of them is free. While histograms are scarce, each slot gets
+ * only one histogram. While blocks are scarce, each histogram gets only FAIR_BLOCKS blocks. So no subnet can take the
+ * last histograms or blocks from the other subnets. */
 #define FAIR_BLOCKS 4
 
 static __always_inline bool are_scarce(const struct claims *used, u32 limit)
@@ -151,7 +152,7 @@ static __always_inline void histogram_record(u32 number, u64 rtt_ns, struct inte
     u64 bucket = bucket_of(rtt_ns);
     struct block *block = histogram ? block_of(histogram, bucket) : 0;
 
-    if (!block) { /* all blocks are in use; the overflow histogram has all of its blocks */
+    if (!block) { /* no block for this bucket; the overflow histogram has a block for each bucket */
         histogram = histograms.lookup(&overflow);
         block = histogram ? block_of(histogram, bucket) : 0;
     }

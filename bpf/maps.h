@@ -69,7 +69,8 @@ BPF_QUEUE(free_slots, u32, MAX_SLOTS);
 /* Two 32-bit numbers share a word, because LLVM 14 can compare and exchange only 64 bits (histogram.h). */
 #define PAIRS(numbers) (((numbers) + 1) / 2)
 
-/* Bits of a slot's state. A subnet is a newcomer until an RTT is measured for it. Then both bits are 1. */
+/* Bits of a slot's state. A subnet is a newcomer until an RTT is measured for it. The first RTT sets SLOT_ANSWERED.
+ * SLOT_NEWCOMER is not cleared. */
 enum slot_state { SLOT_FREE, SLOT_NEWCOMER, SLOT_ANSWERED, SLOT_STATE_MASK };
 
 struct slot {
@@ -86,10 +87,10 @@ _Static_assert(sizeof(struct slot) == CACHE_LINE, "a cache line");
 BPF_F_TABLE("array", u32, struct slot, slots, SLOTS, BPF_F_MMAPABLE);
 
 /*
- * The difference of both numbers is in use. Both numbers wrap around. The rows count all slots, the slots of newcomers,
- * histograms, blocks, and the slots of the subnets in each covering prefix. A hash selects the row of a covering
- * prefix, so several covering prefixes may share a row. Only the program writes `claimed`, and only user space writes
- * `released`. So no change of a number can be lost.
+ * `claimed` minus `released` is the number of slots, histograms or blocks in use. Both numbers wrap around. The rows
+ * count all slots, the slots of newcomers, histograms, blocks, and the slots of the subnets in each covering prefix. A
+ * hash selects the row of a covering prefix, so several covering prefixes may share a row. Only the program writes
+ * `claimed`, and only user space writes `released`. So no change of a number can be lost.
  */
 #define COVERING_BITS 12
 enum claims_row { CLAIMS_SLOTS, CLAIMS_NEWCOMERS, CLAIMS_HISTOGRAMS, CLAIMS_BLOCKS, CLAIMS_COVERING };
@@ -130,13 +131,14 @@ static __always_inline u32 fresh_row(struct claims *claims, u32 first, u64 limit
 
 /*
  * Estimates the number of subnets without a slot that have not answered (HyperLogLog: Flajolet et al., 2007). A hash of
- * the subnet selects a register. The register has the greatest number of leading zeros in the rest of the hash, plus 1.
- * The value is interval << 8 | number, so that the first value of a new interval is greater than all earlier values.
+ * the subnet selects a register. The rest of the hash has a number of leading zeros. The register stores the maximum of
+ * this number plus 1 over all of its subnets. The value is interval << 8 | number, so that the first value of a new
+ * interval is greater than all earlier values.
  */
 #define SKETCH_BITS 12
 
 struct sketch_register {
-    u64 word[2]; /* [0] in even intervals, [1] in odd ones */
+    u64 word[2]; /* [0] in even intervals, [1] in odd intervals */
 };
 
 BPF_F_TABLE("array", u32, struct sketch_register, unanswered_sketch, 1 << SKETCH_BITS, BPF_F_MMAPABLE);

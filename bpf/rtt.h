@@ -8,7 +8,7 @@
 #include "flow_events.h"
 #include "histogram.h"
 
-/* Makes a newcomer an answered subnet. */
+/* Changes the state of a slot from newcomer to answered. */
 static __always_inline void mark_answered(struct slot *slot)
 {
     u32 row = CLAIMS_NEWCOMERS;

@@ -3,16 +3,19 @@
  * Finds the slot of an address's subnet, and claims a slot for a new subnet.
  *
  * Anybody can send packets with forged source addresses. So a subnet gets a lasting slot only when an RTT has been
- * measured for it, because the sender of forged packets does not see the packets that it would have to answer. Until
- * then the subnet is a newcomer. Three rules limit the slots. They use the number of free slots, so they adapt to the
- * number of subnets. This is the dynamic threshold of shared-memory switches (Choudhury and Hahne, 1998).
+ * measured for it, because the sender of forged packets does not see the packets that it would have to answer. Until an
+ * RTT has been measured, the subnet is a newcomer. Three rules limit the number of slots. The limits depend on the
+ * number of free slots, so they adapt to the number of subnets. Shared-memory switches use the same kind of limit, the
+ * dynamic threshold (Choudhury and Hahne, 1998).
  *
- * - Newcomers may have a third of the number of free slots. If there are only newcomers, they have a quarter of all
- *   slots. User space takes back a slot that has been a newcomer's for some seconds.
- * - The subnets of one covering prefix may have 24 times the number of free slots, which is 24/25 of all slots if there
- *   is no other subnet. An attacker with a large network could otherwise answer from all of its subnets, and take all
- *   slots. User space reclaims slots of such a prefix when 1/17 of all slots is free.
- * - A newcomer without a slot is counted in UNANSWERED_SLOT. The first RTT of such a subnet claims a slot.
+ * - The number of slots of newcomers is at most a third of the number of free slots. If there are only newcomers, this
+ *   limit is a quarter of all slots. User space takes back a slot that has belonged to a newcomer for some seconds.
+ * - The subnets of one covering prefix get at most 24 times as many slots as there are free slots. If there is no other
+ *   subnet, this limit is 24/25 of all slots. An attacker with a large network could otherwise answer from all of its
+ *   subnets, and take all slots. User space reclaims slots of the largest covering prefixes when less than 1/17 of all
+ *   slots is free.
+ * - A newcomer without a slot is counted in UNANSWERED_SLOT. When an RTT is measured for such a newcomer, the program
+ *   claims a slot.
  *
  * User space fills the queue of free slots. Only user space reclaims slots. To reclaim a slot, user space deletes the
  * subnet's key, raises the epoch, waits until no CPU can use the slot, and puts the slot into the queue again.
@@ -25,7 +28,8 @@
 
 /* A newcomer gets a slot if all newcomers together have less than 1 / FREE_PER_NEWCOMER of the number of free slots. */
 #define FREE_PER_NEWCOMER 3
-/* A covering prefix gets another slot if it has less than this multiple of the number of free slots. */
+/* A subnet gets a slot if the number of slots of its covering prefix is less than this multiple of the number of free
+ * slots. */
 #define COVERING_PER_FREE 24
 /* The lengths of covering prefixes. Providers typically get an IPv6 /32 (RIPE-738). */
 #define COVERING_V4 8
@@ -115,7 +119,7 @@ static __always_inline bool may_claim(const struct claims *all, const struct cla
 }
 
 /*
- * Takes a free slot for a new subnet. Returns a shared slot if there is none.
+ * Takes a free slot for a new subnet. Returns a shared slot if the subnet gets no slot.
  *
  * Benign race: several CPUs may pass may_claim() at the same time. At worst each CPU claims one slot too many.
  */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping cost: measures what an agent would export, and which settings would reduce it."""
+"""otel-epping cost: measures what an agent would export, and which settings would reduce the export."""
 
 import click
 

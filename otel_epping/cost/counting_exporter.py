@@ -59,7 +59,7 @@ class _RequestCounter(RequestSender):
 
 
 class CountingExporter:
-    """An exporter of a collector with the settings of an agent. The temporality is cumulative."""
+    """Exports the counts of a collector, with the settings of an agent. The temporality is cumulative."""
 
     def __init__(self, collector: EppingCollector, settings: ExportSettings) -> None:
         self._counter = _RequestCounter()

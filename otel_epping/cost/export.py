@@ -93,7 +93,7 @@ class Export:
 
     @property
     def buckets(self) -> int:
-        """Number of buckets of all histograms that are not empty."""
+        """Number of buckets that are not empty, in all histograms."""
         return sum(metric.buckets for metric in self.metrics.values())
 
     def of(self, names: Iterable[str]) -> "Export":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures a collector: what the agent would export with the chosen settings, and what other settings would change."""
+"""Measures a collector: what the agent would export with the chosen settings, and with other settings."""
 
 import ipaddress
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from otel_epping.otel.metric_selection import ALL, MetricSelection
 
 @dataclass(frozen=True)
 class Networks:
-    """Numbers of networks. A subnet counts once per side of each interface on which it is seen.
+    """Numbers of networks. A subnet counts once for each side of each interface on which it is seen.
 
     answered        subnets with a round-trip time: the sum of individual, rolled_up and overflowed
     never_answered  subnets without a round-trip time, estimated by the kernel program; since the previous reading
@@ -64,7 +64,7 @@ class Measurement:
 
 
 class Meter:
-    """Measures a collector from now on.
+    """Measures a collector, beginning when the Meter is created.
 
     The exporters read the counts one after the other. If packets arrive meanwhile, a later exporter may have a few more
     points.

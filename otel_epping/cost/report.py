@@ -110,7 +110,7 @@ def _groups(groups: Sequence[GroupUsage], measurement: Measurement) -> Iterator[
 
 
 def _attributes(attributes: Sequence[AttributeUsage]) -> Iterator[str]:
-    """Yields one line per attribute. The attribute may be in several groups."""
+    """Yields one line per attribute, even if the attribute is in several groups."""
     rows = []
     for name in dict.fromkeys(each.name for each in attributes):
         ours = [each for each in attributes if each.name == name]

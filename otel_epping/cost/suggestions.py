@@ -16,7 +16,7 @@ from otel_epping.otel.metric import GROUPS, RTTS
 from otel_epping.otel.metric_selection import CORE, MetricSelection, attributes_of
 from otel_epping.otel.semconv import ATTRIBUTES, SUBNET
 
-# A suggestion must reduce the data points per minute, the series or the bytes per minute by this share.
+# A suggestion must reduce the data points per minute, the series or the bytes per minute by at least this share.
 _LEAST_EFFECT = 0.05
 _MAX_SERIES = (1000, 200, 50, 10)
 _INTERVALS = {"1m": 60.0, "5m": 300.0}
@@ -49,7 +49,7 @@ class Suggestion:
 
 
 def suggestions(chosen: Export, tried: Sequence[tuple[str, Export]], interval_s: float) -> list[Suggestion]:
-    """Returns the suggestions that help. The suggestion with the fewest data points per minute is the first.
+    """Returns the suggestions that reduce the cost. The suggestion with the fewest data points per minute is the first.
 
     chosen  the export with the chosen settings
     tried   the options of each candidate, and the export with these options
@@ -65,7 +65,10 @@ def suggestions(chosen: Export, tried: Sequence[tuple[str, Export]], interval_s:
 
 
 def _effect(now: Suggestion, other: Suggestion) -> float:
-    """Returns the greatest of three shares: by how much data points, series and bytes become fewer."""
+    """Returns the greatest of three reductions: of the data points, of the series and of the bytes.
+
+    Each reduction is a share of the current number.
+    """
     shares = [
         (other.points_per_minute, now.points_per_minute),
         (other.export.series, now.export.series),
@@ -99,7 +102,7 @@ def _fewer_metrics(settings: ExportSettings) -> Iterator[Candidate]:
 
 
 def _fewer_attributes(settings: ExportSettings) -> Iterator[Candidate]:
-    """Yields settings without the optional attributes of one group, except the subnet."""
+    """Yields settings that leave out all optional attributes of one group except the subnet."""
     selection = settings.selection
     for group in GROUPS:
         exported = {key for metric, keys in selection.exported.items() if metric.group == group for key in keys}

@@ -2,7 +2,7 @@
 """Computes what each group of metrics and each attribute adds to an export.
 
 The computation needs two exports of the same counts: the export with the chosen settings, and the export of all metrics
-with all attributes. Both have the same limits on series.
+with all attributes. Both exports have the same limits on series.
 """
 
 from collections.abc import Iterator
@@ -64,9 +64,10 @@ class AttributeUsage:
 
 
 def attributes(selection: MetricSelection, complete: Export) -> Iterator[AttributeUsage]:
-    """Yields what each attribute that may be left out adds to each exported group.
+    """Yields what each optional attribute adds to each exported group.
 
-    The series are counted by merging the series of the complete export, as the agent does (series/projection.py).
+    To count series, this function merges the series of the complete export in the same way as the agent
+    (series/projection.py).
     """
     for group in GROUPS:
         exported = {metric: keys for metric, keys in selection.exported.items() if metric.group == group}

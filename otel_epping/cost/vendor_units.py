@@ -4,16 +4,17 @@
 Data points per minute and active series are the units of Grafana Cloud, which bills the greater of the two:
     https://grafana.com/docs/grafana-cloud/platform/pricing-and-usage/metrics/
     A series is active for 20 minutes after its last data point. For native histograms, the page refers to another
-    definition of active series. The number of buckets that are not empty helps with that definition.
+    definition of active series. The number of buckets that are not empty helps to estimate active series by that
+    definition.
 Samples are the unit of Google Cloud Managed Service for Prometheus. A sample is a data point:
     https://docs.cloud.google.com/stackdriver/docs/managed-prometheus/cost-controls
 Custom metrics are the unit of Datadog: distinct combinations of a metric's name and attributes, averaged over the hours
 of a month, whatever the interval between exports is:
     https://docs.datadoghq.com/account_management/billing/custom_metrics/
     An exponential histogram becomes a distribution (docs.datadoghq.com/opentelemetry/guide/otlp_histogram_heatmaps).
-    A distribution has 5 aggregations: count, min, max, sum and avg. With percentiles there are 5 more: p50, p75, p90,
-    p95 and p99 (docs.datadoghq.com/metrics/distributions). Each of these is a custom metric.
-Bytes are the unit of backends that charge for ingested data. Most count bytes after decompression.
+    A distribution has 5 aggregations: count, min, max, sum and avg. With percentiles there are 5 more aggregations:
+    p50, p75, p90, p95 and p99 (docs.datadoghq.com/metrics/distributions). Each aggregation is a custom metric.
+Bytes are the unit of backends that charge for ingested data. Most of these backends count bytes after decompression.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from otel_epping.otel.explicit_buckets import bound_count
 
 _MINUTE_S, _DAY_S, _MONTH_DAYS = 60.0, 86_400.0, 30
 _AGGREGATIONS, _PERCENTILES = 5, 5
-# The series of a classic histogram of Prometheus, in addition to one series per bound: the bucket +Inf, count and sum.
+# Besides one series per bound, a classic histogram of Prometheus has these series: the bucket +Inf, count and sum.
 _CLASSIC_EXTRA = 3
 
 

@@ -33,7 +33,7 @@ def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
 
 
 def spread(rows: Indexes, each: int) -> Indexes:
-    """Returns the numbers of the rows of a table that has `each` adjacent rows for each of the given rows."""
+    """Returns the numbers from i * each to i * each + each - 1, for each row number i in `rows`."""
     return (rows[:, None] * each + np.arange(each)).ravel()
 
 

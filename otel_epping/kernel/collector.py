@@ -56,7 +56,7 @@ class EppingCollector:
 
     `directions` contains the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix
     time in ns when the program was loaded. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
-    freed. If `idle_timeout_ns` is 0, slots are only freed to make room when the table of slots is nearly full.
+    freed. If `idle_timeout_ns` is 0, the slots of idle subnets are freed only when the table of slots is nearly full.
 
     Raises EppingError if the program cannot be loaded.
     """
@@ -133,7 +133,7 @@ class EppingCollector:
 
     @property
     def idle_timeout_ns(self) -> int:
-        """The time in ns after which the slots of an idle subnet are freed; 0 if idleness is no reason."""
+        """The time in ns after which the slots of an idle subnet are freed; 0 if there is no such time."""
         return self.slots.idle_ns
 
     def change_idle_timeout(self, idle_timeout_ns: int) -> None:

@@ -103,7 +103,7 @@ class EppingConfig:
 
     @property
     def max_slots(self) -> int:
-        """Number of slots. Each combination of subnet, interface and side needs one.
+        """Number of slots. Each combination of subnet, interface and side needs a slot.
 
         A router sees most subnets on two interfaces: on the interface towards the subnet, and on the interface towards
         the hosts with which the subnet communicates.
@@ -117,7 +117,7 @@ class EppingConfig:
 
     @property
     def max_histograms(self) -> int:
-        """Number of histograms. Each combination of slot and method with an RTT needs one."""
+        """Number of histograms. Each combination of slot and method with an RTT needs a histogram."""
         return 3 * self.max_subnets
 
     @property

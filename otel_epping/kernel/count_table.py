@@ -14,10 +14,10 @@ from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 
 def _add(counts: Counts, rows: Indexes, more: Counts) -> None:
-    """Adds each row of `more` to a row of `counts`. In `rows`, which has these row numbers, a number may repeat."""
+    """Adds each row of `more` to a row of `counts`. `rows` has the row numbers in `counts`, which may repeat."""
     order = np.argsort(rows, kind="stable")
     begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
-    if len(begins) == len(rows):  # no row number repeats: the sum takes a tenth of the time
+    if len(begins) == len(rows):  # no row number repeats: this addition needs a tenth of the time
         counts[rows] += more
     else:
         counts[rows[order[begins]]] += np.add.reduceat(more[order], begins, axis=0)
