@@ -21,7 +21,7 @@ class Control:
         self._lock = threading.Lock()
 
     def begin_epoch(self) -> None:
-        """Begins a new epoch: the program looks up all slots again that it has cached. Raises OSError."""
+        """Begins a new epoch, in which the program looks up all cached slots again. Raises OSError."""
         with self._lock:
             self.epoch += 1
             self.write()
