@@ -21,11 +21,11 @@ class Claims:
         self._rows = array.rows(0, array.length, writable=True)
 
     def in_use(self, row: int) -> int:
-        """Returns how many of the objects that `row` counts are in use, for example how many slots."""
+        """Returns the value of `row`: the number of slots, histograms or other objects that are in use."""
         return int(self._rows["claimed"][row] - self._rows["released"][row])
 
     def release(self, row: int, number: int) -> None:
-        """Records that user space has freed `number` of the objects that `row` counts."""
+        """Subtracts `number`, the number of freed objects, from the value of `row`."""
         self._rows["released"][row] += np.uint32(number)
 
     def release_covering(self, rows: Indexes) -> None:

@@ -32,7 +32,7 @@ _PASSES = 4
 
 
 def numbers_of(words: Counts) -> Indexes:
-    """Splits 64-bit words into two 32-bit numbers each, the low number first (PAIRS in bpf/maps.h).
+    """Splits each 64-bit word into two 32-bit numbers. The low 32 bits are the first number (PAIRS in bpf/maps.h).
 
     words  (rows, n)
 
@@ -161,7 +161,9 @@ class HistogramReader:
         return np.asarray(fits)
 
     def _copy_runs(self, rows: Indexes, numbers: Indexes) -> tuple[Words, Indexes]:
-        """Copies the program's buckets in the runs of these rows. Also returns each run's position in the copy.
+        """Copies the program's buckets in the runs of the given rows.
+
+        Also returns the position of each run in the copy.
 
         numbers  (rows, blocks) as block_numbers() returns them
         """

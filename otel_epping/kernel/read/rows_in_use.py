@@ -5,7 +5,7 @@ import numpy as np
 
 from otel_epping.kernel.map_array import Array
 
-# Rows are assigned in ascending order. But when two CPUs compete for a row, a few rows can be skipped. If _SCAN_ROWS
+# Rows are assigned in ascending order. But when two CPUs compete for a row, they can skip a few rows. If _SCAN_ROWS
 # consecutive rows are free, all later rows are free, too.
 _SCAN_ROWS = 1024
 

@@ -2,8 +2,8 @@
 """Estimates how many different subnets have not answered (HyperLogLog).
 
 A hash of a subnet selects one of 4,096 registers. A register stores the greatest rank of its subnets. The rank of a
-subnet is the number of leading zeros in the rest of the hash, plus 1. The standard error of the estimate is at most 1.6
-%. Source of the algorithm: "HyperLogLog" by Flajolet, Fusy, Gandouet and Meunier, 2007. Source of the estimate: "New
+subnet is the number of leading zeros in the rest of the hash, plus 1. The estimate has a standard error of 1.6 % or
+less. Source of the algorithm: "HyperLogLog" by Flajolet, Fusy, Gandouet and Meunier, 2007. Source of the estimate: "New
 cardinality estimation algorithms for HyperLogLog sketches" by Ertl, 2017.
 
 For a newcomer without a slot, the program updates a register of the sketch (bpf/subnet.h). For a newcomer with a slot,

@@ -46,7 +46,7 @@ class SlotTables:
         self._maps, self._arrays, self._config = maps, arrays, config
 
     def prepare_overflow(self) -> None:
-        """Gives the overflow histogram all blocks that it can use: the last blocks of the table."""
+        """Gives the last blocks of the table to the overflow histogram, which needs no other blocks."""
         first = 1 + self._config.max_blocks
         histogram = self._arrays["histograms"].rows(0, 1, writable=True)
         pairs = np.zeros((histogram["blocks"].shape[1], 2), np.uint64)

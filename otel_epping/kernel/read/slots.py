@@ -133,7 +133,7 @@ class Slots:
         return self._since[:rows]
 
     def usage(self) -> dict[str, int]:
-        """Returns the numbers of slots, newcomers, histograms and blocks in use, by name."""
+        """Returns how many slots, newcomers, histograms and blocks are in use, by name."""
         used = self._tables.claims.in_use
         rows = {
             "slots": claims.SLOTS,
@@ -171,7 +171,7 @@ class Slots:
             self._fold(np.concatenate(final), slots, readers)
 
     def _fold(self, rows: Indexes, slots: Records, readers: Collection[Any]) -> None:
-        """Adds the counts of newcomers to `folded`, and frees their slots.
+        """Adds the counts of newcomers to `folded`, and frees the slots of the newcomers.
 
         If a newcomer has answered while its key was being deleted, its slot is reclaimed like the slots of other
         answered subnets.
@@ -221,7 +221,7 @@ class Slots:
         self._release(reader, began_ns)
 
     def _missing(self, available: int) -> int:
-        """Returns the number of slots that must be reclaimed to make room, at most `available`."""
+        """Returns the number of slots that must be reclaimed to make room. The number is at most `available`."""
         used, config = self.usage(), self._config
         closing = sum(len(each.slots) for each in (*self._closing, *self._newcomers))
         missing = used["slots"] - closing - (config.max_slots - config.reserve)
