@@ -76,7 +76,7 @@ class _Pages:
 
 
 class Array:
-    """An array map of structs with the flag BPF_F_MMAPABLE.
+    """An array map that has the flag BPF_F_MMAPABLE. Each row is a struct.
 
     The program may change rows while they are read. The kernel maps all pages of a mapping at once, and these pages
     count as resident memory of the process. A mapping of the whole table would take 2.2 kB for each subnet, which would
@@ -126,7 +126,7 @@ class Array:
             yield begin, self.rows(begin, end)
 
     def clear(self, rows: Indexes) -> None:
-        """Sets these rows to 0. The program must not use the rows at the same time."""
+        """Sets the given rows to 0. The program must not use these rows at the same time."""
         rows = np.sort(rows)
         for begin, end in self.parts(self.length):
             first, last = np.searchsorted(rows, (begin, end))

@@ -29,15 +29,15 @@ class Gone(NamedTuple):
 class RttTable:
     """All histograms of RTTs at one moment. A histogram belongs to one row of the reading and to one method.
 
-    A row has a histogram for each method by which an RTT was measured. Histograms have numbers of their own. Histogram
-    0 is the overflow histogram, which always exists. The overflow histogram belongs to row 0, and has RTTs of all
-    methods. Any other histogram is in use if its generation is odd.
+    A row has a histogram for each method by which an RTT was measured. Histograms are numbered independently of rows.
+    Histogram 0 is the overflow histogram, which always exists. The overflow histogram belongs to row 0, and has RTTs of
+    all methods. Any other histogram is in use if its generation is odd.
 
     rows        (histograms,) the row of the reading to which the histogram belongs. When a row loses its owner, its
                 histograms lose their owner, too. If a histogram is not in use, its row can be any row of the reading
     methods     (histograms,) the number of the method; 0 for the overflow histogram
     generation  (histograms,) a number like Reading.generation, for the owner of the histogram
-    buckets     (histograms,) numbers of RTTs by bucket. Bucket 0 has the OTLP index `buckets.first_index(scale)`
+    buckets     (histograms,) number of RTTs in each bucket. Bucket 0 has the OTLP index `buckets.first_index(scale)`
     sum_ns      (histograms,) sum of RTTs, ns
     min_ns      (histograms,) minimum RTT since this reader's previous reading, ns; NO_MIN_NS if there was no RTT
     max_ns      (histograms,) maximum RTT since this reader's previous reading, ns; 0 if there was no RTT
@@ -53,7 +53,7 @@ class RttTable:
 
     @property
     def counts(self) -> HistogramTable:
-        """`buckets` and `sum_ns` as a table, which shares the memory of the two arrays."""
+        """A table of `buckets` and `sum_ns`. The table shares the memory of the two arrays."""
         return HistogramTable(self.buckets, self.sum_ns)
 
 
@@ -66,8 +66,8 @@ class Reading:
 
     Row 0 is the overflow slot. Row 1 has the counts of subnets for which no RTT was measured. Any other row has an
     owner if its generation is odd. The owner is the subnet in the row's key. An owner for which no RTT was measured yet
-    is a newcomer. A newcomer may lose its row at any time. Its counts are then added to row 1. Any other owner loses
-    its row only after every reader has read its final counts.
+    is a newcomer. A newcomer may lose its row at any time. The newcomer's counts are then added to row 1. Any other
+    owner loses its row only after every reader has read its final counts.
 
     time_ns      Unix time of the reading, ns
     slots        (rows,) the program's struct slot. Its field `key` has the prefix, interface, family and side
@@ -109,12 +109,12 @@ class Reading:
 
     @property
     def counts(self) -> CounterTable:
-        """`counters` as a table, which shares the memory of `counters`."""
+        """A table of `counters`. The table shares the memory of `counters`."""
         return CounterTable(as_matrix(self.counters))
 
 
 def has_owner(generation: Words) -> Flags:
-    """Returns an array that is true for each odd number of `generation`: for each row that has an owner."""
+    """Returns an array that is true for each row that has an owner. The generation of such a row is odd."""
     return np.asarray(generation & np.uint32(1) == 1)
 
 

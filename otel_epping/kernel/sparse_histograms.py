@@ -150,7 +150,7 @@ class SparseHistograms(NamedTuple):
     def add(self, rows: Indexes, other: "SparseHistograms") -> "SparseHistograms":
         """Adds each row of `other` to a row of this object. Widens the runs as needed.
 
-        Returns the sum, which may share the counts of this object.
+        Returns the sum, which may share memory with the counts of this object.
 
         rows  the row to which each row of `other` is added; a row number may repeat
         """

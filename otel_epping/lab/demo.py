@@ -164,7 +164,7 @@ def _measure(console: Console) -> tuple[list[SubnetResult], int]:
             "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
         }
         command = [sys.executable, "-m", "otel_epping", "run", "-i", WAN_INTERFACE, "--interval", f"{_INTERVAL_S}s"]
-        command += ["--metrics", "all"]  # the table of results has the classes of traffic
+        command += ["--metrics", "all"]  # the table of results shows the classes of traffic
         progress.console.print(f"agent: otel-epping {' '.join(command[3:])}")
         agent = lab.router.popen(command, env=environment)
         try:

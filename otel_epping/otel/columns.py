@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps the columns of records of counters to metrics and attributes, for the metrics that are exported."""
+"""Maps each column of a record of counters to a metric and attributes, if the metric is exported."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from otel_epping.series.projection import ColumnSums
 
 Labels = dict[str, str | bool]
 
-# The number of a column or a method that stands for no attributes.
+# A data point with this number as its column or method has no attributes of a column or method.
 NO_LABELS = -1
 
 
@@ -23,7 +23,7 @@ class Columns:
     """Maps the columns of a record of 64-bit counters to metrics and attributes.
 
     A column of a metric that is not exported is left out. Columns that differ only in attributes that are not exported
-    are added up. The positions of the sums are the columns of data points.
+    are added up. The column of a data point is the position of a sum.
 
     sums       the columns of the record whose counts are added up
     by_metric  the sums of each metric

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Holds the data points of one request as arrays: series, values and start times.
 
-sdk_points.py converts a batch to objects of the SDK. otlp/encoder.py converts a batch to bytes. series_groups.py has
-the attributes of rows, columns and methods.
+sdk_points.py converts a batch to objects of the SDK. otlp/encoder.py converts a batch to bytes. series_groups.py
+defines the attributes of rows, columns and methods.
 """
 
 from collections.abc import Iterator, Sequence

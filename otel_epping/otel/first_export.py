@@ -9,7 +9,10 @@ _KB = 1000
 
 
 class FirstExport:
-    """Adds up the requests of each export until the first success. After the first success, the methods do nothing."""
+    """Adds up the sizes of each export's requests until an export succeeds.
+
+    After the first success, the methods do nothing.
+    """
 
     def __init__(self) -> None:
         self._is_logged = False
@@ -20,12 +23,12 @@ class FirstExport:
         self._points = self._bytes = self._compressed = 0
 
     def add(self, points: int, body: bytes = b"") -> None:
-        """Adds a request. `body` is empty if the request was not encoded by otlp/."""
+        """Adds a request. `body` is empty if the code in otlp/ did not encode the request."""
         if self._is_logged:
             return
         self._points += points
         self._bytes += len(body)
-        # gzip uses the same algorithm, and adds a header of 10 bytes. 1 MB takes 30 ms.
+        # gzip uses the same algorithm as zlib, and adds a header of 10 bytes. Compressing 1 MB takes 30 ms.
         self._compressed += len(zlib.compress(body)) if body else 0
 
     def succeed(self, subnets: int) -> None:

@@ -105,7 +105,8 @@ def attach(
 def export_without_data(reader: MetricReader, resource: Resource) -> None:
     """Lets a reader call its exporter even if no instrument of the SDK has data.
 
-    Without the group `agent` of metrics, no instrument may have data. The exporter then still has our other metrics.
+    If the group `agent` of metrics is not exported, it can happen that no instrument has data. The exporter must still
+    export the metrics that otel-epping builds without instruments.
     """
     inner = private.collect_callback(reader)
 

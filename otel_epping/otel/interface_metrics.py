@@ -26,9 +26,9 @@ def current_values(
 ) -> Iterator[Metric]:
     """Yields a metric of current values. Yields nothing if the metric is not exported, or if `values` is empty.
 
-    An element of `values` has the values of all attributes, and the value of a point. Points that differ only in
-    attributes that are not exported are added up. Sums that are not monotonic are always cumulative, even if the
-    preferred temporality is delta (specification, "OTLP metrics exporter").
+    Each element of `values` contains the values of all attributes, and the value of one data point. Points that differ
+    only in attributes that are not exported are added up. Sums that are not monotonic are always cumulative, even if
+    the preferred temporality is delta (specification, "OTLP metrics exporter").
     """
     if metric not in exported:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defines what the tables of metrics say about a metric (metric_table.py, agent_metrics.py)."""
+"""Defines the properties that the tables of metrics list for each metric (metric_table.py, agent_metrics.py)."""
 
 from dataclasses import dataclass
 

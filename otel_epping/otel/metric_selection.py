@@ -13,7 +13,7 @@ from otel_epping.otel.semconv import ATTRIBUTES, TRAFFIC_CLASS
 CORE, ALL = "core", "all"
 SELECTIONS = (*GROUPS, CORE, ALL)
 
-# A metric that is exported, and the attributes of its points.
+# Maps each exported metric to the attributes of its points.
 Exported = dict[Metric, tuple[str, ...]]
 
 
@@ -27,7 +27,7 @@ def _exported_by(selection: str) -> Exported:
 
 
 def attributes_of(group: str) -> dict[str, str]:
-    """Maps the short name of each attribute of a group to the attribute."""
+    """Returns the attributes of a group, by their short names."""
     keys = (key for metric in METRICS if metric.group == group for key in metric.keys)
     return {ATTRIBUTES[key].short: key for key in keys}
 
@@ -39,7 +39,7 @@ def _check(kind: str, names: Iterable[str], allowed: Collection[str]) -> None:
 
 
 def check_metrics(selections: Collection[str]) -> None:
-    """Raises EppingError if a name in the setting `metrics` is unknown, or if there is no name."""
+    """Raises EppingError if a name in the setting `metrics` is unknown, or if the setting contains no name."""
     _check("group of metrics", selections, SELECTIONS)
     if not selections:
         raise EppingError(f"no metric is exported: choose among {', '.join(SELECTIONS)}")
@@ -79,7 +79,10 @@ class MetricSelection:
 
     @cached_property
     def exported(self) -> Exported:
-        """Each exported metric, and the attributes of its points. `metrics` is a union of its selections."""
+        """Maps each exported metric to the attributes of its points.
+
+        If several names in `metrics` select a metric, the metric has the attributes of all of these selections.
+        """
         parts = [_exported_by(selection) for selection in self.metrics]
         found: Exported = {}
         for metric in METRICS:

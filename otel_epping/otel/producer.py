@@ -175,7 +175,7 @@ class EppingMetricProducer:
         """
         for group, tracker in enumerate(self._trackers):
             rows, reading = tracker.rows(), tracker.reading
-            weight = (reading.counts.counters[rows] != 0).sum(axis=1) + 1  # one point for active flows
+            weight = (reading.counts.counters[rows] != 0).sum(axis=1) + 1  # + 1 for the point of active flows
             histograms = reading.rtts.rows[tracker.histograms(rows)]
             weight += _HISTOGRAM_WEIGHT * np.bincount(histograms, minlength=reading.counts.rows)[rows]
             part = np.cumsum(weight) // _REQUEST_WEIGHT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The instrumentation scope of our metrics. Only this module of the tables of metrics imports the SDK.
+"""The instrumentation scope of our metrics. Among the modules that define metrics, only this module imports the SDK.
 
 The settings need the tables (metric_table.py), but the import of the SDK would delay each start of the command.
 """

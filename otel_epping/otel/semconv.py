@@ -4,8 +4,9 @@
 `make docs` generates schemas/ and docs/metrics.md from this file and from `metric_table.py`.
 
 Semantic conventions for passive round-trip times are in discussion (open-telemetry/semantic-conventions #3682, #3947).
-When these semantic conventions are accepted, change the names here and in `metric_table.py`. All other code uses the
-constants. The drafts that concern our attributes, and their state in September 2026:
+When semantic conventions for passive round-trip times are accepted, change the names here and in `metric_table.py`. All
+other code uses the constants that these two files define. The drafts that concern our attributes, and their state in
+September 2026:
 
 #3731  proposes `network.peer.address.prefix` for a subnet in CIDR notation. The issue is open and not triaged. The name
        may still change: in OpenTelemetry's naming policy, an attribute name must not be the namespace of another
@@ -260,9 +261,11 @@ ATTRIBUTES = {
         examples=(True,),
     ),
 }
-# Each of these attributes marks points that sum many subnets. Such a point has no other attribute.
+# Each attribute in AGGREGATES marks data points that sum the counts of many subnets. Such a data point has no other
+# attribute.
 AGGREGATES = (OVERFLOW, UNANSWERED)
-# Requirement levels, in the notation of OpenTelemetry's registry. A metric of subnets has attributes of both levels.
+# Requirement levels, in the notation of OpenTelemetry's registry. A metric of subnets has attributes of single subnets
+# (ON_SUBNETS, MAY_BE_ON_SUBNETS) and attributes of aggregates (ON_AGGREGATES).
 Level = str | dict[str, str]
 ON_SUBNETS: Level = {"conditionally_required": "The point belongs to one subnet or covering prefix."}
 MAY_BE_ON_SUBNETS: Level = {"recommended": "The point belongs to one subnet or covering prefix."}
@@ -285,5 +288,5 @@ ECN_CODEPOINTS = _values(ECN)
 BOUNDS = _values(BOUND)
 TIMESTAMP_FAULTS = _values(TIMESTAMP_FAULT)
 FLOW_OPENINGS = _values(FLOW_OPENING)
-FLOW_CLOSINGS = _values(FLOW_CLOSING)[:2]  # the program counts `silence` in a field of its own
+FLOW_CLOSINGS = _values(FLOW_CLOSING)[:2]  # the counter of `silence` is in another field
 FLOW_REVERSES = _values(FLOW_REVERSE)

@@ -2,8 +2,8 @@
 """Groups the exported metrics of subnets by the attributes that identify a subnet's series.
 
 All metrics of a group have the same series (series/projection.py). With the default settings, there is one group. A row
-of a group stands for a series, and a column stands for a counter of the series. A histogram of RTTs has a row and a
-method.
+of a group stands for a series, and a column stands for a counter of the series. A histogram of RTTs belongs to a row
+and a method.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from otel_epping.otel.metric_selection import Exported
 from otel_epping.series.projection import Projection, SeriesReading
 from otel_epping.series.subnet import subnet_of
 
-# The attributes of rows, which identify the subnet. A metric with these attributes is a metric of subnets.
+# The attributes that identify the subnet of a row. A metric with these attributes is a metric of subnets.
 _ROW_ATTRIBUTES = frozenset({semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE})
 # The attributes of each shared row.
 _SHARED_LABELS: dict[int, Labels] = {
@@ -32,7 +32,7 @@ _SHARED_LABELS: dict[int, Labels] = {
 
 @dataclass(frozen=True, eq=False)
 class SeriesGroup:
-    """Some metrics of subnets that have the same attributes of rows.
+    """Metrics of subnets. The rows of all these metrics have the same attributes.
 
     attributes     the attributes of rows
     projection     how the series of the group are made from rows of readings
@@ -46,7 +46,7 @@ class SeriesGroup:
     method_labels: list[Labels]
 
     def labels(self, reading: SeriesReading, row: int, config: EppingConfig) -> Labels:
-        """Returns the attributes of a row's counters, which are also attributes of its RTTs."""
+        """Returns the attributes that the counters and the RTTs of a row have."""
         subnet = subnet_of(reading, row, config)
         if subnet is None:
             return _SHARED_LABELS[row]
@@ -60,7 +60,7 @@ class SeriesGroup:
 
 
 def _methods(exported: Exported) -> tuple[int, ...] | None:
-    """Returns Projection.methods, for the exported attributes of the RTT metric."""
+    """Returns the value of Projection.methods for the attributes with which the RTT metric is exported."""
     if metric_table.RTT not in exported:
         return None
     transports = [method.transport for method in METHODS]
@@ -93,7 +93,7 @@ def _group(attributes: frozenset[str], exported: Exported, counters: np.dtype[An
 def series_groups(exported: Exported, counters: np.dtype[Any]) -> list[SeriesGroup]:
     """Returns the groups. If no metric of subnets is exported, returns one group without metrics.
 
-    `counters` is the type of the records that a reading has for each row.
+    `counters` is the numpy type of the record of counters that a reading contains for each row.
     """
     found: dict[frozenset[str], Exported] = {}
     for metric, keys in exported.items():

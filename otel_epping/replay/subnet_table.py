@@ -36,7 +36,10 @@ class _SubnetCounts:
 
 
 def _names(reading: Reading, config: EppingConfig) -> dict[int, str]:
-    """Returns the name of each row's line in the table. All subnets that have not answered share one line."""
+    """Returns the name of the table line that shows the counts of each row.
+
+    All subnets that have not answered share one line.
+    """
     is_newcomer = has_owner(reading.generation) & ~reading.answered
     is_newcomer[UNANSWERED_SLOT] = True
     unanswered = f"never answered ({reading.unanswered:,} subnet{'s' * (reading.unanswered != 1)})"
@@ -79,8 +82,8 @@ def _times(rtts: RttTable, number: int, scale: int) -> list[str]:
 def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
     """Yields the cells of each line of the table.
 
-    The table has one line per subnet and method, and one line for all subnets that have not answered. It is sorted by
-    the number of packets of the subnet, in descending order.
+    The table has one line per subnet and method, and one line for all subnets that have not answered. The lines are
+    sorted by the number of packets of the subnet, in descending order.
     """
     no_rtts = ["-", "0", *("" for _ in _TIMES)]
     for name, subnet in sorted(

@@ -9,8 +9,8 @@ delivered yet, because these counts are stored in the former owner's series.
 
 The rules:
 
-- A subnet is a newcomer until an RTT is measured for it. Newcomers are aggregated in one series, and do not count for
-  `max_series`. When a newcomer answers, its former counts stay in the aggregate.
+- A subnet is a newcomer until an RTT is measured for it. Newcomers are aggregated in one series, and do not count
+  toward `max_series`. When a newcomer answers, its former counts stay in the aggregate.
 - The most active subnets are exported individually (ranking.py). A subnet that is exported individually keeps its own
   series until another subnet is more than twice as active as this subnet.
 - A series ends when no row belongs to the series any more and all counts of the series are delivered. If a subnet comes
@@ -51,8 +51,8 @@ class CardinalityLimiter:
 
     max_series  the maximum number of subnets and covering prefixes that have series, as set at the latest reading
 
-    `started_ns` is the Unix time in ns when counting started. The limits apply to the placed series, before the
-    projections merge series. At most one of the projections has RTTs.
+    `started_ns` is the Unix time in ns when counting started. The limits apply to the series that placement.py chooses,
+    before the projections merge series. At most one of the projections has RTTs.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class CardinalityLimiter:
         self._increments = Increments(CounterTable.empty(self._counters_dtype.itemsize // 8))
         with_rtts = (each for each in self._projected if each.projection.methods is not None)
         self._with_rtts: ProjectedSeries | None = next(with_rtts, None)
-        # Without a projection that has RTTs, the RTTs still rank the subnets.
+        # Even if no projection has RTTs, the RTTs are counted, because subnets are ranked by their RTTs.
         methods = self._with_rtts.projection.methods if self._with_rtts else None
         self._histograms = HistogramSeries(methods or range(len(METHODS)))
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The histograms of all series. A series has one histogram for each method by which an RTT was measured.
 
-A projection can also merge methods (projection.py). The histogram of merged methods has the number of one of them.
+A projection can also merge methods (projection.py). If methods are merged, the method of their histogram is one of the
+merged methods.
 
-The histograms of series have numbers of their own, like the histograms of a reading (RttTable).
+The histograms of series are numbered independently of series, as the histograms of a reading are numbered independently
+of rows (RttTable).
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ _NONE = -1
 class HistogramNumbers:
     """Gives numbers to the histograms of series. Number 0 is the histogram of the overflow point, for all methods.
 
-    When a series ends, its histograms end, too. Their numbers can then be assigned to other histograms.
+    When a series ends, its histograms end, too. The numbers of ended histograms can be assigned to other histograms.
 
     series      (histograms,) the series to which each histogram belongs
     methods     (histograms,) the method of each histogram
@@ -35,7 +37,7 @@ class HistogramNumbers:
         self.series: Indexes = np.full(1, OVERFLOW_SERIES, np.int64)
         self.methods: Indexes = np.zeros(1, np.int64)
         self.generation: Words = np.zeros(1, np.uint32)
-        self._numbers: Indexes = np.zeros((0, len(METHODS)), np.int64)  # of each series and method
+        self._numbers: Indexes = np.zeros((0, len(METHODS)), np.int64)  # the histogram of each series and method
 
     def start(self, series: int, ended: Indexes) -> Indexes:
         """Makes room for `series` series, and ends the histograms of ended series. Returns these histograms."""
@@ -75,10 +77,10 @@ class HistogramSeries:
 
     For each reading, call start() once, then start_series(), and then add().
 
-    RTTs of a row wait if the row has no subnet yet, because the row was read before the RTTs. Waiting RTTs are added
-    after the next reading.
+    If RTTs are read after their row, the row may not have a subnet yet. Such RTTs wait, and are added after the next
+    reading.
 
-    `methods` has, for each method, the number of the method under which its RTTs are added up.
+    The RTTs of the method m are added to the histogram of the method methods[m].
     """
 
     def __init__(self, methods: Sequence[int]) -> None:
@@ -87,13 +89,14 @@ class HistogramSeries:
         self._numbers = HistogramNumbers()
         self._counts = HistogramTable.empty()
         self._increments = Increments(HistogramTable.empty())
-        self._new = MinMax()  # the minima and maxima of the reading's histograms that are not added yet
-        self._min_max = MinMax()  # of the histograms of series
+        self._new = MinMax()  # minima and maxima that are not added yet, of the reading's histograms
+        self._min_max = MinMax()  # minima and maxima of the histograms of series
 
     def start(self, rtts: RttTable) -> None:
         """Prepares for the histograms of a reading."""
-        # The upper bits change when a histogram loses its owner. When a histogram gets an owner, only the lowest bit
-        # changes, and the histogram is not reset: the RTTs that wait since the previous reading belong to this owner.
+        # The upper bits of a generation change when the histogram loses its owner. When a histogram gets an owner, only
+        # the lowest bit changes. The histogram is then not reset, because the RTTs that have waited since the previous
+        # reading belong to the new owner.
         changed = self._owners.update(rtts.generation >> np.uint32(1))
         self._increments.start(rtts.counts, changed)
         self._new.grow(len(rtts.rows))
@@ -112,7 +115,7 @@ class HistogramSeries:
         """Adds the increments of the reading's histograms to the histograms of series.
 
         series     (histograms,) the series to which each histogram's row belongs
-        is_placed  (histograms,) true if the histogram's row has a subnet, and for the overflow histogram
+        is_placed  (histograms,) true if the histogram's row has a subnet, or if the histogram is the overflow histogram
 
         Returns the series that have new RTTs.
         """

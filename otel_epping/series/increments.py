@@ -35,22 +35,25 @@ class Increments(Generic[Table]):
         self.previous.match(reading)
 
     def move(self, rows: Indexes, to: int) -> None:
-        """Follows a reading that has moved all counts of the given rows to the row `to`.
+        """Prepares for a reading in which all counts of the given rows have been moved to the row `to`.
 
-        Counts that were added before are not added again. Call this method before start().
+        Counts that take() has yielded for the given rows are not yielded again for the row `to`. Call this method
+        before start().
         """
         rows = rows[rows < self.previous.rows]
         self.previous.add(np.full(len(rows), to), self.previous.select(rows))
 
     def increased(self, reading: Table) -> Flags:
-        """Returns an array that is true for each row of the reading that has an increment: (rows,)."""
+        """Returns an array of the shape (rows,) that is true for each row of the reading with an increment."""
         return reading.differs(self.previous)
 
     def take(self, reading: Table, rows: Indexes) -> Iterator[tuple[slice, Table]]:
-        """Yields the increments of rows, for some of the rows at a time. Later increments start from this reading.
+        """Yields the increments of the given rows, in several steps.
 
-        A slice selects the elements of `rows` to which the increments belong. A later reading includes the present
-        increments of all other rows.
+        Later increments of these rows start from this reading.
+
+        Each step yields a slice and a table. The slice selects elements of `rows`, and the table contains the
+        increments of these rows. The present increments of all other rows are included at a later reading.
 
         rows  (n,) the numbers of the rows, ascending
         """

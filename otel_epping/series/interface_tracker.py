@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tracks the counts of interfaces that one exporter still has to deliver (temporality.py), and their sum.
+"""Tracks which counts of interfaces one exporter still has to deliver (temporality.py).
 
-The sum includes the counts of removed interfaces. So the sum never decreases.
+Also tracks the sum of all interfaces. The sum includes the counts of removed interfaces, so the sum never decreases.
 """
 
 import numpy as np

@@ -12,11 +12,11 @@ from otel_epping.kernel.count_table import Table
 class PendingCounts(Generic[Table]):
     """The pending counts of one table.
 
-    is_pending  (rows,) true if the row has an owner, and counts that are not acknowledged
+    is_pending  (rows,) true if the row has an owner and has counts that are not acknowledged
     start_ns    (rows,) Unix time in ns at which the pending counts start; 0 if the row has no owner
 
-    `acked` is an empty table for delta temporality. With cumulative temporality, `acked` is None, and nothing is ever
-    acknowledged.
+    With delta temporality, `acked` is an empty table at first. With cumulative temporality, `acked` is None, and
+    nothing is ever acknowledged.
     """
 
     def __init__(self, acked: Table | None) -> None:
@@ -31,8 +31,8 @@ class PendingCounts(Generic[Table]):
         created_ns   (rows,) Unix time in ns at which the counts of each row start; 0 if the row has no owner
         previous_ns  Unix time of the previous table, ns
 
-        Returns the rows whose next point starts later than the previous point. These are the rows without pending
-        counts at the previous table, and the rows that have a new owner.
+        Returns the rows whose next point has a later start time than the previous point: the rows that had no pending
+        counts in the previous table, and the rows that have a new owner.
 
         If a slot gets its owner while the slots are read, its row may have counts but no owner. The counts of the row
         become pending when the row has an owner.

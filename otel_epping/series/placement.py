@@ -10,9 +10,9 @@ subnet  the number of a subnet on one side of an interface. When the subnet has 
 series  the number of a series (registry.py). A series belongs to a subnet or a covering prefix. Numbers 0 and 1 are the
         overflow point and the aggregate of the subnets that have not answered
 
-A subnet is either exported individually, in a series of its own, or aggregated. An aggregated subnet is in the series
-of a covering prefix, or on the overflow point. A newcomer has no subnet number. Its row belongs to series 1 until it
-answers.
+A subnet is either exported individually (in a series of its own) or aggregated. An aggregated subnet is in the series
+of a covering prefix, or on the overflow point. A newcomer has no subnet number. The row of a newcomer belongs to series
+1 until the newcomer answers.
 """
 
 from collections.abc import Iterator

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Merges series that differ only in attributes that are not exported.
 
-A projection says which attributes of rows the series of some metrics have. Placement (placement.py) chooses a placed
+A projection defines which attributes of rows the series of some metrics keep. Placement (placement.py) chooses a placed
 series for each row: a subnet, a covering prefix, or a shared series. A projection maps each placed series to one of its
-own series. Several placed series may have the same series in a projection. The increments of rows are added to the
-series, so a merged series is exact even if a placed series ends. A merged series exists as long as a placed series
-belongs to it.
+own series. Several placed series may be mapped to the same series of a projection. The increments of rows are added
+directly to the merged series, so a merged series is exact even if a placed series ends. A merged series exists as long
+as at least one placed series belongs to the merged series.
 
-The two shared series remain series of their own in every projection.
+No projection merges the two shared series with other series.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from otel_epping.series.registry import SeriesRegistry
 
 
 class ColumnSums(NamedTuple):
-    """Sums of columns of a table of counters.
+    """Adds up columns of a table of counters.
 
     columns  the columns of all sums, one sum after the other; no sum is empty
     starts   (sums,) the position in `columns` where each sum starts
@@ -37,14 +37,14 @@ class ColumnSums(NamedTuple):
     def of(self, counters: Counts) -> Counts:
         """Returns the sums of each row of `counters`: (rows, sums)."""
         selected = np.take(counters, self.columns, axis=1)
-        if len(self.starts) == len(self.columns):  # a projection without merged columns, or without counters
+        if len(self.starts) == len(self.columns):  # no columns are merged, or there are no counters
             return selected
         return np.asarray(np.add.reduceat(selected, self.starts, axis=1))
 
 
 @dataclass(frozen=True)
 class Projection:
-    """How series are made from rows.
+    """Describes how series are made from rows.
 
     has_subnet     series of different subnets, and of subnets and covering prefixes, are not merged
     has_family     series of IPv4 and IPv6 are not merged. With `has_subnet`, they are never merged
@@ -63,7 +63,10 @@ class Projection:
     has_active: bool
 
     def keys(self, keys: Records) -> Records:
-        """Returns the keys of series, from the keys of placed series. Fields that are left out are 0."""
+        """Converts keys of placed series to keys of the projection's series.
+
+        Fields that the projection leaves out are 0.
+        """
         keys = keys.copy()
         if not self.has_subnet:
             keys["prefix"]["half"] = 0
@@ -79,8 +82,8 @@ class Projection:
 class SeriesReading:
     """The counts of all series of a projection at one moment. Arrays have one row per series, or as stated in RttTable.
 
-    The counts of a series are those of all its rows. Row 0 is the overflow point, and row 1 is the aggregate of subnets
-    that have not answered. The other fields are described in Reading.
+    The counts of a series are the sums of the counts of all rows that belong to the series. Row 0 is the overflow
+    point, and row 1 is the aggregate of subnets that have not answered. The other fields are described in Reading.
     """
 
     time_ns: int
@@ -94,24 +97,28 @@ class SeriesReading:
 
 
 class ProjectedSeries:
-    """The series of one projection. `registry` has the keys of the series, and `counts` has their counters."""
+    """The series of one projection.
+
+    `registry` contains the keys of the series, and `counts` contains the counters of the series.
+    """
 
     def __init__(self, projection: Projection, keys: SubnetKeys, slots: np.dtype[Any]) -> None:
         self.projection = projection
         self.registry = SeriesRegistry(keys, slots)
         self.counts = CounterTable.empty(len(projection.sums.starts))
         self._owners = RowOwners()
-        self._series: Indexes = np.arange(SHARED_SLOTS)  # (placed series,) the series of each placed series
+        # (placed series,) the projection's series for each placed series
+        self._series: Indexes = np.arange(SHARED_SLOTS)
 
     def has_pending(self) -> Flags:
-        """Returns an array that is true for each placed series whose series has counts that are not delivered.
+        """Returns an array that is true for each placed series whose series in the projection has undelivered counts.
 
         The shape is (placed series,), for the placed series of the latest update().
         """
         return np.asarray(self.registry.pending[self._series])
 
     def update(self, placed: SeriesRegistry) -> Indexes:
-        """Follows the placed series of a reading. Returns the series that have ended."""
+        """Updates the series for the placed series of a reading. Returns the series that have ended."""
         changed = self._owners.update(placed.generation)
         self._series = grow(self._series, len(placed))
         is_placed = has_owner(placed.generation)
@@ -125,7 +132,7 @@ class ProjectedSeries:
         return ended
 
     def of(self, placed: Indexes) -> Indexes:
-        """Returns the series of each given placed series."""
+        """Returns the projection's series for each given placed series."""
         return np.asarray(self._series[placed])
 
     def add(self, placed: Indexes, increments: CounterTable) -> None:
@@ -161,7 +168,7 @@ class ProjectedSeries:
 
 
 def no_rtts() -> RttTable:
-    """Returns a table with the overflow histogram only, which has no RTTs."""
+    """Returns a table that contains only an empty overflow histogram."""
     number = np.zeros(1, np.int64)
     none: Counts = np.zeros(1, np.uint64)
     return RttTable(

@@ -14,10 +14,10 @@ _DECAY = 0.5
 
 
 class Weights(NamedTuple):
-    """Numbers that are added to subnets.
+    """Numbers that are added to the activity of subnets.
 
     subnets  (n,) the subnet number of each entry; a number may repeat
-    counts   (n,) the number that is added to the subnet
+    counts   (n,) the number that is added to the activity of the subnet
     """
 
     subnets: Indexes

@@ -43,7 +43,7 @@ class SeriesRegistry:
         return len(self.slots)
 
     def find(self, key: Key, since_ns: int) -> int:
-        """Returns the number of the series for a key. Creates the series if it does not exist.
+        """Returns the number of the series that belongs to a key. Creates the series if it does not exist.
 
         A new series starts at `since_ns`.
         """

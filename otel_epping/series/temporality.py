@@ -54,11 +54,11 @@ class Unsent:
 
 
 class TemporalityTracker:
-    """Tracks the counts of a projection's series that one exporter has to deliver.
+    """Tracks which counts of a projection's series one exporter still has to deliver.
 
     `started_ns` is the Unix time in ns when counting started.
 
-    `counters` is the number of counters of a row.
+    `counters` is the number of counters in each row.
 
     reading  the latest reading
     """
@@ -142,7 +142,7 @@ class TemporalityTracker:
         )
 
     def waiting_interfaces(self) -> set[int]:
-        """Returns the identifiers of the interfaces whose exported rows of the latest reading are not acknowledged."""
+        """Returns the identifiers of the interfaces that still have unacknowledged rows of the latest reading."""
         return set(self.reading.slots["key"]["interface"][self._waiting].tolist())
 
     def acknowledge(self, rows: Indexes) -> None:

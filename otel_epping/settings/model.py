@@ -27,7 +27,7 @@ from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, I
 
 PREFIX = "OTEL_EPPING_"
 INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
-AGENT_SETTINGS = ("health_port", "health_address", "log_format", "log_level")  # these do not affect what is exported
+AGENT_SETTINGS = ("health_port", "health_address", "log_format", "log_level")  # no effect on the exported data
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -316,7 +316,8 @@ def _definitions() -> Iterator[Definition]:
 
 
 DEFINITIONS = tuple(_definitions())
-# Settings that may contradict each other. An error message names the sources of these settings.
+# The settings in each of these sets may contradict each other. The error message then names the sources of the
+# settings.
 METRIC_SETTINGS = {"metrics", "attributes"}
 SERIES_SETTINGS = {field.name for field in dataclasses.fields(Limits)}
 BY_KEY = {each.key: each for each in DEFINITIONS}

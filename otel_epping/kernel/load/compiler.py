@@ -89,7 +89,7 @@ def load(request: dict[str, Any], send: Send) -> tuple[dict[str, Any], list[int]
     warning = landlock.confine(readable_folders(folder))
     source = flatten(folder, "epping.bpf.c", set())
     # The key of the program's hash functions is generated here. If the key were in the agent's request, all users could
-    # see the key on the command line. Only tests request a certain key.
+    # see the key on the command line. Only the tests set the key in their request.
     defines = {"HASH_KEY": secrets.randbits(63) | 1} | request["defines"] | bytecode.PLACEHOLDERS
     # The program is compiled without debug information (-g0). BCC 0.29 and later crash with reduced debug information.
     # With full debug information, compiling takes 10 % longer.

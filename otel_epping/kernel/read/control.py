@@ -12,7 +12,7 @@ FIRST_EPOCH = 1  # the program uses epoch 0 for "no slot is cached"
 
 
 class Control:
-    """The epoch of the slots, and the number of the interval. Any thread may use this object."""
+    """The present epoch of the slots, and the number of the present interval. Any thread may use this object."""
 
     def __init__(self, control: Map) -> None:
         self.epoch = FIRST_EPOCH
@@ -21,7 +21,7 @@ class Control:
         self._lock = threading.Lock()
 
     def begin_epoch(self) -> None:
-        """Begins a new epoch: the program looks up all slots again that it has cached. Raises OSError."""
+        """Begins a new epoch, in which the program looks up all cached slots again. Raises OSError."""
         with self._lock:
             self.epoch += 1
             self.write()

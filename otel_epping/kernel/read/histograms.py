@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the program's histograms. Only the buckets in use are read: about 160 of 1660 bytes of a histogram.
+"""Reads the program's histograms.
+
+Only the buckets in use are read, which are about 160 of the 1660 bytes of a histogram.
 
 The program keeps the buckets of a histogram in blocks of 16 buckets, and claims a block when an RTT is counted in one
-of its buckets (bpf/histogram.h). A histogram has the numbers of its blocks. Block 0 is never claimed, so all of its
+of its buckets (bpf/histogram.h). A histogram stores the numbers of its blocks. Block 0 is never claimed, so all of its
 buckets are 0.
 """
 
@@ -18,18 +20,19 @@ from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
 
 # The number of buckets in a block.
 BLOCK = 16
-# numpy copies an item of this type as a whole. To copy 16 separate numbers takes twice as long.
+# numpy copies an item of this type at once. Copying 16 separate numbers would take twice as long as copying such an
+# item.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
-# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read up to
-# this number of times.
+# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read at most
+# _TRIES times.
 _TRIES = 16
 # If new RTTs are counted outside of the runs while the runs are read, the runs are widened, and read again. In one
-# reading, this is done up to this number of times.
+# reading, runs are widened at most _PASSES times.
 _PASSES = 4
 
 
 def numbers_of(words: Counts) -> Indexes:
-    """Splits 64-bit words into two 32-bit numbers each, the low number first (PAIRS in bpf/maps.h).
+    """Splits each 64-bit word into two 32-bit numbers. The low 32 bits are the first number (PAIRS in bpf/maps.h).
 
     words  (rows, n)
 
@@ -40,16 +43,20 @@ def numbers_of(words: Counts) -> Indexes:
 
 
 def block_numbers(histograms: Records) -> Indexes:
-    """Returns the numbers of the blocks of histograms; 0 where a block is missing. The shape is (rows, blocks)."""
+    """Returns the block numbers of each histogram.
+
+    A number is 0 if the histogram does not have the block. The shape is (rows, blocks).
+    """
     return numbers_of(histograms["blocks"])
 
 
 class HistogramReader:
     """Reads buckets and sums of RTTs into a table.
 
-    The program's buckets have 32 bits, and the buckets of the table have 64 bits. The run of each row in the table
-    (sparse_histograms.py) contains the buckets from the row's first block to its last block. For example, if RTTs are
-    counted in the buckets 100 to 120, the row has the blocks 6 and 7, and its run contains the buckets 96 to 127.
+    The program's buckets have 32 bits, and the buckets of the table have 64 bits. Each row of the table has a run of
+    buckets (sparse_histograms.py), from the first bucket of the row's first block to the last bucket of the row's last
+    block. For example, if RTTs are counted in the buckets 100 to 120, the row has the blocks 6 and 7, and its run
+    contains the buckets 96 to 127.
 
     ended  (rows,) the number of RTTs of each row
     """
@@ -69,8 +76,8 @@ class HistogramReader:
     def begin(self, rows: int) -> None:
         """Prepares to read the first `rows` rows.
 
-        After that, one or more threads must call work(). When work() has returned in all threads, one thread must call
-        finish().
+        After begin(), one or more threads must call work(). When work() has returned in all threads, one thread must
+        call finish().
         """
         self._begin_pass(self._histograms.parts(rows))
 
@@ -81,7 +88,9 @@ class HistogramReader:
         self._end = self._first + self._table.buckets.lengths
 
     def work(self, visit: Callable[[int, Records], None]) -> None:
-        """Reads one part after the other until all parts are read. Several threads may call this at the same time.
+        """Reads one part after the other until all parts are read.
+
+        Several threads may call this method at the same time.
 
         visit  a function that is called for each part. Its arguments are the number of the part's first row, and the
                program's rows of the part
@@ -132,9 +141,9 @@ class HistogramReader:
         return outgrown
 
     def _include(self, rows: Indexes, numbers: Indexes) -> Indexes:
-        """Extends the planned runs of rows so that they include the blocks of the rows.
+        """Extends the planned run of each given row, so that the run includes all blocks of the row.
 
-        Returns an array that is true for the rows whose present runs already include all of their blocks.
+        Returns an array that is true for each row whose present run already includes all blocks of the row.
 
         numbers  (rows, blocks) as block_numbers() returns them
         """
@@ -152,7 +161,9 @@ class HistogramReader:
         return np.asarray(fits)
 
     def _copy_runs(self, rows: Indexes, numbers: Indexes) -> tuple[Words, Indexes]:
-        """Copies the program's buckets in the runs of these rows. Also returns each run's position in the copy.
+        """Copies the program's buckets in the runs of the given rows.
+
+        Also returns the position of each run in the copy.
 
         numbers  (rows, blocks) as block_numbers() returns them
         """

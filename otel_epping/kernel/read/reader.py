@@ -86,7 +86,7 @@ class Interval:
                     reader.min_max.merge(rows + begin, min_ns, max_ns)
 
     def hand_out_sketch(self, words: Counts) -> None:
-        """Passes the sketch of unanswered subnets to the readers, in the same way as minima and maxima.
+        """Passes the sketch of unanswered subnets to the readers, as hand_out_min_max() passes the minima and maxima.
 
         words  (registers, 2) the program's registers
         """

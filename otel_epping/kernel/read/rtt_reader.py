@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the histograms of RTTs with their owners, for one reader."""
+"""Reads the histograms of RTTs, and the owner of each histogram, for one reader."""
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class RttReader:
         self._rows[changed] = OVERFLOW_SLOT
 
     def table(self, answered: Flags, min_max: MinMax) -> RttTable:
-        """Returns the histograms as of the latest reading. Takes the minima and maxima of the reader.
+        """Returns the histograms as of the latest reading. Also resets the minima and maxima in `min_max`.
 
         answered  (rows,) true if the row of the reading has an owner for which an RTT was measured
         """

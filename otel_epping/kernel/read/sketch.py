@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimates how many different subnets have not answered (HyperLogLog).
 
-A hash of a subnet selects one of 4,096 registers. A register has the greatest rank that occurred: the number of leading
-zeros in the rest of the hash, plus 1. The standard error of the estimate is at most 1.6 %. Sources: Flajolet, Fusy,
-Gandouet, Meunier: HyperLogLog, 2007, and for the estimate Ertl: New cardinality estimation algorithms for HyperLogLog
-sketches, 2017.
+A hash of a subnet selects one of 4,096 registers. A register stores the greatest rank of its subnets. The rank of a
+subnet is the number of leading zeros in the rest of the hash, plus 1. The estimate has a standard error of 1.6 % or
+less. Source of the algorithm: "HyperLogLog" by Flajolet, Fusy, Gandouet and Meunier, 2007. Source of the estimate: "New
+cardinality estimation algorithms for HyperLogLog sketches" by Ertl, 2017.
 
-The program counts a newcomer only if the newcomer has no slot (bpf/subnet.h). For newcomers with a slot, the program
-stores the register and the rank in the slot.
+For a newcomer without a slot, the program updates a register of the sketch (bpf/subnet.h). For a newcomer with a slot,
+the program stores the register and the rank in the slot.
 """
 
 import math
@@ -27,7 +27,7 @@ Ranks = npt.NDArray[np.uint8]
 def ranks_of(interval: int, words: Counts) -> Ranks:
     """Returns the ranks of an interval from the program's registers. The shapes are (REGISTERS,).
 
-    A register of another interval has the rank 0.
+    The rank is 0 if the program last wrote the register in another interval.
     """
     ranks = np.where(words >> _RANK_BITS == np.uint64(interval), words & _RANK_MASK, np.uint64(0))
     return ranks.astype(np.uint8)
@@ -47,21 +47,21 @@ def _sigma(empty: float) -> float:
 
 
 class Sketch:
-    """The registers of one reader."""
+    """The HyperLogLog registers of one reader."""
 
     def __init__(self) -> None:
         self._ranks: Ranks = np.zeros(REGISTERS, np.uint8)
 
     def merge(self, ranks: Ranks) -> None:
-        """Adds the subnets of other registers. The shape of `ranks` is (REGISTERS,)."""
+        """Merges the registers of another sketch into this sketch. The shape of `ranks` is (REGISTERS,)."""
         np.maximum(self._ranks, ranks, out=self._ranks)
 
     def add(self, registers: Indexes, ranks: Indexes) -> None:
-        """Adds subnets. Both arrays have the shape (subnets,)."""
+        """Adds subnets. `registers` and `ranks` have the shape (subnets,)."""
         np.maximum.at(self._ranks, registers, ranks.astype(np.uint8))
 
     def take(self) -> int:
-        """Returns the estimated number of different subnets since the previous call, and starts again with none."""
+        """Returns the estimated number of different subnets since the previous call, and clears the sketch."""
         ranks = self._ranks[self._ranks != 0].astype(np.float64)
         self._ranks[:] = 0
         if not len(ranks):

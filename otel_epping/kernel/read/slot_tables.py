@@ -13,9 +13,9 @@ from otel_epping.kernel.program import Map
 from otel_epping.kernel.read import claims
 from otel_epping.kernel.read.histograms import block_numbers, numbers_of
 
-# The states of a slot. The lowest 8 bits of `state` in struct slot are the bits of enum slot_state. The next 24 bits
-# are the row of the covering prefix in `claims`. The highest 32 bits are the register and the rank of the subnet in the
-# sketch of unanswered subnets (sketch.py).
+# The states of a slot. The lowest 8 bits of `state` in struct slot are the bits of enum slot_state. The next 24 bits of
+# `state` are the covering prefix's row in the table `claims`. The highest 32 bits of `state` are the register and the
+# rank of the subnet in the sketch of unanswered subnets (sketch.py).
 FREE, NEWCOMER, ANSWERED = range(3)
 _STATE_MASK = np.uint64(0xFF)
 _COVERING_SHIFT, _COVERING_MASK = np.uint64(8), np.uint64(0xFFFFFF)
@@ -28,12 +28,12 @@ def states_of(slots: Records) -> Counts:
 
 
 def covering_of(slots: Records) -> Indexes:
-    """Returns the row of each slot's covering prefix in `claims`."""
+    """Returns the row in the table `claims` for the covering prefix of each slot."""
     return np.asarray(slots["state"] >> _COVERING_SHIFT & _COVERING_MASK).view(np.int64)
 
 
 def sketch_of(slots: Records) -> tuple[Indexes, Indexes]:
-    """Returns the registers and the ranks of newcomers in the sketch."""
+    """Returns the register and the rank that each newcomer has in the sketch."""
     words = slots["state"]
     return (words >> _REGISTER_SHIFT).view(np.int64), (words >> _RANK_SHIFT & _RANK_MASK).view(np.int64)
 
@@ -46,7 +46,7 @@ class SlotTables:
         self._maps, self._arrays, self._config = maps, arrays, config
 
     def prepare_overflow(self) -> None:
-        """Gives all of its blocks to the overflow histogram. These blocks are the last blocks of the table."""
+        """Gives the last blocks of the table to the overflow histogram, which needs no other blocks."""
         first = 1 + self._config.max_blocks
         histogram = self._arrays["histograms"].rows(0, 1, writable=True)
         pairs = np.zeros((histogram["blocks"].shape[1], 2), np.uint64)

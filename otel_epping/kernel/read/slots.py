@@ -5,7 +5,7 @@ Three kinds of slots are reclaimed:
 
 - slots of newcomers that have not answered for NEWCOMER_NS (bpf/subnet.h)
 - slots in which nothing was counted during the idle timeout
-- the quietest slots of the largest covering prefixes, if the reserve of free slots, histograms or blocks is in use
+- the quietest slots of the largest covering prefixes, if too few slots, histograms or blocks are free
 
 Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps:
 
@@ -49,9 +49,10 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 GRACE_NS = 1_000_000_000
 # The time in ns for which a newcomer keeps its slot. A newcomer that answers later gets a slot with its first RTT.
 NEWCOMER_NS = 10_000_000_000
-# If less than this share of the histograms or of the blocks is free, slots are reclaimed, too.
+# If less than 1 / _SCARCE of the histograms or of the blocks is free, slots are reclaimed even if enough slots are
+# free.
 _SCARCE = 8
-# The share of the slots that is reclaimed at each reading if histograms or blocks are scarce.
+# If histograms or blocks are scarce, a reading reclaims 1 / _STEP of the slots.
 _STEP = 32
 
 
@@ -132,7 +133,7 @@ class Slots:
         return self._since[:rows]
 
     def usage(self) -> dict[str, int]:
-        """Returns the numbers of slots, newcomers, histograms and blocks in use, by name."""
+        """Returns how many slots, newcomers, histograms and blocks are in use, by name."""
         used = self._tables.claims.in_use
         rows = {
             "slots": claims.SLOTS,
@@ -146,11 +147,13 @@ class Slots:
 
     @property
     def has_newcomers(self) -> bool:
-        """True if a slot belongs to a newcomer."""
+        """True if at least one slot belongs to a newcomer."""
         return bool(self._tables.claims.in_use(claims.NEWCOMERS))
 
     def fold_newcomers(self, slots: Records, readers: Collection[Any]) -> None:
-        """Reclaims the slots of newcomers that are too old, and frees such slots whose counts are final.
+        """Reclaims each slot that a newcomer has had for NEWCOMER_NS.
+
+        A later call frees the slot when its counts are final.
 
         slots    (rows,) the program's records of the slots in use
         readers  all readers of the collector. Their sketches get the freed newcomers
@@ -168,9 +171,10 @@ class Slots:
             self._fold(np.concatenate(final), slots, readers)
 
     def _fold(self, rows: Indexes, slots: Records, readers: Collection[Any]) -> None:
-        """Adds the counts of newcomers to `folded`, and frees their slots.
+        """Adds the counts of newcomers to `folded`, and frees the slots of the newcomers.
 
-        A newcomer may have answered while its key was deleted. Then its slot is reclaimed like other answered slots.
+        If a newcomer has answered while its key was being deleted, its slot is reclaimed like the slots of other
+        answered subnets.
         """
         answered = states_of(slots[rows]) == ANSWERED
         if answered.any():
@@ -187,7 +191,9 @@ class Slots:
     # ---- answered subnets
 
     def take_back(self, reader: object, readers: Collection[object], began_ns: int, found: Found) -> None:
-        """Reclaims slots of idle subnets and slots that must make room, and frees slots whose counts all readers have.
+        """Reclaims the slots of idle subnets, and further slots if room is needed.
+
+        Frees the reclaimed slots whose final counts all readers have read.
 
         This method may clear slots. So call it at the end of each reading, after the last use of `found`.
 
@@ -215,7 +221,7 @@ class Slots:
         self._release(reader, began_ns)
 
     def _missing(self, available: int) -> int:
-        """Returns the number of slots that must be reclaimed to make room, at most `available`."""
+        """Returns the number of slots that must be reclaimed to make room. The number is at most `available`."""
         used, config = self.usage(), self._config
         closing = sum(len(each.slots) for each in (*self._closing, *self._newcomers))
         missing = used["slots"] - closing - (config.max_slots - config.reserve)

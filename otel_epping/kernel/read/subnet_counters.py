@@ -85,9 +85,11 @@ class SubnetCounters:
         return np.zeros(self.dtype.itemsize // _WORD.itemsize, np.uint64)
 
     def sum_of(self, slots: Indexes) -> Counts:
-        """Returns the sum of all counts of the given slots, as a row of counters. The program must not use the slots.
+        """Returns the sum of all counts of the given slots, as a row of counters.
 
-        Flows of these slots that are still open count as ended in silence.
+        The program must not use these slots any more.
+
+        Each flow of these slots that is still open is counted as ended in silence.
         """
         counters = np.zeros((len(slots), len(self.zero())), np.uint64)
         if len(slots):
@@ -110,7 +112,10 @@ class SubnetCounters:
             self._add_traffic(window, counters[begin // cpus :][: len(window) // cpus])
 
     def _add_traffic(self, window: Records, part: Counts) -> None:
-        """Updates counters of traffic. `window` has one row per slot and CPU, and `part` has one row per slot."""
+        """Updates the counters of traffic in `part` from `window`.
+
+        `window` has one row per slot and CPU, and `part` has one row per slot.
+        """
         struct = self._traffic.dtype
         tallies, ecn = _columns(struct, _TALLIES, _WORD), _columns(struct, _ECN, _HALF)
         words = window.view(_WORD).reshape(len(part), self._cpus, -1)
@@ -125,7 +130,7 @@ class SubnetCounters:
             self._add_events(window, counters[begin : begin + len(window)])
 
     def _add_events(self, window: Records, part: Counts) -> None:
-        """Updates counters of TCP events. Both arrays have one row per slot."""
+        """Updates the counters of TCP events in `part` from `window`. Both arrays have one row per slot."""
         columns = _columns(self.dtype, self._flow_counters.dtype.names or (), _WORD)
         _extend(part[:, columns], window.view(_HALF).reshape(len(part), -1))
 

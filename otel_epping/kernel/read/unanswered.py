@@ -19,15 +19,18 @@ class UnansweredCounts:
         self._added, self._least = counters.zero(), counters.zero()
 
     def forget(self, counters: Counts) -> None:
-        """Records the counts that the reader has read of newcomers that lost their slots: (newcomers, counters)."""
+        """Records the counts that the reader has read for newcomers that have lost their slots.
+
+        counters  (newcomers, counters)
+        """
         self._least += counters.sum(axis=0, dtype=np.uint64)
 
     def subtract_from(self, row: Counts) -> None:
-        """Subtracts what add_to() has added, so that the row has only the program's own counts."""
+        """Subtracts what add_to() has added, so that the row contains only the program's own counts."""
         row -= self._added
 
     def add_to(self, row: Counts, folded: Counts) -> None:
-        """Adds the counts of freed newcomers."""
+        """Adds the counts of newcomers that have lost their slots."""
         own = row.copy()
         np.maximum(row + folded, self._least, out=row)
         self._added = row - own

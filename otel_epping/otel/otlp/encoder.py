@@ -15,7 +15,10 @@ from otel_epping.otel.series_groups import SeriesGroup
 
 
 class _Attributes:
-    """The encoded attributes of a group's rows, columns and methods. A row takes about 430 bytes."""
+    """The encoded attributes of a group's rows, columns and methods.
+
+    The attributes of a row take about 430 bytes of memory.
+    """
 
     def __init__(self, group: SeriesGroup) -> None:
         self._group = group
