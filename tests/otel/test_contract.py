@@ -162,7 +162,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def test_every_metric_and_value_of_the_registry_is_exported(full: Bench, contract: Recorder) -> None:
-    """The attributes of `in_each_subnet` depend on the packets. Other tests export their values."""
+    """The attributes of `in_each_subnet` depend on the packets. Other tests export all values of these attributes."""
     in_each_subnet = {semconv.NETWORK_TYPE, semconv.NETWORK_TRANSPORT, semconv.SIDE, semconv.METHOD}
     with Sink() as sink, bpf_stats(), exporting(full.collector, sink) as export:
         full.flow().begun()  # the kernel counts this run of the program
