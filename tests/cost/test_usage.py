@@ -107,7 +107,7 @@ def test_the_counts_are_those_of_the_points_of_a_producer(selection: MetricSelec
 def test_each_attribute_saves_the_series_that_an_exporter_without_it_does_not_export(
     selection: MetricSelection,
 ) -> None:
-    """The number is computed from a complete export, and compared with the export of a real exporter."""
+    """The number of saved series is computed from a complete export, and compared with a real exporter."""
     bench = Bench(4)
     chosen, complete = bench.exporter(ExportSettings(selection, LIMITS)), bench.exporter(COMPLETE)
     without = {}

@@ -150,7 +150,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         info = map_info(fd)
         ones = np.ones(info["value_size"] // 4, np.uint32).view(bench.array(name).dtype)
         if name == "flow_counters":
-            ones["opened"] <<= 1  # a flow that neither closes nor stays in the table ends in silence
+            ones["opened"] <<= 1  # a flow that left the table without a close has ended in silence
         for row in range(info["max_entries"]):
             libbpf.map_update(fd, struct.pack("=I", row), ones.tobytes())
     (identifier,) = (number for number, name in bench.collector.attachments.names.items() if name == "lo")

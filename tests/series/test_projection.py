@@ -38,7 +38,7 @@ AGGREGATES = {*semconv.AGGREGATES}
 
 
 class Kernel(SyntheticKernel):
-    """A kernel whose subnets have a family, an interface and a side, and flows and ECN packets.
+    """A kernel whose subnets have a family, an interface, a side, flows and ECN packets.
 
     The interfaces of subnets are never removed. Other interfaces are removed, and their names are used again.
     """

@@ -97,7 +97,7 @@ class SyntheticReader:
 
 
 class SyntheticKernel:
-    """The tables of the program. Slots and histograms are claimed in any order of free numbers.
+    """The tables of the program. A claimed slot or histogram can have any free number.
 
     truth  the totals of all packets, bytes and RTTs, as in many_subnets.py
     """
