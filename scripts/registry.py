@@ -42,7 +42,7 @@ def _brief_and_note(text: str) -> dict[str, str]:
 
 
 def _attribute(name: str) -> dict[str, Any]:
-    """Returns the definition of an attribute of our own."""
+    """Returns the definition of an attribute that otel-epping defines."""
     attribute = semconv.ATTRIBUTES[name]
     found: dict[str, Any] = {"key": name, "brief": attribute.brief}
     if attribute.note:

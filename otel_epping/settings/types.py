@@ -72,7 +72,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 class Names(click.ParamType[tuple[str, ...]]):
-    """Some of the names in `known`, separated by commas. `check` raises EppingError if a name is unknown."""
+    """Names separated by commas, all of which are in `known`. `check` raises EppingError if a name is unknown."""
 
     name = "name,..."
 
@@ -98,7 +98,7 @@ METRICS = Names(metric_selection.SELECTIONS, metric_selection.check_metrics)
 class Attributes(click.ParamType[dict[str, tuple[str, ...]]]):
     """The attributes of groups of metrics, for example `rtt=subnet,side;traffic=subnet,side,direction`.
 
-    A file has a mapping in which each group has a list of attributes.
+    In a settings file, the value is a mapping from each group to a list of attributes.
     """
 
     name = "group=name,...;..."
@@ -106,7 +106,7 @@ class Attributes(click.ParamType[dict[str, tuple[str, ...]]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> dict[str, tuple[str, ...]]:
-        """Returns the names of attributes by group. Fails if a name is unknown or an attribute must not be left out."""
+        """Returns the names of attributes by group. Fails if a name is unknown or a required attribute is missing."""
         if isinstance(value, dict):
             return value
         parts = [part.partition("=") for part in value.split(";") if part.strip()]

@@ -134,7 +134,8 @@ def test_full_maps_lose_no_packet(hosts: Hosts, start: Callable[..., Agent]) -> 
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
         )
         for flow in range(3000):
-            # A handshake measures an RTT in both directions. Each subnet is in another covering prefix (bpf/subnet.h).
+            # During a handshake, the program measures an RTT for both subnets. Each subnet has its own covering
+            # prefix (bpf/subnet.h).
             ports, addresses = (1024 + flow, 443), (bytes((10 + flow % 5, 1, 1, 1)), bytes((20 + flow % 5, 1, 1, 1)))
             for sender, numbers, flags in ((0, (1, 0), 0x02), (1, (1, 2), 0x12), (0, (2, 2), 0x10)):
                 segment = builders.tcp((ports[sender], ports[1 - sender]), *numbers, flags)

@@ -18,7 +18,8 @@ from tests.support.command import Agent
 from tests.support.hosts import Hosts
 
 _MAX_SUBNETS = 1024
-# NEWCOMER_NS + GRACE_NS in kernel/read/slots.py is 11 s. Both times are checked once per second.
+# NEWCOMER_NS + GRACE_NS in kernel/read/slots.py is 11 s. The agent checks once per second whether NEWCOMER_NS or
+# GRACE_NS has passed.
 _RECLAIMED_S = 15.0
 
 
@@ -33,9 +34,9 @@ def flood(hosts: Hosts, name: str) -> None:
 
 
 def wait_until_free(in_use: Callable[[int], int]) -> None:
-    """Check that the flood has taken slots, and that all these slots are free again in time.
+    """Check that the flood has taken slots, and that all these slots are free again after at most _RECLAIMED_S.
 
-    `in_use` returns a number in use, of the program's table `claims`.
+    Given a row of the program's table `claims`, `in_use` returns how many slots or newcomers are in use.
     """
     began_s = time.monotonic()
     # Newcomers may have a quarter of all slots (bpf/subnet.h).

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.parallel
 SUBNETS = 20_000
 ROUNDS = 2
 CONFIG = EppingConfig(packet_clock=True)
-NEWCOMERS = CONFIG.max_slots // 4  # the slots of subnets that have not answered, if no subnet has answered
+NEWCOMERS = CONFIG.max_slots // 4  # the slots that newcomers may have while no subnet has answered
 MAC = "02:00:00:00:00:01"
 PAYLOAD = 1200
 UDP_CLASS = CLASSES.index("udp")

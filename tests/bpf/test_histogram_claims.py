@@ -42,7 +42,7 @@ def address(number: int) -> bytes:
 
 
 def exchange_rtt(bench: Bench, exchange: Exchange, number: int, rtt_ns: int) -> None:
-    """Sends a request to the subnet `number` and the subnet's reply."""
+    """Sends a request to the subnet `number`, and then a reply from this subnet."""
     here, there = "10.9.9.9", f"{20 + number}.1.1.1"
     for entry, source, destination, packet, at_ns in (
         (EGRESS, here, there, exchange.ask(4, 1), START_NS),
@@ -59,7 +59,7 @@ def middles() -> list[int]:
 
 
 def histogram_of(bench: Bench, number: int) -> int:
-    """Returns the row of the histogram of echo replies of a subnet."""
+    """Returns the row of a subnet's histogram of ping RTTs."""
     return bench.histogram_of(bench.slot_of(subnet_of(address(number)), EXTERNAL) or 0, ECHO)
 
 
@@ -91,7 +91,7 @@ def test_each_slot_gets_one_histogram_if_histograms_are_scarce(bench: Bench) -> 
         for exchange in EXCHANGES:
             exchange_rtt(bench, exchange, number, MS)
     used = checked(bench)
-    # Nine subnets have all their histograms, which are three quarters of all histograms.
+    # Nine subnets get all of their histograms. These histograms are three quarters of all histograms.
     scarce = CONFIG.max_histograms * 3 // 4
     whole = scarce // len(EXCHANGES)
     assert used[:3] == (15, 1, scarce + 14 - whole)

@@ -89,7 +89,7 @@ def test_an_acknowledgement_answers_for_its_subnet(bench_of: Callable[[EppingCon
     times = itertools.count()
 
     def send(sender: int, flags: str, seq: int, ack: int, payload: bytes = b"") -> Rtt | None:
-        """Sends a segment every millisecond. Its TSval is its time in ms."""
+        """Sends a segment one millisecond after the previous segment. The TSval is the time in ms."""
         ends, ports, at_ms = flow.addresses, flow.ports, next(times)
         stamps = [("NOP", None), ("NOP", None), ("Timestamp", (1000 + at_ms, 999 + at_ms if ack else 0))]
         network = IP(src=str(ends[sender]), dst=str(ends[1 - sender]))
@@ -97,7 +97,7 @@ def test_an_acknowledgement_answers_for_its_subnet(bench_of: Callable[[EppingCon
         segment = TCP(sport=ports[sender], dport=ports[1 - sender], flags=flags, seq=seq, ack=ack, options=options)
         return bench.feed(ETHER / network / segment / payload, START_NS + at_ms * MS, (EGRESS, INGRESS)[sender])
 
-    if method == "tcp_sequence":  # this method does not measure a handshake
+    if method == "tcp_sequence":  # with this method, a handshake gives no RTT
         assert send(0, "S", 99, 0) is None
         assert send(1, "SA", 499, 100) is None
     assert send(0, "A", 100, 500) is None
@@ -155,13 +155,13 @@ def test_newcomers_have_a_quarter_of_all_slots(flooded: Forger) -> None:
     check_traffic(flooded)
     assert flooded.bench.counters()["subnet_insert_failed"] == 0
     assert not flooded.bench.histograms["ended"].any()
-    # The first subnets have the slots.
+    # The subnets that sent the first packets have the slots.
     assert keys_with_slots(flooded.bench).keys() == set(list(flooded.counted())[: used.slots])
 
 
 def test_the_number_of_newcomers_adapts_to_the_number_of_free_slots(own: Callable[..., Bench]) -> None:
-    """During a flood, subnets that answer take slots. Newcomers never take a slot if they have a third of the number of
-    free slots."""
+    """During a flood, subnets that answer take slots. Newcomers never take another slot if the number of their slots is
+    already a third of the number of free slots."""
     forger, chance = Forger(own(max_subnets=512, max_flows=64)), random.Random(2)
     most = 0
     for turn in range(100):
@@ -207,7 +207,7 @@ def test_a_real_subnet_gets_its_slot_with_its_first_rtt(own: Callable[..., Bench
         slot = forger.bench.slot_of(subnet_of(real), EXTERNAL)
         assert slot
         assert state(forger.bench, subnet_of(real)) == ANSWERED
-        # The packets until the first RTT are in UNANSWERED_SLOT, and all later packets are in the slot.
+        # The packets until the first RTT are counted in UNANSWERED_SLOT, and all later packets in the subnet's slot.
         assert forger.bench.traffic_of(slot) == {}
         size = len(bytes(ETHER / IP() / UDP() / b"twelve bytes")) + (20 if version == 6 else 0)
         forger.flood(1000, seed=version)
@@ -217,7 +217,8 @@ def test_a_real_subnet_gets_its_slot_with_its_first_rtt(own: Callable[..., Bench
         assert (histogram["ended"], histogram["sum_ns"], histogram["slot"]) == (1, 5 * MS, slot)
     assert overflow_rtts(forger.bench) == 0
     used = checked(forger.bench)
-    # Newcomers have a third of the free slots, so one less after three more slots are in use.
+    # Newcomers may have a third of the number of free slots. If subnets that answer take three more slots, newcomers
+    # may have one slot less.
     assert used.answered == 2
     assert abs(used.newcomers - forger.bench.config.max_slots // 4) <= 1
 
@@ -353,7 +354,7 @@ def test_the_slot_cache_follows_when_a_subnet_answers(crowded: Bench) -> None:
 
 
 def adjacent(number: int) -> list[bytes]:
-    """Returns addresses in as many consecutive /24s and /48s."""
+    """Returns `number` addresses: half are in consecutive /24s, and half are in consecutive /48s."""
     half = number // 2
     v4 = [(0x0B000001 + (place << 8)).to_bytes(4, "big") for place in range(half)]
     return v4 + [(0x2A010203 << 96 | place << 80).to_bytes(16, "big") for place in range(number - half)]

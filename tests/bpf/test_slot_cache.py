@@ -97,8 +97,8 @@ def test_a_cached_pair_does_not_count_into_a_slot_of_another_subnet() -> None:
 
 
 def test_a_pair_without_slots_is_looked_up_for_each_packet() -> None:
-    """The destination has no slot at first. It gets a slot when it answers, and the next packet of the pair is counted
-    in this slot."""
+    """The destination has no slot at first. When the destination answers, it gets a slot, and the next packet of the
+    pair is counted in this slot."""
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=1, max_flows=64))
     frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
     for counted in (1, 2, 3):

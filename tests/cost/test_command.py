@@ -85,7 +85,8 @@ def test_the_settings_apply(ns: Namespace, capture: str) -> None:
     assert found["networks"]["covering"] > 0
     assert 0 < groups["rtt"]["points"] == found["export"]["data_points"] <= 9
     assert found["vendor_units"]["points_per_minute"] == 2 * found["export"]["data_points"]
-    # Without limits, each method of each subnet has a point. An export of all metrics has no more points in any group.
+    # Without limits, each method of each subnet has a point. If all metrics are exported already, no group can add
+    # points.
     all_rtts = {each["group"]: each for each in everything["groups"]}["rtt"]["points"]
     assert all_rtts == len(TALKS) * (4 + 2)
     assert all(each["more_points"] == 0 for each in everything["groups"])
@@ -126,7 +127,7 @@ def test_wrong_arguments(ns: Namespace, arguments: list[str], cause: str) -> Non
 
 
 def test_files_that_cannot_be_measured(ns: Namespace, capture: str, tmp_path: Path) -> None:
-    """Failures are reported after the result. The other files are measured."""
+    """If a file cannot be measured, the other files are measured, and the failure is reported after the result."""
     result = epping(ns, "cost", *SMALL, "--format", "json", capture, "nothing.pcap")
     assert result.returncode == 1
     assert result.stderr == "otel-epping: nothing.pcap: No such file or directory\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares what `cost` counts in requests with a naive count of the points that a producer makes of the same readings.
+"""Compares two counts of the points of the same readings: the count of `cost`, and a count of a producer's points.
 
 The readings are made by SyntheticKernel. So the tests need no root.
 """
@@ -40,7 +40,7 @@ SELECTIONS = [
     MetricSelection(("rtt", "flows"), {"rtt": ("subnet", "side")}),
     MetricSelection((ALL,), {"traffic": ("side", "direction", "traffic_class"), "rtt": ("side", "method")}),
 ]
-# Metrics of the exporting process. The SDK reads these metrics, so a producer does not have them.
+# Metrics of the exporting process. The SDK collects these metrics, so a producer does not export them.
 INSTRUMENTS = {
     agent_metrics.READ_DURATION.name,
     agent_metrics.EXPORT_DURATION.name,
@@ -52,7 +52,7 @@ INSTRUMENTS = {
 
 
 class Bench:
-    """A kernel with random traffic of 14 subnets, of which 4 never answer. The exporters must be created first."""
+    """A kernel with random traffic of 14 subnets, of which 4 never answer. Call run() after all calls of exporter()."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -107,7 +107,7 @@ def test_the_counts_are_those_of_the_points_of_a_producer(selection: MetricSelec
 def test_each_attribute_saves_the_series_that_an_exporter_without_it_does_not_export(
     selection: MetricSelection,
 ) -> None:
-    """The number is computed from a complete export, and compared with the export of a real exporter."""
+    """The number of saved series is computed from a complete export, and compared with a real exporter."""
     bench = Bench(4)
     chosen, complete = bench.exporter(ExportSettings(selection, LIMITS)), bench.exporter(COMPLETE)
     without = {}
@@ -159,7 +159,7 @@ def test_networks() -> None:
 
 
 def test_vendor_units() -> None:
-    """The RTT histograms count several times, all other series once."""
+    """An RTT histogram is counted as several units, and any other series is counted as one unit."""
     bench = Bench(7)
     exporter = bench.exporter(COMPLETE)
     producer = EppingMetricProducer(bench.collector, limits=LIMITS, selection=COMPLETE.selection)
@@ -206,7 +206,7 @@ def test_no_candidate_exports_what_is_exported_already() -> None:
     assert "--metrics core" not in options
     assert "--max-series 1000" in options
     assert f"--attributes {AGENT}=interface,direction" not in options
-    # The attributes of a group that `core` does not contain are not kept.
+    # `core` does not contain the group ecn. So the suggestion leaves out the attributes of this group.
     attributes = {"ecn": ("side", "direction", "ecn"), "rtt": ("subnet", "side")}
     found = candidates(ExportSettings(MetricSelection((ALL,), attributes), LIMITS))
     kept = {each.options: each.settings.selection.attributes for each in found if "--metrics" in each.options}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the settings files of examples/settings: each is valid, and an agent starts with it and exports less."""
+"""Tests the settings files of examples/settings: a file is valid and limits the series, and an agent starts with it."""
 
 import json
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_the_files_are_those_of_the_documentation() -> None:
 
 @pytest.fixture
 def host() -> Iterator[Namespace]:
-    """A host with the interfaces of the files. wan0 has the default route."""
+    """A host with the interfaces that the files name. wan0 has the default route."""
     with Namespace("settings") as namespace:
         for name in ("wan0", "lan0"):
             namespace.ip(f"link add {name} type ifb", f"link set {name} up")

@@ -29,7 +29,7 @@ RANGES = {
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (0, 6),
 }
-# max_subnets determines the sizes of three tables. Each other setting is a constant of its own.
+# max_subnets determines the sizes of three tables. Each of the other settings is one constant.
 MIB = 1 << 20
 
 

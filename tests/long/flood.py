@@ -52,7 +52,7 @@ _REAL_V4, _BLOCKS_V4 = 60, 40  # the first byte, and the number of different fir
 
 @dataclass(frozen=True)
 class Scenario:
-    """The numbers of networks and the times in s.
+    """The number of networks of each kind, and all times in s.
 
     attackers  the number of /48 networks that answer
     stay_s     the time for which each real network communicates; 0: until the end. If it is not 0, the real networks
@@ -86,7 +86,7 @@ def network_of(number: int) -> str:
 
 
 def _addresses(high: Indexes, size: int) -> Bytes:
-    """Returns addresses of `size` bytes. `high` has the first 8 bytes of IPv6 addresses, or all of IPv4 addresses."""
+    """Returns addresses of `size` bytes. `high`: whole IPv4 addresses, or the first 8 bytes of IPv6 addresses."""
     wide = high.astype(">u8").view(np.uint8).reshape(-1, 8)
     if size == 4:
         return wide[:, 4:].copy()
@@ -102,7 +102,7 @@ def _real_v6(numbers: Indexes) -> Bytes:
 
 
 def _frame(form: int, version: int, egress: bool, is_request: bool) -> bytes:
-    """Returns a frame whose remote address, client port or identifier are 0."""
+    """Returns a frame in which the remote address is 0, and the client port or the identifier is 0."""
     ports = (0, _PORTS[form]) if is_request else (_PORTS[form], 0)
     if form == _ECHO:
         segment = builders.echo(version, is_request, 0, 1)
@@ -127,7 +127,7 @@ class Second:
     def add(
         self, form: int, remotes: Bytes, numbers: Indexes, times_ns: Indexes, *, egress: bool, is_request: bool
     ) -> None:
-        """Adds a packet of each remote host, or to each remote host.
+        """Adds one packet from each remote host, or one packet to each remote host.
 
         numbers  the client ports of TCP and UDP, and the identifiers of echo packets
         """
@@ -223,7 +223,7 @@ class Flood:
                 packets.add(form, remotes, clients, times_ns + MS, egress=True, is_request=False)
 
     def _add_attackers(self, packets: Second, numbers: Indexes) -> None:
-        """Adds a handshake of each of the attacker's subnets."""
+        """Adds a handshake with each subnet of the attacker."""
         self.forged += len(numbers)
         remotes, times_ns = _addresses(_ATTACKER << 32 | numbers << 16, 16), self._times(len(numbers))
         clients = 1024 + numbers % 60_000
@@ -255,7 +255,7 @@ class Outcome:
 
     @property
     def share(self) -> float:
-        """The share of the RTTs of real networks that are in series of the networks' own."""
+        """The share of the real networks' RTTs that are exported in series of individual networks."""
         return self.own / self.answers
 
     def check(self, scenario: Scenario, config: EppingConfig, limits: Limits) -> None:
@@ -322,7 +322,7 @@ def measure_agent(forged: int, attackers: int) -> dict[str, float]:
             for batch in producer.batches():
                 encoder.request([resource], batch)
                 producer.acknowledge(batch)
-        # The memory of the packets does not count.
+        # The memory that the packets occupy is not included.
         peak_mb, cpu_s = max(peak_mb, kept_mb + usage.peak_mb), cpu_s + usage.cpu_s
         kept_mb += fresh_process.status_mb("VmRSS") - begin_mb
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows how many RTTs of established flows are still measured when there are more flows than flow table entries. `make
-pressure` runs this program. Then it runs the floods of many subnets (flood.py).
+pressure` first runs this program, and then the floods of many subnets (flood.py).
 
 Each established flow sends a segment at regular intervals, and gets a reply. At the same time, three kinds of other
 packets arrive: new flows that have one or two packets each, SYNs without a reply, and (if requested) handshakes with a

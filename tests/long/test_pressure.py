@@ -103,7 +103,7 @@ def test_exported_metrics_show_the_pressure(every: Bench) -> None:
 
     assert more("epping.flow.count") == outcome.counted["flows_created"] >= load.strangers
     # An evicted flow is counted as closed by silence, once for the subnet of each host. The new flows belong to subnets
-    # that never answered. The points of these subnets have no attribute for the kind.
+    # that never answered. The points of these subnets do not tell how a flow began or ended.
     assert more("epping.flow.opened.count") >= 2 * load.strangers
     assert after["epping.flow.active", ""] <= 2 * TABLE
     assert more("epping.flow.closed.count") >= 2 * (load.strangers - TABLE)
@@ -138,7 +138,8 @@ def test_a_flood_of_subnets_hides_no_real_network(small: Bench, scenario: Scenar
 
 
 def flood_capture(real: int, forged: int) -> list[Any]:
-    """Return packets of a capture: echo requests to real networks with replies, and packets of forged sources.
+    """Return packets of a capture: echo requests to real networks, the replies of these networks, and packets from
+    forged sources.
 
     We answer the SYNs, but no forged source answers.
     """

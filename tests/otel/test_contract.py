@@ -150,7 +150,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         info = map_info(fd)
         ones = np.ones(info["value_size"] // 4, np.uint32).view(bench.array(name).dtype)
         if name == "flow_counters":
-            ones["opened"] <<= 1  # a flow that neither closes nor stays in the table ends in silence
+            ones["opened"] <<= 1  # a flow that left the table without a close has ended in silence
         for row in range(info["max_entries"]):
             libbpf.map_update(fd, struct.pack("=I", row), ones.tobytes())
     (identifier,) = (number for number, name in bench.collector.attachments.names.items() if name == "lo")
@@ -162,7 +162,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def test_every_metric_and_value_of_the_registry_is_exported(full: Bench, contract: Recorder) -> None:
-    """The attributes of `in_each_subnet` depend on the packets. Other tests export their values."""
+    """The attributes of `in_each_subnet` depend on the packets. Other tests export all values of these attributes."""
     in_each_subnet = {semconv.NETWORK_TYPE, semconv.NETWORK_TRANSPORT, semconv.SIDE, semconv.METHOD}
     with Sink() as sink, bpf_stats(), exporting(full.collector, sink) as export:
         full.flow().begun()  # the kernel counts this run of the program

@@ -37,7 +37,7 @@ def sink() -> Iterator[Sink]:
 
 
 def exported(bench: Bench, sink: Sink, selection: MetricSelection) -> dict[str, set[frozenset[str]]]:
-    """Export once. Return the sets of attributes of the points of each metric, without aggregates."""
+    """Export once. For each metric, return the sets of attributes that its points have, except aggregates."""
     provider = MeterProvider(shutdown_on_exit=False)
     with bpf_stats():
         bench.flow().begun()  # the kernel counts this run of the program
@@ -74,7 +74,7 @@ def test_the_fewest_attributes_of_a_group(full: Bench, sink: Sink, group: str) -
 
 
 def totals(sink: Sink) -> dict[tuple[str, Any], int]:
-    """Add up the points of each metric of subnets, by direction."""
+    """For each metric of subnets, add up the values of the points with the same direction."""
     found: dict[tuple[str, Any], int] = {}
     for metric in METRICS:
         if semconv.SUBNET in metric.keys:

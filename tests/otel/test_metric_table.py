@@ -123,7 +123,7 @@ def test_every_attribute_of_a_point_is_in_the_tables() -> None:
 
 @pytest.mark.unit
 def test_values_are_those_of_the_counters_and_of_the_methods() -> None:
-    """test_labels_are_the_enumerators_in_their_order compares the other values with the program."""
+    """test_labels_are_the_enumerators_in_their_order compares further values with the program."""
     used: dict[str, set[str]] = {semconv.FLOW_CLOSING: set(semconv.FLOW_CLOSINGS)}
     for counter in COUNTERS:
         constant = [(key, (value,)) for key, value in counter.attributes.items()]

@@ -176,7 +176,7 @@ def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
     before = unanswered(replayer)
     replay(section() + interface() + b"".join(simple(one) for one in frames))
     assert replayer.untimed - untimed == len(frames)
-    # Each packet counts for both subnets, and neither of the two subnets has answered.
+    # Each packet is counted for both subnets, and neither of the two subnets has answered.
     assert unanswered(replayer) - before == 2 * len(frames)
     names = {name for name, _ in rows_of(table(replayer))}
     assert not names & {conversation.client, conversation.server}

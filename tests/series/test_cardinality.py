@@ -29,10 +29,10 @@ pytestmark = pytest.mark.parallel
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SUBNETS = 24
-# Subnets that are never answered. Some of them are subnets that answer at other times.
+# The number of subnets whose SYNs are never answered. Some of these subnets answer requests at other times.
 STRANGERS = 60
-# Sometimes, the slots are too few for all subnets (there are 2 * MAX_SUBNETS slots), and the histograms, too
-# (3 * MAX_SUBNETS). A subnet uses two histograms: one for RTTs of TCP, and one for RTTs of pings.
+# Sometimes there are too few slots (2 * MAX_SUBNETS) and too few histograms (3 * MAX_SUBNETS) for all subnets. A subnet
+# uses two histograms: one for RTTs of TCP, and one for RTTs of pings.
 MAX_SUBNETS = 11
 CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
 IDLE_S = 60
@@ -120,7 +120,8 @@ def test_totals_are_exact_and_series_are_monotonic(
             receiver.check(crowd.truth)
         recount(narrow)
     late, counted = EppingMetricProducer(narrow.collector, CUMULATIVE, first.limits), counted_before(narrow)
-    # The late reader reads first. Slots whose counts were final before its creation do not wait for it.
+    # The late reader makes the first reading. If the counts of a slot were final before the late reader was created,
+    # the slot does not wait for this reader.
     checks = [(Receiver(late, is_late=True), counted), *((receiver, crowd.truth) for receiver in receivers)]
     for receiver, truth in checks:
         assert receiver.export()

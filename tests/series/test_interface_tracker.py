@@ -16,8 +16,8 @@ from tests.support.synthetic_kernel import INTERFACE_COUNTERS, STARTED_NS
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 COUNTERS = INTERFACE_COUNTERS.itemsize // 8
-# A step has the interfaces that count a packet, whether another interface appears, whether the oldest interface is
-# removed after its counts are delivered, and whether the export arrives.
+# The elements of a step: the interfaces that count a packet, whether another interface appears, whether the oldest
+# interface is removed after its counts are delivered, and whether the export arrives.
 STEPS = st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=8), st.booleans(), st.booleans(), st.booleans()))
 
 

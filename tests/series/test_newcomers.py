@@ -93,7 +93,7 @@ def test_newcomers_that_lose_their_slot_are_counted_once(kernel: SyntheticKernel
     for turn in range(1, 4):
         kernel.packet(turn, 100)
         receiver.export()
-        kernel.packet(turn, 100)  # counted between the latest reading and the loss of the slot
+        kernel.packet(turn, 100)  # counted after the latest reading, and before the newcomer loses its slot
         kernel.packet(10 + turn, 100)  # comes and goes between two readings
         kernel.take_back_newcomers()
         receiver.export()
@@ -136,7 +136,7 @@ def test_a_retired_subnet_that_comes_back_is_a_newcomer(kernel: SyntheticKernel,
     kernel.rtt(1, 0, 5 * MS)
     receiver.export()
     kernel.retire(1)
-    kernel.packet(1, 100)  # while its previous slot is being reclaimed
+    kernel.packet(1, 100)  # while the subnet's previous slot is being reclaimed
     receiver.export()
     receiver.export()
     assert (unanswered(receiver), packets_of(receiver, 1)) == (1, 1)

@@ -38,7 +38,7 @@ AGGREGATES = {*semconv.AGGREGATES}
 
 
 class Kernel(SyntheticKernel):
-    """A kernel whose subnets have a family, an interface and a side, and flows and ECN packets.
+    """A kernel whose subnets have a family, an interface, a side, flows and ECN packets.
 
     The interfaces of subnets are never removed. Other interfaces are removed, and their names are used again.
     """
@@ -70,7 +70,7 @@ class Kernel(SyntheticKernel):
         return row
 
     def take_back_newcomers(self) -> None:
-        for row in self.newcomers():  # the counts that the base class does not move
+        for row in self.newcomers():  # move the counts that the base class does not move
             for kind in ("ecn_from", "ecn_to", "retransmitted", "out_of_order", "zero_window", "opened", "closed"):
                 self.counters[kind][1] += self.counters[kind][row]
         super().take_back_newcomers()
@@ -99,7 +99,7 @@ class Kernel(SyntheticKernel):
 
 
 def selections(group: str) -> Any:
-    """Draw attributes of a group: the needed ones, and some of the others."""
+    """Draw attributes of a group: all required attributes, and some optional attributes."""
     names = attributes_of(group)
     needed = [name for name, key in names.items() if semconv.ATTRIBUTES[key].needed]
     others = st.lists(st.sampled_from(sorted({*names} - {*needed})), unique=True)
@@ -154,7 +154,8 @@ def test_merged_points_are_sums_of_the_points_of_all(
         every.export(lambda arrives=arrives: arrives)
         some.export(lambda arrives=arrives: arrives)
         if arrives:
-            # With limits, a failed export can keep a subnet in its series longer if the subnet's series is merged.
+            # With limits, after a failed export, a subnet may stay longer in a merged series than it would stay in a
+            # series that is not merged.
             of_rows = limits.max_series is None
             assert sums(some, selection, of_rows=of_rows) == sums(every, selection, of_rows=of_rows)
     _check_that_series_end(kernel, [every, some])

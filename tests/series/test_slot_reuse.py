@@ -73,7 +73,7 @@ def histogram(crowd: Crowd, subnet: int) -> int:
 
 
 def fill(crowd: Crowd, rtt_ns: int = MS) -> dict[int, int]:
-    """Ping new subnets until no slot is free. Return the new subnets by their slots."""
+    """Ping new subnets until no slot is free. Return a mapping from each slot to its new subnet."""
     owners = {}
     for subnet in range(100, 100 + 2 * CONFIG.max_slots):
         crowd.ping(subnet, rtt_ns)

@@ -40,8 +40,8 @@ EVENT = st.one_of(
     st.tuples(st.just("retire"), SUBNET),
     st.just(("take_back_newcomers",)),
 )
-# A step has the events before an export, the events after the states of the slots were read, the exporter, the share of
-# delivered requests, and the limits from then on.
+# The elements of a step: the events before an export, the events after the states of the slots were read, the exporter,
+# the share of delivered requests, and the limits from this step on.
 EXPORTER, LUCK = st.integers(0, 2), st.sampled_from([0.0, 0.5, 1.0, 1.0])
 LATE = st.lists(EVENT.filter(lambda event: event[0] in ("packet", "rtt")), max_size=4)
 STEPS = st.lists(
@@ -50,7 +50,7 @@ STEPS = st.lists(
 
 
 def apply(kernel: SyntheticKernel, events: list[Any], answered: set[int]) -> None:
-    """Let the events happen. Add the subnets that answer to `answered`."""
+    """Let the events happen. Record in `answered` which subnets answer."""
     for name, *arguments in events:
         getattr(kernel, name)(*arguments)
         if name == "rtt":

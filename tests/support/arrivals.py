@@ -45,7 +45,7 @@ class Arrived:
         )
 
     def packets(self, direction: str) -> int:
-        """Return the number of packets from all subnets, or to all subnets, without those of unanswered subnets."""
+        """Return the number of packets from, or to, all subnets. Packets of unanswered subnets are left out."""
         wanted = (semconv.SUBNET_DIRECTION, direction)
         return sum(count for series, count in self.totals(PACKETS).items() if wanted in series)
 
@@ -104,7 +104,8 @@ def check_same_tcp_packets(agents: list[Arrived]) -> None:
     """Check that agents that saw the same packets have exported the same numbers of TCP packets.
 
     An agent exports the first packets of a subnet, up to the subnet's first RTT, in the aggregate. So in the series of
-    subnets, an agent may have fewer packets than another agent. The difference is at most the aggregate.
+    subnets, an agent may have fewer packets than another agent. The difference is at most the number of packets in the
+    aggregate.
     """
     kind = (semconv.PACKET_KIND, "tcp")
     first, *others = ({s: n for s, n in agent.totals(INTERFACE_PACKETS).items() if kind in s} for agent in agents)

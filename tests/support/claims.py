@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the tables of slots, histograms and blocks, and the numbers in use, which the table `claims` contains
-(bpf/maps.h)."""
+"""Checks the tables of slots, histograms and blocks, and the table `claims` (bpf/maps.h), which contains the number of
+rows in use."""
 
 from typing import NamedTuple
 
@@ -33,8 +33,8 @@ class Used(NamedTuple):
 
 
 def checked(bench: Bench, freed_rtts: int = 0) -> Used:
-    """Returns the numbers in use. Checks that the table `claims` has the same numbers as the other tables, and that
-    each row has one owner. `freed_rtts` is the number of RTTs whose slots were freed."""
+    """Returns how many rows are in use. Checks that the table `claims` has the same numbers as the other tables, and
+    that each row has one owner. `freed_rtts` is the number of RTTs whose slots were freed."""
     states = bench.slots["state"].copy()
     assert not states[:SHARED_SLOTS].any(), "a shared slot has a state"
     rows = np.flatnonzero(states)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks exported metrics against the registry in schemas/.
 
-The fixtures of this plug-in check everything that the tests export, and everything that a `Sink` receives: after each
-test, so that the checks do not change the time that a test takes to answer a request. Metrics of other instrumentation
-scopes are ignored. Tests that export invented points use a scope of their own.
+The fixtures of this plug-in check everything that the tests export, and everything that a `Sink` receives. The checks
+run after each test, so that they do not change the time that a test takes to answer a request. Metrics of other
+instrumentation scopes are ignored. Tests that export invented points use a scope of their own.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,7 +49,8 @@ class Declared:
 
 
 def _allowed(reference: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> Allowed:
-    """Return what a reference allows. The type of an attribute that OpenTelemetry defines follows from its examples."""
+    """Return which values a reference to an attribute allows. The type of an attribute that OpenTelemetry defines
+    follows from the attribute's examples."""
     ours = reference.get("annotations", {}).get("otel_epping", {})
     level = reference["requirement_level"]
     required = (level == "required" or "conditionally_required" in level) and "alone" not in ours
@@ -95,7 +96,7 @@ class Contract:
                     self._check(metric.name, metric.unit, kind, map(_decoded, data.data_points))
 
     def check_scope(self, scope: ScopeMetrics) -> None:
-        """Check metrics in the form of the SDK."""
+        """Check metrics that are objects of the SDK."""
         if not self._is_ours(scope.scope.name, scope.schema_url):
             return
         for metric in scope.metrics:

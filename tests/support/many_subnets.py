@@ -73,8 +73,8 @@ def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
 
 
 def counted_before(bench: Bench) -> Counter[str]:
-    """Return the counts that a new reader reports from before its creation: those in the maps and those of freed
-    newcomers. The counts of freed slots of answered subnets are known only to the readers of that time."""
+    """Return the earlier counts that a new reader reports: the counts in the maps, and the counts of freed newcomers.
+    If the slot of an answered subnet was freed earlier, only older readers know the counts of this slot."""
     folded = bench.collector.slots.folded.view(bench.collector.reader().counters_dtype)["classes"]
     there = [
         int(bench.traffic["classes"][way][field].sum() + folded[way][field].sum())
@@ -143,7 +143,7 @@ class Crowd:
         assert (self.truth - before)[RTT_NS] == rtt_ns
 
     def knock(self, subnet: int) -> None:
-        """Send a SYN of the subnet's, which is never answered. Each SYN belongs to another flow."""
+        """Send a SYN from the subnet. The SYN is never answered. Each SYN belongs to another flow."""
         self._port += 1
         frame = bytearray(self._tcp)
         frame[FLAGS] = 0x02
@@ -175,7 +175,7 @@ class Crowd:
 
 
 def recount(bench: Bench) -> None:
-    """Check that the program's numbers of rows in use are the numbers of such rows in the tables."""
+    """Check that the program counts as many rows in use as the tables contain."""
     claims = bench.array("claims")
     in_use = claims["claimed"] - claims["released"]
     used = states_of(bench.slots) != FREE
@@ -288,7 +288,7 @@ class Receiver:
         return found
 
     def by_subnet(self, name: str) -> Counter[str]:
-        """Add up the RTTs of a metric's series for each subnet."""
+        """For each subnet, add up the RTTs of all series of a metric."""
         found = Counter[str]()
         for (metric, *labels), stream in self._streams.items():
             if metric == name:

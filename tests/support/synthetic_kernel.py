@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes readings without a kernel program: slots are claimed, answer, are reclaimed and are used again.
+"""Makes readings without a kernel program. Subnets claim slots, answer, and lose their slots to other subnets.
 
 SyntheticKernel     the tables of the program, and the readings of any number of readers
 SyntheticCollector  the part of EppingCollector that EppingMetricProducer uses
@@ -97,7 +97,7 @@ class SyntheticReader:
 
 
 class SyntheticKernel:
-    """The tables of the program. Slots and histograms are claimed in any order of free numbers.
+    """The tables of the program. A claimed slot or histogram can have any free number.
 
     truth  the totals of all packets, bytes and RTTs, as in many_subnets.py
     """
@@ -143,7 +143,7 @@ class SyntheticKernel:
         return [row for row in self.by_subnet.values() if not self.answered[row]]
 
     def packet(self, subnet: int, octets: int) -> int:
-        """Count a packet of a subnet. Return the row in which it is counted."""
+        """Count a packet of a subnet. Return the row in which the packet is counted."""
         self.now_ns += 1
         row = self._claim(subnet, answered=False)
         count = self.counters["classes"]["from" if octets % 2 else "to"]
@@ -153,7 +153,7 @@ class SyntheticKernel:
         return row
 
     def rtt(self, subnet: int, method: int, rtt_ns: int) -> int:
-        """Count an RTT of a subnet, which is no newcomer from now on. Return the histogram in which it is counted."""
+        """Count an RTT of a subnet, which is no newcomer from now on. Return the RTT's histogram."""
         self.now_ns += 1
         row = self._claim(subnet, answered=True)
         if row != OVERFLOW_SLOT:
@@ -176,7 +176,7 @@ class SyntheticKernel:
     # ---- rows that lose their owner
 
     def take_back_newcomers(self) -> None:
-        """Take back the slots of all newcomers. Their counts move to the row of the aggregate."""
+        """Take back the slots of all newcomers. The counts of these slots move to the row of the aggregate."""
         for row in self.newcomers():
             for way in ("from", "to"):
                 for unit in ("packets", "bytes"):
@@ -214,7 +214,7 @@ class SyntheticKernel:
     # ---- readings
 
     def freeze_states(self) -> None:
-        """Let the next reading read the states of slots now. It reads the counts later."""
+        """Read the states of slots now for the next reading. The next reading reads the counts later."""
         self._states = self.created_ns.copy(), self.answered.copy()
 
     def read(self, reader: SyntheticReader) -> Reading:

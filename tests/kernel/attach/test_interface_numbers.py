@@ -145,7 +145,7 @@ PEERS = count()
 
 
 def appear(host: Namespace, collector: EppingCollector, name: str) -> None:
-    """Add a veth with an address in 10.8.0.0/24, and watch the veth. Measure an RTT in both directions."""
+    """Add a veth with an address in 10.8.0.0/24, and watch the veth. Measure one RTT in each direction."""
     peer = f"p{next(PEERS)}"
     host.ip(
         f"link add {name} type veth peer name {peer}",

@@ -24,7 +24,7 @@ def chosen(slots: list[Slot], number: int) -> list[Slot]:
 
 
 def naive(slots: list[Slot], number: int) -> list[Slot]:
-    """Reclaim one slot after the other: the quietest slot of a covering prefix that has the most slots."""
+    """Reclaim slots one by one. Each time, choose the quietest slot of a covering prefix that has the most slots."""
     left = defaultdict(list)
     for covering, changed_ns in sorted(slots, reverse=True):
         left[covering].append(changed_ns)  # the quietest slot is the last one
@@ -49,7 +49,8 @@ def test_victims_are_those_of_a_simple_implementation(slots: list[Slot], data: s
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=40), st.data())
 def test_each_covering_prefix_keeps_its_fair_share(slots: list[Slot], data: st.DataObject) -> None:
-    """Several slots were last changed at the same time. All covering prefixes that lose slots keep equally many."""
+    """Several slots were last changed at the same time. If covering prefixes lose slots, the numbers of slots that they
+    keep differ by at most 1."""
     number = data.draw(st.integers(0, len(slots)))
     before = Counter(covering for covering, _ in slots)
     gone = chosen(slots, number)

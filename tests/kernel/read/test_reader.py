@@ -48,7 +48,7 @@ def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def series_of(reading: Reading) -> SeriesReading:
-    """Return a reading in which each slot is a series."""
+    """Return a reading in which each slot has a series of its own."""
     return SeriesReading(
         reading.time_ns,
         reading.names,
@@ -104,8 +104,8 @@ def update(bench: Bench, name: str, number: int, record: Any) -> None:
 def write(bench: Bench, row: int, counts: npt.NDArray[np.uint32] | None = None, **fields: Any) -> None:
     """Change only the given fields of a histogram, and all of its buckets if `counts` is given.
 
-    If a bucket that is not 0 has no block yet, the histogram gets a block that no histogram uses: the program claims
-    the last blocks of the table only when the table is nearly full.
+    If a bucket that is not 0 has no block yet, the histogram gets the last block that no histogram uses. The program
+    claims the last blocks of the table only when the table is nearly full.
     """
     record = bench.histograms[row].copy()
     for name, value in fields.items():
@@ -148,7 +148,8 @@ def test_new_buckets_are_found_anywhere_in_the_histogram(bench_of_scale: Bench) 
 
 
 def test_a_reading_keeps_little_more_than_the_buckets_in_use(every: Bench) -> None:
-    """A reading keeps whole blocks. So there are up to 15 buckets before the first RTT, and 15 after the last RTT."""
+    """A reading keeps whole blocks. So a reading can contain up to 15 empty buckets below the bucket of the shortest
+    RTT, and up to 15 above the bucket of the longest RTT."""
     (conversation,), (row,) = talks(every, 1)
     conversation.record([MS, 4 * MS])
     reading = every.collector.reader().read()
@@ -275,7 +276,7 @@ def test_rtts_counted_during_readings_are_not_lost(every: Bench) -> None:
 
 
 def add(sums: dict[int, Counts], pending: Unsent) -> None:
-    """Add the pending buckets to the sums, by row. Each row has one histogram."""
+    """Add the pending buckets of each row to the row's sums. Each row has one histogram."""
     rtts = pending.rtts
     for row, counts in zip(rtts.rows.tolist(), dense(rtts.buckets, 415), strict=True):
         sums[row] = sums.get(row, np.zeros(415, np.uint64)) + counts

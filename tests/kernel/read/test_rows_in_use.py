@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that all rows in use are counted, although a few rows may be skipped."""
+"""Tests that all rows in use are counted, although there may be free rows between them."""
 
 from types import SimpleNamespace
 from typing import Any

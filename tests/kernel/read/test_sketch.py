@@ -27,7 +27,7 @@ def test_the_estimate(number: int) -> None:
 
 @pytest.mark.parametrize("number", [1000, 10_000, 100_000])
 def test_the_error_of_the_estimate(number: int) -> None:
-    """The estimate has no bias, and its standard error is at most the one of the theory."""
+    """The estimate has no bias, and its standard error is hardly larger than the theoretical standard error."""
     sketch, random, errors = Sketch(), np.random.default_rng(1), []
     for _ in range(200):
         add_random(sketch, number, random)

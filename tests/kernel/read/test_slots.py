@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that slots of newcomers are reclaimed, that full tables make room, and that no count is lost meanwhile.
 
-The program processes packets of numbered subnets (many_subnets.py). The clock of the slots is the packets' clock.
+The program processes packets of numbered subnets (many_subnets.py). The slots use the same clock as the packets.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def slot(crowd: Crowd, subnet: int, side: int = EXTERNAL) -> int | None:
 
 
 def unanswered(reading: Reading) -> int:
-    """Return the packets of the subnets that have not answered: those of newcomers, and those of the shared row."""
+    """Return the number of packets of newcomers, and of unanswered subnets that have no slot."""
     newcomers = has_owner(reading.generation) & ~reading.answered
     newcomers[UNANSWERED_SLOT] = True
     return int(packets_of(reading.counters)[newcomers].sum())
@@ -87,13 +87,13 @@ def test_a_newcomer_loses_its_slot_and_keeps_its_packets(crowd: Crowd) -> None:
     recount(crowd.bench)
     reading = reader.read()
     assert not has_owner(reading.generation)[row]
-    assert unanswered(reading) == before + 2  # the client of the SYN has not answered, too
+    assert unanswered(reading) == before + 2  # the client of the SYN has not answered, either
     assert packets(reading) == crowd.truth[PACKETS]
     assert crowd.bench.collector.slots.retired == 0
 
 
 def test_newcomers_fold_without_a_reading(crowd: Crowd) -> None:
-    """The agent folds newcomers each second. Readings are less frequent."""
+    """The agent reclaims the slots of newcomers once per second, also between two readings."""
     collector, early = crowd.bench.collector, crowd.bench.collector.reader()
     before = unanswered(early.read())
     rows = [newcomer(crowd, subnet) for subnet in (1, 2, 3)]
@@ -128,7 +128,8 @@ def test_a_newcomer_that_answers_keeps_its_slot(crowd: Crowd) -> None:
 
 
 def answer(crowd: Crowd, row: int) -> None:
-    """Change a newcomer to an answered subnet, as a CPU does that found the slot before its key was deleted."""
+    """Change a newcomer to an answered subnet. A CPU makes this change late if it found the slot before the slot's key
+    was deleted."""
     for name in ("slots", "claims"):
         array = Array(name, crowd.bench.collector.program.maps[name])
         rows = array.rows(0, array.length, writable=True)
@@ -163,7 +164,7 @@ def test_a_newcomer_that_answers_while_its_key_is_deleted_waits_for_all_readers(
 
 
 def receiver_of(crowd: Crowd) -> Receiver:
-    """Return a receiver of all series. It also adds up the counts of slots that have been freed."""
+    """Return a receiver of all series. The receiver also adds up the counts of slots that have been freed."""
     limits = Limits(max_series=CONFIG.max_slots)
     return Receiver(EppingMetricProducer(crowd.bench.collector, AggregationTemporality.CUMULATIVE, limits))
 
@@ -210,7 +211,7 @@ def test_subnets_with_many_blocks_make_room_if_blocks_are_scarce(crowd: Crowd) -
 
 
 def test_packets_of_newcomers_without_a_slot_are_in_the_shared_row(crowd: Crowd) -> None:
-    """Newcomers may have a third of the number of free slots, so a quarter of all slots."""
+    """Newcomers may have a third of the number of free slots. So newcomers may have a quarter of all slots."""
     reader, slots = crowd.bench.collector.reader(), crowd.bench.collector.slots
     reading = reader.read()
     before, overflowed = unanswered(reading), int(packets_of(reading.counters)[OVERFLOW_SLOT])
@@ -238,7 +239,7 @@ def test_each_reader_estimates_the_subnets_of_its_own_interval(crowd: Crowd) -> 
             crowd.knock(subnet)
         sums.append(quick.read().unanswered)
         crowd.sleep(OLD_S)
-    assert sums == pytest.approx([80] * 3, abs=12)  # newcomers with slots count in each interval
+    assert sums == pytest.approx([80] * 3, abs=12)  # newcomers with slots are counted in each interval
     assert slow.read().unanswered == pytest.approx(240, rel=0.06)
     for _ in range(2):
         quick.read(), slow.read()

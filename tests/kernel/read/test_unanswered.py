@@ -43,7 +43,8 @@ def test_the_sum_is_the_programs_own_counts_plus_the_folded_counts(steps: list[t
 def test_counts_that_the_reader_has_read_never_decrease() -> None:
     added, row = unanswered(1), counts_of(3)
     added.add_to(row, counts_of(0))
-    # The reader has read 5 and 2 flows of two newcomers as ended in silence. One of these flows was then closed.
+    # When the reader read the flows of two newcomers, 5 flows of the first newcomer and 2 flows of the second newcomer
+    # had ended in silence. One of these flows was then closed.
     added.forget(np.array([[5], [2]], np.uint64))
     for folded, expected in ((6, 10), (6, 10), (7, 10), (9, 12)):
         added.subtract_from(row)

@@ -165,9 +165,9 @@ class Model:
         return found
 
     def answer(self, subnet: Subnet, place: Subnet, half: Half | None) -> Subnet:
-        """Returns the slot of the subnet of a reply's source. From now on, the subnet is no newcomer.
+        """Returns the slot of the subnet that sent a reply. From now on, the subnet is no newcomer.
 
-        A subnet without a slot gets another chance.
+        If the subnet has no slot yet, it may get a slot now.
         """
         if place in SHARED:
             place = self.slots.find(subnet, answered=True)

@@ -127,7 +127,8 @@ def covering_row(subnet: Subnet) -> int:
 
 
 def in_sketch(subnet: Subnet) -> tuple[int, int]:
-    """Returns the register and the rank of a subnet: the number of leading zeros after the first 12 bits, plus 1."""
+    """Returns the register and the rank of a subnet. The rank is 1 plus the number of zeros that follow the first 12
+    bits of the hash."""
     number = _hash(_packed(subnet), rounds=4)
     rest = number % (1 << 52) | 1
     return number >> 52, 52 - rest.bit_length() + 1

@@ -2,9 +2,9 @@
 """Runs an episode through the kernel program and the model, and reports disagreements between the program and the
 model.
 
-Before each episode, the flows, pending requests and subnets in the program's maps are removed, and all slots are freed
-with their counters. The counters of interfaces and shared slots are not reset. The program only increments counters.
-The result of an episode is the number by which each counter increased during the episode.
+Before each episode, the flows, pending requests and subnets in the program's maps are removed, and all slots and
+their counters are freed. The counters of interfaces and shared slots are not reset. The program only increments
+counters. The result of an episode is the number by which each counter increased during the episode.
 """
 
 import bisect
@@ -49,7 +49,7 @@ class Fixed(EppingConfig):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of all counts of the program, made at one moment. `overflow` has the buckets of the overflow histogram."""
+    """A copy of all counts of the program at one moment. `overflow` contains the buckets of the overflow histogram."""
 
     interface: Counter[str]
     traffic: Counts

@@ -54,7 +54,7 @@ pytestmark = pytest.mark.unit
 SUCCESS = Answer()
 CUMULATIVE = AggregationTemporality.CUMULATIVE
 RESOURCE = ResourceMetrics(Resource({"service.name": "otel-epping"}), [], "")
-# The points are invented. So their scope must not be ours (tests/support/contract.py).
+# The points are invented. So these points must not have the scope of otel-epping (tests/support/contract.py).
 SCOPE = InstrumentationScope("invented", "1", "https://example.com/schemas/1")
 OURS = ScopeMetrics(SCOPE, [], SCOPE.schema_url or "")
 TIMEOUT_S = 5
