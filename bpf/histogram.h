@@ -89,19 +89,35 @@ static __always_inline u32 set_number(u64 *pair, u64 high, u32 number)
     return number_of(before, high);
 }
 
-/* Histograms and blocks are scarce if less than a quarter of them is free. While histograms are scarce, each slot gets
- * only one histogram. While blocks are scarce, each histogram gets only FAIR_BLOCKS blocks. So no subnet can take the
- * last histograms or blocks from the other subnets. */
-#define FAIR_BLOCKS 4
+/*
+ * Limits on histograms and blocks. A covering prefix is large if it has more than a quarter of all slots.
+ *
+ * - A slot of a large covering prefix gets only one histogram, and a histogram only FAIR_BLOCKS blocks, if less than a
+ *   quarter of all histograms or blocks is free. It gets nothing if less than an eighth is free.
+ * - Other slots have the limits of one histogram and FAIR_BLOCKS blocks only if less than 1/16 is free.
+ *
+ * So an attacker who answers from a large network cannot take the last histograms and blocks from other networks.
+ */
+#define FAIR_BLOCKS (4 << (SCALE > 4 ? SCALE - 4 : 0)) /* two octaves and more at each scale */
 
-static __always_inline bool are_scarce(const struct claims *used, u32 limit)
+enum share { SHARE_FREE, SHARE_FAIR, SHARE_NONE };
+
+/* Returns whether a slot may have another histogram or block. `limit` is the number of all histograms or blocks. */
+static __always_inline enum share share_of(const struct slot *slot, const struct claims *used, u32 limit)
 {
-    return in_use(used) >= limit - limit / 4;
+    u32 row = slot->state >> 8 & 0xffffff, free = limit - in_use(used);
+    const struct claims *covering = claims.lookup(&row);
+
+    if (!covering || in_use(covering) <= MAX_SLOTS / 4)
+        return free <= limit / 16 ? SHARE_FAIR : SHARE_FREE;
+    if (free <= limit / 8)
+        return SHARE_NONE;
+    return free <= limit / 4 ? SHARE_FAIR : SHARE_FREE;
 }
 
 /*
- * Takes a free block for 16 buckets of a histogram. Returns NO_BLOCK if no block is free, or if blocks are scarce and
- * the histogram has FAIR_BLOCKS blocks.
+ * Takes a free block for 16 buckets of a histogram. Returns NO_BLOCK if no block is free, or if the limits allow no
+ * further block. The overflow histogram has all of its blocks, so only histograms of slots get here.
  *
  * Benign race: two CPUs may increment `blocks_used` at the same time, so the number may be too low. At worst the
  * histogram gets more than FAIR_BLOCKS blocks.
@@ -110,8 +126,14 @@ static __always_inline u32 claim_block(struct histogram *histogram, u64 pair, u6
 {
     u32 number, theirs, row = CLAIMS_BLOCKS;
     struct claims *used = claims.lookup(&row);
+    u32 index = histogram->slot;
+    struct slot *slot = slots.lookup(&index);
+    enum share share;
 
-    if (!used || (are_scarce(used, MAX_BLOCKS) && histogram->blocks_used >= FAIR_BLOCKS))
+    if (!used || !slot)
+        return NO_BLOCK;
+    share = share_of(slot, used, MAX_BLOCKS);
+    if (share == SHARE_NONE || (share == SHARE_FAIR && histogram->blocks_used >= FAIR_BLOCKS))
         return NO_BLOCK;
     if (free_blocks.pop(&number))
         number = fresh_row(used, 1, MAX_BLOCKS);

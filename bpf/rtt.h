@@ -48,16 +48,20 @@ static __always_inline bool has_histogram(const struct slot *slot)
 }
 
 /*
- * Takes a free histogram for a slot and a method. Returns the overflow histogram if no histogram is free, or if
- * histograms are scarce and the slot already has a histogram.
+ * Takes a free histogram for a slot and a method. Returns the overflow histogram if no histogram is free, or if the
+ * limits allow no further histogram (histogram.h).
  */
 static __always_inline u32 claim_histogram(struct slot *slot, u32 index, u64 pair, u64 method)
 {
     u32 number, theirs, row = CLAIMS_HISTOGRAMS;
     struct histogram *histogram;
     struct claims *used = claims.lookup(&row);
+    enum share share;
 
-    if (!used || (are_scarce(used, MAX_HISTOGRAMS) && has_histogram(slot)))
+    if (!used)
+        return OVERFLOW_HISTOGRAM;
+    share = share_of(slot, used, MAX_HISTOGRAMS);
+    if (share == SHARE_NONE || (share == SHARE_FAIR && has_histogram(slot)))
         return OVERFLOW_HISTOGRAM;
     if (free_histograms.pop(&number))
         number = fresh_row(used, 1, MAX_HISTOGRAMS);

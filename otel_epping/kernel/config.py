@@ -123,7 +123,7 @@ class EppingConfig:
     @property
     def max_blocks(self) -> int:
         """Number of blocks of 16 buckets, without the blocks of the overflow histogram."""
-        return 15 * self.max_subnets // 2
+        return (15 * self.max_subnets // 2) << max(0, self.scale - 4)
 
     def defines(self) -> dict[str, int]:
         """Returns the constants of `bpf/config.h`, by name."""

@@ -41,9 +41,9 @@ def address(number: int) -> bytes:
     return bytes([0x20, 1, 0, number]) + bytes(11) + b"\x01"
 
 
-def exchange_rtt(bench: Bench, exchange: Exchange, number: int, rtt_ns: int) -> None:
-    """Sends a request to the subnet `number`, and then a reply from this subnet."""
-    here, there = "10.9.9.9", f"{20 + number}.1.1.1"
+def exchange_rtt(bench: Bench, exchange: Exchange, number: int, rtt_ns: int, second: int = 1) -> None:
+    """Sends a request to a subnet, and then a reply from this subnet. `number` selects the covering prefix."""
+    here, there = "10.9.9.9", f"{20 + number}.{second}.1.1"
     for entry, source, destination, packet, at_ns in (
         (EGRESS, here, there, exchange.ask(4, 1), START_NS),
         (INGRESS, there, here, exchange.answer(4, 1), START_NS + rtt_ns),
@@ -91,17 +91,19 @@ def test_each_slot_gets_one_histogram_if_histograms_are_scarce(bench: Bench) -> 
         for exchange in EXCHANGES:
             exchange_rtt(bench, exchange, number, MS)
     used = checked(bench)
-    # Nine subnets get all of their histograms. These histograms are three quarters of all histograms.
-    scarce = CONFIG.max_histograms * 3 // 4
-    whole = scarce // len(EXCHANGES)
-    assert used[:3] == (15, 1, scarce + 14 - whole)
-    assert overflow_rtts(bench) == (14 - whole) * (len(EXCHANGES) - 1)
+    # A subnet gets all of its histograms until 1/16 of all histograms is left. Then it gets only one.
+    expected = 0
+    for _ in range(14):
+        free = CONFIG.max_histograms - expected
+        expected += min(len(EXCHANGES), max(free - CONFIG.max_histograms // 16, min(free, 1)))
+    assert used[:3] == (15, 1, expected)
+    assert overflow_rtts(bench) == 14 * len(EXCHANGES) - expected
     assert int(bench.histograms["ended"].sum()) == 14 * len(EXCHANGES)
     assert int(bench.histograms["sum_ns"].sum()) == 14 * len(EXCHANGES) * MS
 
 
 def test_each_histogram_gets_few_blocks_if_blocks_are_scarce(bench: Bench) -> None:
-    forger, scarce = Forger(bench), CONFIG.max_blocks * 3 // 4
+    forger, scarce = Forger(bench), CONFIG.max_blocks - CONFIG.max_blocks // 16
     sent = 0
     for number in range(1, 16):
         for rtt_ns in middles():
@@ -119,6 +121,22 @@ def test_each_histogram_gets_few_blocks_if_blocks_are_scarce(bench: Bench) -> No
     reading = bench.collector.reader().read()
     assert int(reading.rtts.buckets.counts.sum()) == 15 * ALL_BLOCKS
     assert int(reading.rtts.sum_ns.sum()) == sent
+
+
+def test_a_large_covering_prefix_leaves_histograms_and_blocks_for_others(bench: Bench) -> None:
+    for second in range(26):
+        for place in range(ALL_BLOCKS):
+            exchange_rtt(bench, EXCHANGES[place % 2], 0, middles()[place], second)
+    used = checked(bench)
+    assert used.histograms <= CONFIG.max_histograms - CONFIG.max_histograms // 8
+    assert used.blocks <= CONFIG.max_blocks - CONFIG.max_blocks // 8
+    overflowed = overflow_rtts(bench)
+    for number in (1, 2):
+        for exchange in EXCHANGES[:1]:
+            for rtt_ns in middles()[:3]:
+                exchange_rtt(bench, exchange, number, rtt_ns)
+    assert overflow_rtts(bench) == overflowed, "two networks of other prefixes have all of their RTTs"
+    checked(bench)
 
 
 def test_the_overflow_histogram_has_all_blocks(bench: Bench) -> None:

@@ -107,7 +107,7 @@ class Interval:
     def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
         """Frees the number and the slots of each removed interface when all readers have delivered its counts.
 
-        slots  Found.slots
+        slots  (rows,) the program's records of the slots in use, read after take_back()
         """
         gone = interfaces.gone() & frozenset.intersection(*(reader.done for reader in self.readers))
         if not gone:
@@ -231,7 +231,7 @@ class Reader:
             interval.slots.fold_newcomers(slots, interval.readers)
             found = Found(slots, packets_of(reading.counters), active != 0)
             interval.slots.take_back(self, interval.readers, began_ns, found)
-            interval.end_interfaces(self._interfaces, slots)
+            interval.end_interfaces(self._interfaces, self._slots.rows(0, interval.rows).copy())
         return reading
 
     def _prepare(self, owners: Words) -> None:

@@ -160,15 +160,15 @@ class Slots:
         """
         rows, now_ns = len(slots), self.now_ns()
         self._grow(rows, now_ns)
+        is_newcomer = states_of(slots) == NEWCOMER  # read first: a slot with a state has a creation time
         age_ns = now_ns - slots["created_ns"].astype(np.int64)
-        old = np.flatnonzero((states_of(slots) == NEWCOMER) & ~self._is_closing[:rows] & (age_ns >= NEWCOMER_NS))
+        old = np.flatnonzero(is_newcomer & ~self._is_closing[:rows] & (age_ns >= NEWCOMER_NS))
         if len(old):
             old = self._delete(old, slots["key"][old])
-            self._newcomers.append(_Closing(old, now_ns + GRACE_NS, weakref.WeakSet()))
-        final = [closing.slots for closing in self._newcomers if now_ns >= closing.final_ns]
-        self._newcomers = [closing for closing in self._newcomers if now_ns < closing.final_ns]
-        if final:
-            self._fold(np.concatenate(final), slots, readers)
+            self._newcomers.append(_Closing(old, self.now_ns() + GRACE_NS, weakref.WeakSet()))
+        for closing in [each for each in self._newcomers if now_ns >= each.final_ns]:
+            self._fold(closing.slots, slots, readers)
+            self._newcomers.remove(closing)
 
     def _fold(self, rows: Indexes, slots: Records, readers: Collection[Any]) -> None:
         """Adds the counts of newcomers to `folded`, and frees the slots of the newcomers.
@@ -183,10 +183,11 @@ class Slots:
             rows = rows[~answered]
         if not len(rows):
             return
-        self.folded += self._counters.sum_of(rows)
-        for reader in readers:
-            reader.sketch.add(*sketch_of(slots[rows]))
+        counts, sketch = self._counters.sum_of(rows), sketch_of(slots[rows])
         self._free(rows)
+        self.folded += counts
+        for reader in readers:
+            reader.sketch.add(*sketch)
 
     # ---- answered subnets
 
@@ -211,27 +212,30 @@ class Slots:
         candidates = np.flatnonzero((states == ANSWERED) & ~self._is_closing[:rows])
         changed_ns = self._changed_ns[candidates]
         goes = (now_ns - changed_ns >= self.idle_ns) & (self.idle_ns != 0)
-        goes[victims(covering_of(found.slots[candidates]), changed_ns, self._missing(len(candidates)))] = True
+        staying = np.flatnonzero(~goes)
+        missing = min(self._missing() - int(np.count_nonzero(goes)), len(staying))
+        if missing > 0:
+            covering = covering_of(found.slots[candidates[staying]])
+            goes[staying[victims(covering, changed_ns[staying], missing)]] = True
         leaving = candidates[goes]
         if len(leaving):
             leaving = self._delete(leaving, found.slots["key"][leaving])
         if len(leaving):
-            self._closing.append(_Closing(leaving, now_ns + GRACE_NS, weakref.WeakSet(readers)))
+            self._closing.append(_Closing(leaving, self.now_ns() + GRACE_NS, weakref.WeakSet(readers)))
             self.retired += len(leaving)
         self._release(reader, began_ns)
 
-    def _missing(self, available: int) -> int:
-        """Returns the number of slots that must be reclaimed to make room. The number is at most `available`."""
+    def _missing(self) -> int:
+        """Returns the number of slots that must be reclaimed to make room. It is negative if there is room."""
         used, config = self.usage(), self._config
         closing = sum(len(each.slots) for each in (*self._closing, *self._newcomers))
         missing = used["slots"] - closing - (config.max_slots - config.reserve)
-        scarce = (
-            used["histograms"] > config.max_histograms - config.max_histograms // _SCARCE
-            or used["blocks"] > config.max_blocks - config.max_blocks // _SCARCE
-        )
+        scarce = used["histograms"] > config.max_histograms - max(1, config.max_histograms // _SCARCE) or used[
+            "blocks"
+        ] > config.max_blocks - max(1, config.max_blocks // _SCARCE)
         if scarce and not self._closing:
             missing = max(missing, 1, config.max_slots // _STEP)
-        return min(max(missing, 0), available)
+        return missing
 
     def closing_keys(self, slots: Records) -> Records:
         """Returns the keys of the slots that are reclaimed but not free yet. `slots` is Found.slots."""
@@ -244,14 +248,14 @@ class Slots:
         The program processes no packets of removed interfaces, so this method does not wait for GRACE_NS.
 
         interfaces  the identifiers of the interfaces
-        slots       Found.slots
+        slots       (rows,) the program's records of the slots in use. No slot may have been freed since they were read
         """
         rows = np.flatnonzero((states_of(slots) != FREE) & np.isin(slots["key"]["interface"], interfaces))
         rows = self._delete(rows, slots["key"][rows])
         if len(rows):
-            newcomers = rows[states_of(slots[rows]) == NEWCOMER]
-            self.folded += self._counters.sum_of(newcomers)
+            counts = self._counters.sum_of(rows[states_of(slots[rows]) == NEWCOMER])
             self._free(rows)
+            self.folded += counts
 
     # ---- steps
 

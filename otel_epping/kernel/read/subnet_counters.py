@@ -91,15 +91,22 @@ class SubnetCounters:
 
         Each flow of these slots that is still open is counted as ended in silence.
         """
+        total, slots = self.zero(), np.sort(slots)
+        for begin, end in self._traffic.parts((int(slots[-1]) + 1 if len(slots) else 0) * self._cpus, self._cpus):
+            first, last = np.searchsorted(slots, (begin // self._cpus, end // self._cpus))
+            if first < last:
+                total += self._sum_of_part(slots[first:last])
+        return total
+
+    def _sum_of_part(self, slots: Indexes) -> Counts:
         counters = np.zeros((len(slots), len(self.zero())), np.uint64)
-        if len(slots):
-            end = int(slots.max()) + 1
-            traffic = self._traffic.rows(0, end * self._cpus)[spread(slots, self._cpus)]
-            self._add_traffic(traffic, counters)
-            self._add_events(self._flow_counters.rows(0, end)[slots], counters)
-            records = counters.view(self.dtype)[:, 0]
-            open_ends = records["opened"].sum(axis=1) - records["closed"].sum(axis=1)
-            records[_SILENCE] = np.maximum(open_ends.view(np.int64), 0).view(np.uint64)
+        begin, end = int(slots[0]), int(slots[-1]) + 1
+        traffic = self._traffic.rows(begin * self._cpus, end * self._cpus)
+        self._add_traffic(traffic[spread(slots - begin, self._cpus)], counters)
+        self._add_events(self._flow_counters.rows(begin, end)[slots - begin], counters)
+        records = counters.view(self.dtype)[:, 0]
+        open_ends = records["opened"].sum(axis=1) - records["closed"].sum(axis=1)
+        records[_SILENCE] = np.maximum(open_ends.view(np.int64), 0).view(np.uint64)
         return np.asarray(counters.sum(axis=0, dtype=np.uint64))
 
     def records(self, counts: CounterTable) -> Records:

@@ -28,6 +28,7 @@ class UnansweredCounts:
     def subtract_from(self, row: Counts) -> None:
         """Subtracts what add_to() has added, so that the row contains only the program's own counts."""
         row -= self._added
+        self._added = np.zeros_like(self._added)  # the row stays right if the next reading fails
 
     def add_to(self, row: Counts, folded: Counts) -> None:
         """Adds the counts of newcomers that have lost their slots."""
