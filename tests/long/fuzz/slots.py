@@ -88,18 +88,29 @@ class Slots:
         if subnet in SHARED:
             return OVERFLOW_HISTOGRAM
         if wanted not in self.histograms:
-            used, limit = len(self.histograms), self.config.max_histograms
             has_another = any(each.subnet == subnet for each in self.histograms)
-            if used >= limit or (used >= limit - limit // 4 and has_another):
+            if not self._may_claim(subnet, len(self.histograms), self.config.max_histograms, has_another):
                 return OVERFLOW_HISTOGRAM
             self.histograms[wanted] = set()
         blocks = self.histograms[wanted]
         if bucket // BLOCK not in blocks:
-            used, limit = sum(map(len, self.histograms.values())), self.config.max_blocks
-            if used >= limit or (used >= limit - limit // 4 and len(blocks) >= FAIR_BLOCKS):
+            used, has_fair_share = sum(map(len, self.histograms.values())), len(blocks) >= self.fair_blocks
+            if not self._may_claim(subnet, used, self.config.max_blocks, has_fair_share):
                 return OVERFLOW_HISTOGRAM
             blocks.add(bucket // BLOCK)
         return wanted
+
+    @property
+    def fair_blocks(self) -> int:
+        """The number of blocks that each histogram gets even if few blocks are free."""
+        return FAIR_BLOCKS << max(0, self.config.scale - 4)
+
+    def _may_claim(self, subnet: Subnet, used: int, limit: int, has_fair_share: bool) -> bool:
+        """Returns whether a subnet may claim one more of `limit` histograms or blocks."""
+        free, is_large = limit - used, self._by_covering[covering_row(subnet)] > self.config.max_slots // 4
+        if is_large and free <= limit // 8:
+            return False
+        return free > limit // (4 if is_large else 16) or (free > 0 and not has_fair_share)
 
     def usage(self) -> dict[str, int]:
         """Returns the numbers of slots, newcomers, histograms and blocks in use."""
