@@ -172,7 +172,7 @@ class EppingCollector:
             if self.slots.has_newcomers:
                 rows = self._arrays["slots"].rows(0, self._slots_in_use.count())
                 self.slots.fold_newcomers(rows, list(self._readers))
-        except OSError as error:  # no memory left
+        except (OSError, MemoryError) as error:  # numpy raises MemoryError
             _log.warning("cannot reclaim the slots of subnets without an RTT (%s): trying again in 1 s", error)
         finally:
             self._lock.release()
