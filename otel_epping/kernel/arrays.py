@@ -4,6 +4,7 @@
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.ma  # np.unique() imports this module when it is first called, which fails if no descriptor is free
 import numpy.typing as npt
 
 # Counts, sums of counts, and RTTs in ns.

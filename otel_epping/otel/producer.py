@@ -118,11 +118,12 @@ class EppingMetricProducer:
         if self._reading:
             waiting = set[int]().union(*(tracker.waiting_interfaces() for tracker in self._trackers))
             self._reader.delivered = self._interfaces.delivered(waiting)
-        reading = self._reading = self._reader.read()
+        reading = self._reader.read()
         self._slots_in_use = int(np.count_nonzero(has_owner(reading.generation)))
         self._interfaces.update(reading)
         for tracker, series in zip(self._trackers, self._limiter.limit(reading, self.limits), strict=True):
             tracker.update(series)
+        self._reading = reading
         self.read_at_s = time.monotonic()
         self.read_seconds = self.read_at_s - began
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
