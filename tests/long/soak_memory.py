@@ -30,9 +30,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-# Per round. Subnets that come and go fill caches of the agent more and more slowly: in one run of 33 rounds, 12,000
-# objects were added in the first half and 74 objects in the second half. The slope of these 74 objects was 7.8. A leak of
-# two objects per export adds 14 objects per round.
+# Per round. Subnets that come and go fill caches of the agent, more and more slowly. In one run of 33 rounds, the first
+# half added 12,000 objects and the second half added 74 objects. The slope of these 74 objects was 7.8. A leak of two
+# objects per export adds 14 objects per round.
 MAX_BLOCKS = 12.0
 # A leak in C code of 90 bytes per flow, or of 15 kB per export, exceeds this limit. A table that grows without a leak
 # adds only 50 kB.
