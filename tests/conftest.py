@@ -34,8 +34,7 @@ pytest_plugins = [
 # `make unit` uses the profile "quick", which has 20 examples. All other runs use Hypothesis' default of 100 examples.
 settings.register_profile("quick", max_examples=20)
 
-# The tests of a process share the slots of this program. Newcomers may have only a part of the slots.
-EVERY = EppingConfig(packet_clock=True, max_subnets=16_384, max_flows=4096, sample_interval_ns=0)
+EVERY = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

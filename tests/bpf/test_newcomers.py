@@ -52,6 +52,14 @@ def own() -> Iterator[Callable[..., Bench]]:
         bench.close()
 
 
+@pytest.fixture(scope="module")
+def every() -> Iterator[Bench]:
+    """A program with all methods. Its tables are recounted, so no other file may change them."""
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0))
+    yield bench
+    bench.close()
+
+
 def state(bench: Bench, subnet: Network, side: int = EXTERNAL) -> int:
     """Returns the state of a subnet: NEWCOMER, ANSWERED, or 0 if the subnet has no slot."""
     bits = int(bench.slots["state"][bench.slot_of(subnet, side) or 0]) & 0xFF
