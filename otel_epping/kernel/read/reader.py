@@ -104,14 +104,15 @@ class Interval:
             self.directions.update(flows.directions, names, roles, traffic)
         self.directions.update_pairs(lambda: pairs.rows(0, pairs.length), self.slots.epoch, names, roles, traffic)
 
-    def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
+    def end_interfaces(self, interfaces: InterfaceCounters, table: Array) -> None:
         """Frees the number and the slots of each removed interface when all readers have delivered its counts.
 
-        slots  (rows,) the program's records of the slots in use, read after take_back()
+        table  the program's slots
         """
         gone = interfaces.gone() & frozenset.intersection(*(reader.done for reader in self.readers))
         if not gone:
             return
+        slots = table.rows(0, self.rows).copy()  # the records of the reading may contain slots that were freed since
         closing = set(self.slots.closing_keys(slots)["interface"].tolist())
         ending = [each for each in gone if each.identifier not in closing]
         if not ending:
@@ -231,7 +232,7 @@ class Reader:
             interval.slots.fold_newcomers(slots, interval.readers)
             found = Found(slots, packets_of(reading.counters), active != 0)
             interval.slots.take_back(self, interval.readers, began_ns, found)
-            interval.end_interfaces(self._interfaces, self._slots.rows(0, interval.rows).copy())
+            interval.end_interfaces(self._interfaces, self._slots)
         return reading
 
     def _prepare(self, owners: Words) -> None:
