@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.support.arrivals",
     "tests.support.command",
     "tests.support.contract",
+    "tests.support.full_bench",
     "tests.support.hosts",
     "tests.support.lab_agent",
     "tests.support.packets",

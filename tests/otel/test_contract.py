@@ -2,11 +2,9 @@
 """Tests the comparison of exported metrics with schemas/ (tests/support/contract.py). Exports all declared metrics."""
 
 import dataclasses
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.sdk.metrics.export import (
@@ -22,15 +20,11 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_epping.kernel import libbpf
-from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.map_array import map_info
-from otel_epping.kernel.read.directions import Directions, Flows
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.otel.test_self_metrics import bpf_stats, exporting
 from tests.support.contract import Contract, ContractError, Recorder
-from tests.support.prog_test_run import MS, SECOND, Bench
+from tests.support.prog_test_run import Bench
 
 TABLE = metric_table.INSERT_FAILED
 ATTRIBUTES: dict[str, Any] = {semconv.INTERFACE: "eth0", semconv.MAP: "flows"}
@@ -135,30 +129,6 @@ def test_the_schema_url_is_checked_and_other_scopes_are_ignored(
         check(Contract(), scope(GOOD, semconv.OTEL_SCHEMA_URL))
     undeclared = dataclasses.replace(GOOD, name="shop.orders")
     check(Contract(), scope(undeclared, "", "shop"))
-
-
-@pytest.fixture
-def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A bench in which a subnet has an RTT, and all counters of the program are above 0."""
-    bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
-    bench.collector.change_idle_timeout(3600 * SECOND)
-    flow = bench.flow().begun()
-    flow.client(MS, 1001)
-    flow.server(2 * MS, 1, 1001)
-    for name in ("interface_counters", "traffic", "flow_counters"):
-        fd = bench.collector.program.maps[name].fd
-        info = map_info(fd)
-        ones = np.ones(info["value_size"] // 4, np.uint32).view(bench.array(name).dtype)
-        if name == "flow_counters":
-            ones["opened"] <<= 1  # a flow that left the table without a close has ended in silence
-        for row in range(info["max_entries"]):
-            libbpf.map_update(fd, struct.pack("=I", row), ones.tobytes())
-    (identifier,) = (number for number, name in bench.collector.attachments.names.items() if name == "lo")
-    flows = Flows(*range(1, 1 + len(Flows._fields)))
-    monkeypatch.setattr(Directions, "flows", property(lambda _: {identifier: flows}))
-    monkeypatch.setitem(bench.collector.attachments.kernel_packets, "lo", [1, 1])
-    yield bench
-    bench.close()
 
 
 def test_every_metric_and_value_of_the_registry_is_exported(full: Bench, contract: Recorder) -> None:

@@ -17,7 +17,6 @@ from otel_epping.otel.metric import AGENT, GROUPS
 from otel_epping.otel.metric_selection import ALL, CORE, SELECTIONS, MetricSelection, attributes_of
 from otel_epping.otel.metric_table import METRICS
 from otel_epping.series.limits import Limits
-from tests.otel.test_contract import full  # noqa: F401
 from tests.otel.test_self_metrics import bpf_stats
 from tests.support.metrics import ALL_METRICS
 from tests.support.prog_test_run import Bench
@@ -57,7 +56,7 @@ def expected(selection: MetricSelection) -> dict[str, set[frozenset[str]]]:
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_a_group_alone_is_exported_as_in_the_table(full: Bench, sink: Sink, name: str) -> None:  # noqa: F811
+def test_a_group_alone_is_exported_as_in_the_table(full: Bench, sink: Sink, name: str) -> None:
     selection = MetricSelection((name,))
     found = exported(full, sink, selection)
     assert {name: found[name] for name in found if name in expected(selection)} == expected(selection)
@@ -66,7 +65,7 @@ def test_a_group_alone_is_exported_as_in_the_table(full: Bench, sink: Sink, name
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_the_fewest_attributes_of_a_group(full: Bench, sink: Sink, group: str) -> None:  # noqa: F811
+def test_the_fewest_attributes_of_a_group(full: Bench, sink: Sink, group: str) -> None:
     needed = tuple(name for name, key in attributes_of(group).items() if semconv.ATTRIBUTES[key].needed)
     selection = MetricSelection((group,), {group: needed})
     found = exported(full, sink, selection)
@@ -85,7 +84,7 @@ def totals(sink: Sink) -> dict[tuple[str, Any], int]:
     return found
 
 
-def test_core_has_the_totals_of_all(full: Bench) -> None:  # noqa: F811
+def test_core_has_the_totals_of_all(full: Bench) -> None:
     with Sink() as some, Sink() as every:
         for sink, selection in ((some, MetricSelection()), (every, ALL_METRICS)):
             reader = install(
@@ -101,7 +100,7 @@ def test_core_has_the_totals_of_all(full: Bench) -> None:  # noqa: F811
         assert len(some.points(metric_table.SUBNET_BYTES.name)) < len(every.points(metric_table.SUBNET_BYTES.name))
 
 
-def test_an_attached_reader_follows_the_selection(full: Bench) -> None:  # noqa: F811
+def test_an_attached_reader_follows_the_selection(full: Bench) -> None:
     reader = InMemoryMetricReader()
     selection = MetricSelection(("rtt", "interface"), {"rtt": ("side",)})
     attach(reader, full.collector, Resource({}), None, selection)
@@ -116,7 +115,7 @@ def test_an_attached_reader_follows_the_selection(full: Bench) -> None:  # noqa:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_the_instruments_of_the_sdk_belong_to_the_group_agent(full: Bench, sink: Sink, group: str) -> None:  # noqa: F811
+def test_the_instruments_of_the_sdk_belong_to_the_group_agent(full: Bench, sink: Sink, group: str) -> None:
     theirs = InMemoryMetricReader()
     provider = MeterProvider([theirs], shutdown_on_exit=False)
     reader = install(provider, exporter(sink), full.collector, 60, None, MetricSelection((group,)))

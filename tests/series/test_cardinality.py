@@ -20,8 +20,9 @@ from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
+from tests.support.claims import recount
 from tests.support.flow_table import forget_flows
-from tests.support.many_subnets import Bounds, Crowd, Receiver, counted_before, recount
+from tests.support.many_subnets import Bounds, Crowd, Receiver, counted_before
 from tests.support.prog_test_run import SECOND, Bench
 
 pytestmark = pytest.mark.parallel

@@ -163,9 +163,7 @@ def test_merged_points_are_sums_of_the_points_of_all(
 
 def _check_that_series_end(kernel: Kernel, receivers: list[Receiver]) -> None:
     """Retire all subnets. Check that no series is left in any projection."""
-    kernel.take_back_newcomers()
-    for subnet in range(SUBNETS):
-        kernel.retire(subnet)
+    kernel.retire_all()
     for _ in range(4):
         for receiver in receivers:
             assert receiver.export()

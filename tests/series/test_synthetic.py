@@ -88,9 +88,7 @@ def test_totals_are_exact_and_series_are_monotonic(steps: list[Any], limits: Lim
 
 def _check_that_series_end(kernel: SyntheticKernel, receivers: list[Receiver]) -> None:
     """Retire all subnets. Check that all counts are exported, and that no series is left."""
-    kernel.take_back_newcomers()
-    for subnet in range(SUBNETS):
-        kernel.retire(subnet)
+    kernel.retire_all()
     for _ in range(4):
         for receiver in receivers:
             assert receiver.export()

@@ -2,7 +2,6 @@
 """Simulates traffic of many subnets, adds up the exports, and compares traffic and exports.
 
 Crowd     sends packets from and to numbered subnets through the program, and counts the packets
-recount   compares the numbers of rows in use with the tables
 Receiver  receives an exporter's metrics, and checks that every series continues correctly
 """
 
@@ -13,13 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 from opentelemetry.sdk.metrics.export import AggregationTemporality, ExponentialHistogramDataPoint, ScopeMetrics
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 
-from otel_epping.kernel.read.histograms import block_numbers, numbers_of
-from otel_epping.kernel.read.slot_tables import FREE, NEWCOMER, covering_of, states_of
 from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
@@ -30,7 +26,6 @@ PACKETS, IO = metric_table.SUBNET_PACKETS.name, "epping.network.io"
 OPENED, CLOSED = "epping.flow.opened.count", "epping.flow.closed.count"
 RTTS, RTT_NS = "rtts", "rtt_ns"
 CLIENT = "192.0.2.1"
-COVERING = 4  # the first row of a covering prefix in `claims` (enum claims_row)
 # Offsets in a frame with Ethernet, IPv4, and TCP with two NOPs and timestamps.
 SOURCE, DESTINATION, PORTS, FLAGS, TSVAL, TSECR, ECHO_ID = 26, 30, 34, 47, 58, 62, 38
 
@@ -172,26 +167,6 @@ class Crowd:
         self._segment(EGRESS, subnet, 2000 + subnet, tsval, 0)
         self.now_ns += rtt_ns
         self._segment(INGRESS, subnet, 2000 + subnet, 1, tsval, 0x10)
-
-
-def recount(bench: Bench) -> None:
-    """Check that the program counts as many rows in use as the tables contain."""
-    claims = bench.array("claims")
-    in_use = claims["claimed"] - claims["released"]
-    used = states_of(bench.slots) != FREE
-    slots, numbers = bench.slots[used], numbers_of(bench.slots["histograms"])[used]
-    numbers = numbers[numbers != 0]
-    blocks = block_numbers(bench.histograms)[numbers]
-    assert bench.collector.slots.usage() == {
-        "slots": len(slots),
-        "newcomers": np.count_nonzero(states_of(slots) == NEWCOMER),
-        "histograms": len(numbers),
-        "blocks": np.count_nonzero(blocks),
-    }
-    covering = np.bincount(covering_of(slots), minlength=len(claims))
-    assert in_use[COVERING:].tolist() == covering[COVERING:].tolist()
-    assert len(set(numbers.tolist())) == len(numbers), "two slots share a histogram"
-    assert len(set(blocks[blocks != 0].tolist())) == np.count_nonzero(blocks), "two histograms share a block"
 
 
 @dataclass

@@ -192,6 +192,12 @@ class SyntheticKernel:
             self._forget(row)
             self.closing[row] = set(range(len(self.readers)))
 
+    def retire_all(self) -> None:
+        """Take back the slots of all newcomers, and start to reclaim all other slots."""
+        self.take_back_newcomers()
+        for subnet in list(self.by_subnet):
+            self.retire(subnet)
+
     def _forget(self, row: int) -> None:
         self.by_subnet = {subnet: other for subnet, other in self.by_subnet.items() if other != row}
 

@@ -19,7 +19,8 @@ from otel_epping.kernel.read.subnet_counters import packets_of
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT, Reading, has_owner
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
-from tests.support.many_subnets import PACKETS, Crowd, Receiver, counted_before, emptied, network_of, recount
+from tests.support.claims import recount
+from tests.support.many_subnets import PACKETS, Crowd, Receiver, counted_before, emptied, network_of
 from tests.support.prog_test_run import EXTERNAL, INTERNAL, MS, SECOND, Bench
 
 pytestmark = pytest.mark.parallel
