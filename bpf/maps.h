@@ -111,9 +111,9 @@ static __always_inline u32 in_use(const struct claims *claims)
 }
 
 /*
- * Returns the number of a row that was never in use, or 0 if there is none. Row numbers begin at `first`. The program
- * takes a row from the queue of freed rows first. User space does not have to put all rows into the queue at the start.
- * Benign race: if other CPUs take rows FRESH_ROW_TRIES times in the meantime, the result is 0, too.
+ * Returns a row that was never in use. Returns 0 if all rows have been in use. `first` is the number of the first row.
+ * The caller takes rows from the queue of freed rows first. So user space does not have to put all rows into the queue
+ * at the start. Benign race: if other CPUs take rows FRESH_ROW_TRIES times in the meantime, the result is 0, too.
  */
 static __always_inline u32 fresh_row(struct claims *claims, u32 first, u64 limit)
 {

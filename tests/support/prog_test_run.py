@@ -165,7 +165,7 @@ class Bench:
         return np.flatnonzero(self.slots["state"] != FREE).tolist()
 
     def histogram_of(self, slot: int, method: int = 0) -> int:
-        """Return the row of the histogram of a slot and a method; 0 if there is none."""
+        """Return the row of a slot's histogram for a method. Return 0 if the slot has no histogram for the method."""
         return int(numbers_of(self.slots["histograms"][slot][None])[0][method])
 
     def buckets_of(self, row: int) -> npt.NDArray[np.uint32]:

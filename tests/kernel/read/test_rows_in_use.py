@@ -27,7 +27,7 @@ def test_rows_in_use_include_skipped_and_freed_rows() -> None:
     table["state"][1500:2400] = 0
     assert rows.count() == 3000
     table["state"][-1] = 1
-    assert rows.count() == 3000, "no row is in use after so many free rows"
+    assert rows.count() == 3000, "the rows after this many free rows are not searched"
     table["state"][4000] = 1
     assert rows.count() == ROWS
     assert rows.count() == ROWS
