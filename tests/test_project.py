@@ -38,6 +38,7 @@ LEVELS = [
     ["otel_epping.otel"],
     ["otel_epping.events", "otel_epping.series"],
     ["otel_epping.kernel"],
+    ["otel_epping.networks"],
     ["otel_epping.process", "otel_epping.errors", "otel_epping.version"],
 ]
 # The entry points belong to no level. `otel_epping` imports a public name when the name is first used.
@@ -197,7 +198,7 @@ def test_the_lower_layers_do_not_import_opentelemetry(layer: str) -> None:
 
 def test_the_kernel_package_imports_only_lower_packages() -> None:
     ours = [module for module in reachable("otel_epping.kernel") if within(module, "otel_epping")]
-    below = ("otel_epping.kernel", "otel_epping.process", "otel_epping.errors")
+    below = ("otel_epping.kernel", "otel_epping.networks", "otel_epping.process", "otel_epping.errors")
     assert [module for module in ours if not any(within(module, name) for name in below)] == []
 
 
