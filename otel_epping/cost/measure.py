@@ -16,7 +16,7 @@ from otel_epping.otel.metric_selection import ALL, MetricSelection
 
 
 @dataclass(frozen=True)
-class Networks:
+class SubnetNumbers:
     """Numbers of networks. A subnet counts once for each side of each interface on which it is seen.
 
     answered        subnets with a round-trip time: the sum of individual, rolled_up and overflowed
@@ -57,7 +57,7 @@ class Measurement:
     config: EppingConfig
     selection: MetricSelection
     interval_s: float
-    networks: Networks
+    networks: SubnetNumbers
     chosen: Export
     complete: Export
     suggestions: list[Suggestion]
@@ -113,7 +113,7 @@ def packets(complete: Export) -> int:
     return int(sum(usage.values.values())) if usage else 0
 
 
-def networks(complete: Export, config: EppingConfig) -> Networks:
+def networks(complete: Export, config: EppingConfig) -> SubnetNumbers:
     """Returns the numbers of networks in an export of all metrics."""
 
     def value(metric: Metric) -> int:
@@ -122,7 +122,7 @@ def networks(complete: Export, config: EppingConfig) -> Networks:
     covering = _covering_prefixes(complete, config)
     individual = value(agent_metrics.SERIES_USAGE) - covering
     rolled_up, overflowed = value(agent_metrics.SERIES_ROLLED_UP), value(agent_metrics.SERIES_OVERFLOWED)
-    return Networks(
+    return SubnetNumbers(
         individual + rolled_up + overflowed,
         value(agent_metrics.SUBNET_UNANSWERED),
         individual,
