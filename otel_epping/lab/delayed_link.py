@@ -39,7 +39,7 @@ from pathlib import Path
 
 from otel_epping.lab.namespaces import LabError, Namespace
 
-__all__ = ["DelayedLink", "IPNetwork", "LinkStatistics", "Network"]
+__all__ = ["DelayedLink", "DelayedNetwork", "IPNetwork", "LinkStatistics"]
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -52,7 +52,7 @@ _RECENT = 10_000  # number of packets whose lateness LinkStatistics reports
 
 
 @dataclass(frozen=True)
-class Network:
+class DelayedNetwork:
     """A server subnet, and the RTT in ns that the link adds to the packets of this subnet."""
 
     subnet: IPNetwork
@@ -83,7 +83,7 @@ class DelayedLink:
     """
 
     def __init__(
-        self, near: Namespace, near_name: str, far: Namespace, far_name: str, networks: Sequence[Network]
+        self, near: Namespace, near_name: str, far: Namespace, far_name: str, networks: Sequence[DelayedNetwork]
     ) -> None:
         self._namespace = near
         self._networks = networks
@@ -128,7 +128,7 @@ def _open_tap(namespace: Namespace, name: str) -> FileIO:
 class _DelayQueue:
     """Reads frames from both devices, keeps them in a heap ordered by due time, and writes frames that are due."""
 
-    def __init__(self, near: int, far: int, networks: Sequence[Network]) -> None:
+    def __init__(self, near: int, far: int, networks: Sequence[DelayedNetwork]) -> None:
         self._near, self._far = near, far
         self._networks = networks
         self._half_delay_ns = lru_cache(maxsize=4096)(self._look_up)
@@ -218,7 +218,7 @@ def _server_address(frame: bytes, to_server: bool) -> bytes:
 
 def _main() -> None:
     near, far, table = sys.argv[1:]
-    networks = [Network(ipaddress.ip_network(subnet), delay_ns) for subnet, delay_ns in json.loads(table)]
+    networks = [DelayedNetwork(ipaddress.ip_network(subnet), delay_ns) for subnet, delay_ns in json.loads(table)]
     forwarder = _DelayQueue(int(near), int(far), networks)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     Path("/proc/self/timerslack_ns").write_text("1")  # the default timer slack, 50 us, would lengthen each delay

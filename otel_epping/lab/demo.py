@@ -19,7 +19,7 @@ from otel_epping.errors import EppingError
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError
 from otel_epping.lab.otlp_sink import Point, Sink
-from otel_epping.lab.topology import WAN_INTERFACE, Lab, Network
+from otel_epping.lab.topology import WAN_INTERFACE, DelayedNetwork, Lab
 from otel_epping.otel import metric_table, semconv
 from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.series import histogram
@@ -52,7 +52,7 @@ class SubnetResult:
     without_timestamps   share of the TCP packets that have no timestamp, 0 to 1
     """
 
-    network: Network
+    network: DelayedNetwork
     count: int
     min_s: float
     median_s: float
@@ -80,7 +80,7 @@ def _latest(points: list[Point]) -> list[Point]:
     return list(series.values())
 
 
-def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[SubnetResult]:
+def results(sink: Sink, networks: tuple[DelayedNetwork, ...]) -> Iterator[SubnetResult]:
     """Yields the result of each network, computed from the points in the sink.
 
     A network without RTTs has the count 0.

@@ -18,15 +18,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from otel_epping.lab.delayed_link import DelayedLink, LinkStatistics, Network
+from otel_epping.lab.delayed_link import DelayedLink, DelayedNetwork, LinkStatistics
 from otel_epping.lab.namespaces import LabError, Namespace
 
-__all__ = ["DEFAULT_NETWORKS", "WAN_INTERFACE", "Lab", "Network", "server_address"]
+__all__ = ["DEFAULT_NETWORKS", "WAN_INTERFACE", "DelayedNetwork", "Lab", "server_address"]
 
 WAN_INTERFACE = "wan0"
 
-DEFAULT_NETWORKS: tuple[Network, ...] = tuple(
-    Network(ipaddress.ip_network(subnet), delay_ms * 1_000_000)
+DEFAULT_NETWORKS: tuple[DelayedNetwork, ...] = tuple(
+    DelayedNetwork(ipaddress.ip_network(subnet), delay_ms * 1_000_000)
     for subnet, delay_ms in (
         ("192.0.2.0/24", 1),
         ("2001:db8:1::/48", 5),
@@ -42,7 +42,7 @@ DEFAULT_NETWORKS: tuple[Network, ...] = tuple(
 )
 
 
-def server_address(network: Network) -> str:
+def server_address(network: DelayedNetwork) -> str:
     """Returns the server's address in a subnet: host number 10 (hexadecimal in IPv6, `::10`)."""
     return str(network.subnet[10 if network.subnet.version == 4 else 0x10])
 
@@ -56,7 +56,7 @@ class Lab:
     statistics                        the link's LinkStatistics after exit; None before exit
     """
 
-    def __init__(self, networks: Sequence[Network] = DEFAULT_NETWORKS) -> None:
+    def __init__(self, networks: Sequence[DelayedNetwork] = DEFAULT_NETWORKS) -> None:
         self.networks = tuple(networks)
         self.addresses = [server_address(network) for network in self.networks]
         self.statistics: LinkStatistics | None = None

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otel_epping.lab.topology import Lab, Network
+from otel_epping.lab.topology import DelayedNetwork, Lab
 from otel_epping.otel import metric_table
 from otel_epping.series import histogram
 from tests.integration import comparison
@@ -215,7 +215,7 @@ def test_quantiles_of_each_subnet_match_the_true_delays(ran: Run, agent: str, fo
         assert median <= (true + max(SLACK_S, true * SLACK)) * bucket
 
 
-def _in_ms(network: Network, *times: float) -> str:
+def _in_ms(network: DelayedNetwork, *times: float) -> str:
     return ", ".join(f"{value * 1e3:.2f}" for value in (network.delay_ns / 1e9, *times))
 
 

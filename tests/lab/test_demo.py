@@ -21,7 +21,7 @@ import pytest
 
 from otel_epping.lab.demo import SubnetResult
 from otel_epping.lab.namespaces import start
-from otel_epping.lab.topology import DEFAULT_NETWORKS, Network
+from otel_epping.lab.topology import DEFAULT_NETWORKS, DelayedNetwork
 from tests.support.patience import PATIENCE_S
 
 COMMAND = [sys.executable, "-m", "otel_epping", "demo"]
@@ -209,7 +209,7 @@ def test_a_link_with_wrong_delays_is_detected(tmp_path: Path) -> None:
     assert demo.text().splitlines()[-1].startswith("otel-epping: some RTTs do not agree with the delays")
 
 
-NETWORK = Network(DEFAULT_NETWORKS[5].subnet, 50_000_000)
+NETWORK = DelayedNetwork(DEFAULT_NETWORKS[5].subnet, 50_000_000)
 TRUE = SubnetResult(NETWORK, count=100, min_s=0.0501, median_s=0.051, p95_s=0.06, max_s=0.3, without_timestamps=0.0)
 
 

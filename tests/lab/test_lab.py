@@ -29,7 +29,7 @@ from otel_epping.lab import traffic
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError, Namespace, start
 from otel_epping.lab.otlp_sink import Sink
-from otel_epping.lab.topology import DEFAULT_NETWORKS, WAN_INTERFACE, Lab, Network, server_address
+from otel_epping.lab.topology import DEFAULT_NETWORKS, WAN_INTERFACE, DelayedNetwork, Lab, server_address
 from tests.support.patience import PATIENCE_S
 
 MS = 1_000_000
@@ -53,7 +53,7 @@ def connect(lab: Lab, address: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("network", DEFAULT_NETWORKS, ids=lambda network: str(network.subnet))
-def test_round_trips_take_the_delay_of_their_subnet(lab: Lab, network: Network) -> None:
+def test_round_trips_take_the_delay_of_their_subnet(lab: Lab, network: DelayedNetwork) -> None:
     address = server_address(network)
     connect(lab, address).close()  # this connection makes the hosts resolve the addresses of their neighbours
     started_ns = time.monotonic_ns()
@@ -70,7 +70,10 @@ def test_round_trips_take_the_delay_of_their_subnet(lab: Lab, network: Network) 
 
 
 def test_the_longest_prefix_decides_and_other_addresses_have_no_delay() -> None:
-    networks = [Network(ip_network("198.18.0.0/15"), 40 * MS), Network(ip_network("198.18.7.0/24"), 10 * MS)]
+    networks = [
+        DelayedNetwork(ip_network("198.18.0.0/15"), 40 * MS),
+        DelayedNetwork(ip_network("198.18.7.0/24"), 10 * MS),
+    ]
     with Lab(networks) as lab:
         lab.servers.ip("address add 192.0.2.77 dev lo")
         lab.serve()
@@ -137,7 +140,7 @@ def test_the_link_forwards_3000_packets_a_second_in_time() -> None:
 
 
 def test_a_full_queue_is_counted() -> None:
-    with Lab([Network(ip_network("192.0.2.0/24"), 60_000 * MS)]) as lab:
+    with Lab([DelayedNetwork(ip_network("192.0.2.0/24"), 60_000 * MS)]) as lab:
         with lab.client.entered():
             sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with sender:
