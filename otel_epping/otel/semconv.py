@@ -169,7 +169,7 @@ ATTRIBUTES = {
             "ce": "a node on the path was congested and has marked the packet",
         },
         short="ecn",
-        needed="the shares of the code points are the result, and their sum is only a number of packets",
+        needed="the shares of the code points are of interest, and their sum is only a number of packets",
     ),
     MAP: Attribute(
         "The table that was full.",
@@ -178,7 +178,7 @@ ATTRIBUTES = {
         needed="the entries of the two tables are different things",
     ),
     BOUND: Attribute(
-        "The bound of the range of the histograms as which the round-trip time was counted.",
+        "The bound of the histogram range that replaced the round-trip time.",
         {"least": "the round-trip time was below 1 us", "greatest": "the round-trip time was above 64 s"},
         short="bound",
         needed="too short and too long round-trip times are different faults",
@@ -198,7 +198,7 @@ ATTRIBUTES = {
         note="A `begun` sample without another outcome still waits for a reply, or the DNS, echo or QUIC request of "
         "the sample was evicted.",
         short="outcome",
-        needed="each sample counts as begun and also with its end",
+        needed="each sample is counted as `begun`, and again when it ends",
     ),
     TIMESTAMP_FAULT: Attribute(
         "How the TCP timestamps stopped working.",
