@@ -51,8 +51,8 @@ attribute.
         )
     )
 )
-_NEEDED = """A needed attribute cannot be left out, because a sum of the counts that it distinguishes has no
-meaning:
+_NEEDED = """A needed attribute cannot be left out, because a sum of the counts that it distinguishes would be
+wrong or meaningless:
 """
 
 
