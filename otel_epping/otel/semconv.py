@@ -102,8 +102,8 @@ ATTRIBUTES = {
         "The interface on which the packets were seen.",
         examples=("eth0", "wan0"),
         is_otel=True,
-        note="The value is empty for interfaces that share one set of counters, because more than 1024 interfaces are "
-        "watched.",
+        note="If more than 1024 interfaces are watched, some interfaces share one set of counters. For these "
+        "interfaces, the value is empty.",
         short="interface",
     ),
     IO_DIRECTION: Attribute(
@@ -288,5 +288,5 @@ ECN_CODEPOINTS = _values(ECN)
 BOUNDS = _values(BOUND)
 TIMESTAMP_FAULTS = _values(TIMESTAMP_FAULT)
 FLOW_OPENINGS = _values(FLOW_OPENING)
-FLOW_CLOSINGS = _values(FLOW_CLOSING)[:2]  # the counter of `silence` is in another field
+FLOW_CLOSINGS = _values(FLOW_CLOSING)[:2]  # `silence` is counted in a field of its own
 FLOW_REVERSES = _values(FLOW_REVERSE)
