@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that read() rejects files of other formats with one clear line, and that no content causes a traceback."""
 
+import csv
 import gzip
+import ipaddress
 import os
 import socket
 import zipfile
@@ -10,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from otel_epping.errors import EppingError
 from otel_epping.networks import files
-from tests.networks.support import error_of
+from tests.networks.support import error_of, names_by_prefix, tags_by_name
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
@@ -162,3 +165,26 @@ def test_no_content_causes_a_traceback(
     else:
         assert len(networks.prefixes)
         assert all(each.name.isprintable() for each in networks.networks)
+
+
+NAMES = st.text(max_size=20).map(lambda text: " ".join(text.split())).filter(lambda text: text and text.isprintable())
+CIDRS = st.one_of(
+    st.tuples(st.ip_addresses(v=4), st.integers(0, 32)),
+    st.tuples(st.ip_addresses(v=6), st.integers(0, 95)),
+    st.tuples(st.ip_addresses(network="2000::/3"), st.integers(3, 128)),
+).map(lambda parts: str(ipaddress.ip_network(parts, strict=False)))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(CIDRS, NAMES, min_size=1, max_size=30))
+def test_all_names_and_prefixes_are_read_as_written(tmp_path: Path, written: dict[str, str]) -> None:
+    rows = [{"cidr": cidr, "name": name, "site": name[::-1]} for cidr, name in written.items()]
+    with (tmp_path / "names.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["cidr", "name", "site"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "names.yaml").write_text(yaml.safe_dump(rows, allow_unicode=True), encoding="utf-8")
+    for name in ("names.csv", "names.yaml"):
+        networks = files.read(str(tmp_path / name))
+        assert names_by_prefix(networks) == written
+        assert tags_by_name(networks) == {name: {"site": name[::-1].strip()} for name in written.values()}
