@@ -8,17 +8,15 @@ and loadSubscriberCircuits() in src/LibreQoS.py. The columns are found by their 
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from otel_epping.errors import EppingError
 from otel_epping.networks.builder import NetworksBuilder
-from otel_epping.networks.csv_file import Row
+from otel_epping.networks.csv_file import Row, rows
 from otel_epping.networks.line_errors import LineError, quoted
 from otel_epping.networks.network import Networks
-from otel_epping.networks.network_json import Levels, Tree
+from otel_epping.networks.network_json import Levels, Tree, readable
 from otel_epping.networks.prefix_text import packed, unpacked
-from otel_epping.process.escaping import escaped
 
 _log = logging.getLogger(__name__)
 
@@ -62,11 +60,6 @@ def _plan(download: str, upload: str) -> str:
     return f"{'/'.join(rates)} Mbps" if all(rates) else ""
 
 
-def _text(text: str) -> str:
-    """Returns a text with single spaces, and with unprintable characters escaped."""
-    return text if text.isprintable() else escaped(" ".join(text.split()))
-
-
 class _Devices:
     """The devices of a file with the header `header`.
 
@@ -80,10 +73,14 @@ class _Devices:
         self.prefixes: dict[bytes, tuple[str, int]] = {}
         self.moved: list[str] = []
         self._columns = {_normalized(field): index for index, field in enumerate(header)}
+        self._width = 1 + max(self._columns.get(rate, 0) for rate in ("downloadmax", "uploadmax"))
 
     def add(self, row: Row) -> None:
         """Adds a device. If the device is invalid, raises LineError."""
         line = row.first_line
+        if len(row.fields) < self._width:
+            cause = f"the line has {len(row.fields)} columns, and LibreQoS needs {self._width}"
+            raise LineError(f"{cause}: write the line completely, and close all quotes")
         circuit_id = self._field(row, "circuitid")
         if not circuit_id:
             raise LineError("the Circuit ID is missing: add it, LibreQoS needs it too")
@@ -102,52 +99,47 @@ class _Devices:
                 if old_id != circuit_id:
                     self.moved.append(f"line {line}: {unpacked(prefix)} is also in line {old_line}")
 
-    def has_rates(self, row: Row) -> bool:
-        """Returns true if a row contains the columns with rates, which LibreQoS needs."""
-        return len(row.fields) > max(self._columns.get(column, 0) for column in ("downloadmax", "uploadmax"))
-
     def _field(self, row: Row, column: str) -> str:
         index = self._columns.get(column, len(row.fields))
         return row.fields[index].strip() if index < len(row.fields) else ""
 
     def _circuit(self, row: Row, circuit_id: str) -> _Circuit:
-        parent = _text(self._field(row, "parentnode"))
+        parent = readable(self._field(row, "parentnode"))
         return _Circuit(
             row.first_line,
-            _text(self._field(row, "circuitname")) or circuit_id,
+            readable(self._field(row, "circuitname")) or circuit_id,
             "" if parent == _NO_PARENT else parent,
             self._field(row, "parentnodeid"),
             _plan(self._field(row, "downloadmax"), self._field(row, "uploadmax")),
         )
 
 
-def read(path: str, lines: Iterator[Row], is_complete: bool, tree: Tree | None) -> Networks:
-    """Returns a network for each circuit that has addresses. The first row of `lines` is the header.
+def read(path: str, text: str, tree: Tree | None) -> Networks:
+    """Returns a network for each circuit that has addresses. `tree` is the tree of network.json, or None.
 
     The name of the network is the name of the circuit. If several circuits have the same name, the ID of the circuit
-    follows each of these names in parentheses. `is_complete` is true if the file ends with the end of a line.
-    `tree` is the tree of network.json, or None.
+    follows each of these names in parentheses.
 
     Raises EppingError with the file, the line, the cause and the cure for each line that is invalid.
     """
     builder = NetworksBuilder(path, _TAGS if tree is None else (*_TAGS, *Levels._fields))
-    row = next(lines)
-    devices = _Devices(row.fields)
+    lines = rows(path, text, strict=False)
+    devices = _Devices(next(lines).fields)
     for row in lines:
         try:
             devices.add(row)
         except LineError as error:
             builder.errors.add(row.first_line, error)
-    if not is_complete and not devices.has_rates(row):
-        builder.errors.add(row.first_line, "the file ends in the middle of this line: write the file completely")
     builder.errors.check()
     if not devices.prefixes:
         raise EppingError(f"{path}: no circuit has an address: fill in the columns IPv4 and IPv6")
     if devices.moved:
         _log.warning(
-            "%s: %s, in another circuit: the last line counts, as in LibreQoS. Circuits share %s prefixes",
-            path, devices.moved[0], f"{len(devices.moved):,}",
-        )  # fmt: skip
+            "%s: %s, in another circuit: the last line counts, as in LibreQoS. Prefixes in several circuits: %s",
+            path,
+            devices.moved[0],
+            f"{len(devices.moved):,}",
+        )
     names = Counter(circuit.name for circuit in devices.circuits.values())
     for prefix, (circuit_id, line) in devices.prefixes.items():
         circuit = devices.circuits[circuit_id]

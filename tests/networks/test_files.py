@@ -115,8 +115,8 @@ def test_a_file_that_only_root_may_read_has_a_clear_error(tmp_path: Path) -> Non
     path.chmod(0)
     with without_capabilities():
         assert error_of(path) == (
-            "cannot read names.csv: Permission denied: allow all users to read the file and to enter its directories, "
-            "because the agent does not keep root's right to read all files"
+            "cannot read names.csv: Permission denied: allow the user of the agent to read the file and to enter its "
+            "directories. The agent drops the right of root to read all files"
         )
 
 

@@ -160,7 +160,7 @@ def test_the_last_circuit_of_an_address_counts_as_in_libreqos(tmp_path: Path, ca
     assert names_by_prefix(networks) == {"100.64.0.1/32": "a", "100.64.0.2/32": "b"}
     assert caplog.messages == [
         f"{tmp_path}/ShapedDevices.csv: line 3: 100.64.0.2/32 is also in line 2, in another circuit: the last line "
-        "counts, as in LibreQoS. Circuits share 1 prefixes"
+        "counts, as in LibreQoS. Prefixes in several circuits: 1"
     ]
 
 
@@ -189,7 +189,14 @@ def test_encodings_are_read_as_in_libreqos(tmp_path: Path) -> None:
             "3: the circuit '1' has the Parent Node 'AP_B' here, and 'AP_A' in line 2: use one Parent Node for all "
             "devices of a circuit",
         ),
-        ("2,b,1,Device,AP_A,,100.64.0.2", "3: the file ends in the middle of this line: write the file completely"),
+        (
+            "2,b,1,Device,AP_A,,100.64.0.2",
+            "3: the line has 7 columns, and LibreQoS needs 12: write the line completely, and close all quotes",
+        ),
+        (
+            '2,"b,1,Device,AP_A,,100.64.0.2,,1,1,1,1,\n3,c,1,Device,AP_A,,100.64.0.3,,1,1,1,1,',
+            "3: the line has 2 columns, and LibreQoS needs 12: write the line completely, and close all quotes",
+        ),
         (
             device("2", "b" * 256, "AP_A", "100.64.0.2"),
             f"3: the name '{'b' * 60}...' has 256 characters: shorten it to at most 255",
