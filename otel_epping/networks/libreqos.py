@@ -26,6 +26,12 @@ _TAGS = ("circuit_id", "parent_node", "plan")
 _NO_PARENT = "none"
 
 
+# The example file of LibreQoS 2.2 has the header of version 2.2, and lines with the 13 columns of version 2.0.
+# Version 2.2 has two more columns after the first five columns.
+_OLD_WIDTH = 13
+_NEW_COLUMNS = {"parentnodeid": 5, "anchornodeid": 6}
+
+
 class _Circuit(NamedTuple):
     """A circuit, and the line with its first device."""
 
@@ -77,10 +83,8 @@ class _Devices:
 
     def add(self, row: Row) -> None:
         """Adds a device. If the device is invalid, raises LineError."""
+        row = self._complete(row)
         line = row.first_line
-        if len(row.fields) < self._width:
-            cause = f"the line has {len(row.fields)} columns, and LibreQoS needs {self._width}"
-            raise LineError(f"{cause}: write the line completely, and close all quotes")
         circuit_id = self._field(row, "circuitid")
         if not circuit_id:
             raise LineError("the Circuit ID is missing: add it, LibreQoS needs it too")
@@ -91,13 +95,27 @@ class _Devices:
                 f"the circuit {quoted(circuit_id)} has the Parent Node {quoted(circuit.parent)} here, and "
                 f"{quoted(first.parent)} in line {first.line}: use one Parent Node for all devices of a circuit"
             )
-        for text in ",".join((self._field(row, "ipv4"), self._field(row, "ipv6"))).split(","):
-            if text.strip():
-                prefix = packed(text, host_bits=True)
-                old_id, old_line = self.prefixes.get(prefix, (circuit_id, line))
-                self.prefixes[prefix] = circuit_id, line
-                if old_id != circuit_id:
-                    self.moved.append(f"line {line}: {unpacked(prefix)} is also in line {old_line}")
+        for text in self._addresses(row):
+            prefix = packed(text, host_bits=True)
+            old_id, old_line = self.prefixes.get(prefix, (circuit_id, line))
+            self.prefixes[prefix] = circuit_id, line
+            if old_id != circuit_id:
+                self.moved.append(f"line {line}: {unpacked(prefix)} is also in line {old_line}")
+
+    def _complete(self, row: Row) -> Row:
+        """Returns a row with all columns that LibreQoS needs. If columns are missing, raises LineError."""
+        if len(row.fields) >= self._width:
+            return row
+        if len(row.fields) == _OLD_WIDTH and _NEW_COLUMNS.items() <= self._columns.items():
+            converted = row._replace(fields=[*row.fields[:5], "", "", *row.fields[5:]])
+            if self._addresses(converted):
+                return converted
+        cause = f"the line has {len(row.fields)} columns, and LibreQoS needs {self._width}"
+        raise LineError(f"{cause}: write the line completely, and close all quotes")
+
+    def _addresses(self, row: Row) -> list[str]:
+        texts = f"{self._field(row, 'ipv4')},{self._field(row, 'ipv6')}".split(",")
+        return [text for text in texts if text.strip()]
 
     def _field(self, row: Row, column: str) -> str:
         index = self._columns.get(column, len(row.fields))

@@ -110,6 +110,20 @@ def test_the_columns_of_all_versions_are_found_by_their_names(tmp_path: Path) ->
         assert tags_by_name(networks) == {"Miller": tags}
 
 
+def test_lines_of_version_2_0_after_the_header_of_version_2_2_are_read(tmp_path: Path) -> None:
+    """The example file of LibreQoS 2.2 contains such lines."""
+    header = NEW.removesuffix(",sqm")
+    line = '7,"Miller",7,Device 7,AP_9,,"100.64.0.1, 100.64.0.2",2001:db8::/56,1,1,155,20,'
+    networks = read(tmp_path, f"{header}\n{line}\n")
+    assert set(names_by_prefix(networks)) == {"100.64.0.1/32", "100.64.0.2/32", "2001:db8::/56"}
+    assert tags_by_name(networks) == {"Miller": {"circuit_id": "7", "parent_node": "AP_9", "plan": "155/20 Mbps"}}
+    cut = "8,Smith,8,Device 8,AP_9,,,,100.64.0.3,2001:db8::/56,1,1,1"
+    assert error(tmp_path, f"{header}\n{line}\n{cut}") == (
+        "ShapedDevices.csv:3: the line has 13 columns, and LibreQoS needs 14: write the line completely, and close all "
+        "quotes"
+    )
+
+
 def test_network_json_adds_the_levels_site_and_tower(tmp_path: Path) -> None:
     parents = ["AP_A", "AP_9", "Mill", "North", "AP_alone", "unknown", ""]
     lines = [device(str(i), f"c{i}", parent, f"100.64.0.{i}") for i, parent in enumerate(parents)]
