@@ -16,6 +16,9 @@ _T = TypeVar("_T", np.uint32, np.uint64)
 
 # add() widens runs to multiples of _BLOCK buckets, so that a run seldom has to be widened again.
 _BLOCK = 8
+# widen() computes the positions of the buckets of up to _ROWS_AT_ONCE rows in one step. The positions need as much
+# memory as the counts.
+_ROWS_AT_ONCE = 512
 
 
 def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
@@ -145,14 +148,13 @@ class SparseHistograms(NamedTuple):
         The new run of each row must contain the present run of the row.
         """
         lengths = np.diff(starts)
-        changed = np.flatnonzero((first != self.first) | (lengths != self.lengths))
-        if not len(changed):
+        if not ((first != self.first) | (lengths != self.lengths)).any():
             return self
-        known = np.ones(starts[-1], np.bool_)
-        known[spans(starts[changed], lengths[changed])] = False
-        known[spans((starts[:-1] + self.first - first)[changed], self.lengths[changed])] = True
         counts = np.zeros(starts[-1], self.counts.dtype)
-        counts[known] = self.counts
+        for begin in range(0, len(first), _ROWS_AT_ONCE):
+            some = slice(begin, begin + _ROWS_AT_ONCE)
+            places = spans((starts[:-1] + self.first - first)[some], self.lengths[some])
+            counts[places] = self.counts[self.starts[begin] :][: len(places)]
         return SparseHistograms(first, starts, counts)
 
     def add(self, rows: Indexes, other: "SparseHistograms") -> "SparseHistograms":
