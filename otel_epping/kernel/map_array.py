@@ -112,7 +112,7 @@ class Array:
         return np.frombuffer(mapped, self.dtype, end - begin, begin * size - page)
 
     def parts(self, rows: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-        """Divides the first `rows` rows into parts of up to 3 MB. Yields (first row, last row + 1) of each part.
+        """Divides the first `rows` rows into parts of up to 512 KiB. Yields (first row, last row + 1) of each part.
 
         In each part except the last part, the number of rows is a multiple of `multiple`.
         """
