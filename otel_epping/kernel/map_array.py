@@ -23,7 +23,7 @@ from otel_epping.kernel.program import Map
 
 # The size of the parts in which a map is mapped. Small parts keep the agent's memory use low, and most of a part fits
 # into the CPU's cache.
-_PART_BYTES = 1 << 19
+_PART_BYTES = 3 << 20
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _library = ctypes.CDLL(None, use_errno=True)
@@ -112,7 +112,7 @@ class Array:
         return np.frombuffer(mapped, self.dtype, end - begin, begin * size - page)
 
     def parts(self, rows: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-        """Divides the first `rows` rows into parts of up to 512 KiB. Yields (first row, last row + 1) of each part.
+        """Divides the first `rows` rows into parts of up to 3 MB. Yields (first row, last row + 1) of each part.
 
         In each part except the last part, the number of rows is a multiple of `multiple`.
         """
