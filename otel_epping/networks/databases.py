@@ -70,7 +70,7 @@ class Databases:
         """
         is_replaced = False
         for path, watch in self._watches.items():
-            if watch.changed():
+            if watch.has_changed():
                 try:
                     self._databases[path] = Database(path)
                 except EppingError as error:
