@@ -20,6 +20,7 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.networks.pseudonyms import Show, unchanged
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.otlp.failure import Failure
@@ -36,13 +37,17 @@ from otel_epping.replay.subnet_table import table
 
 
 def run(
-    paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: ExportSettings | None = None
+    paths: Sequence[str],
+    config: EppingConfig,
+    events: str | None = None,
+    otlp: ExportSettings | None = None,
+    show: Show = unchanged,
 ) -> bool:
     """Replays captures and prints the result. If `otlp` is not None, also exports the result.
 
     `events` is None or one of events.formats.FORMATS. If `events` is a format, each event is printed to standard output
-    in this format, and the report is printed to standard error. Returns True if all files were processed. After Ctrl-C,
-    exports nothing and returns False.
+    in this format, and the report is printed to standard error. `show` returns the text to print for an address or a
+    name. Returns True if all files were processed. After Ctrl-C, exports nothing and returns False.
 
     Raises EppingError if a file could not be read or the export failed. Prints the result of all readable files before
     it raises the exception. If several failures occurred, the exception contains the last failure, and the other
@@ -57,7 +62,7 @@ def run(
     if files.none_readable:
         raise last_error(files.failures)
     with closing(Replayer(replace(config, events=events is not None))) as replayer:
-        session = ReplaySession(replayer, files, events)
+        session = ReplaySession(replayer, files, events, show)
         session.process_files()
         is_complete = session.is_complete and bool(replayer.latest_ns)
         # The reader of the export must exist before the report reads the counts. When the counts are read, only the
@@ -87,12 +92,13 @@ class ReplaySession:
     is_complete   True if process_files() reached the end of the last file. It stays False after Ctrl-C.
     """
 
-    def __init__(self, replayer: Replayer, files: InputFiles, event_format: str | None) -> None:
+    def __init__(self, replayer: Replayer, files: InputFiles, event_format: str | None, show: Show = unchanged) -> None:
         self.is_complete = False
+        self._show = show
         self._replayer = replayer
         self._files = files
         self._reader = replayer.reader()
-        self._events = EventPrinter(replayer, event_format) if event_format else None
+        self._events = EventPrinter(replayer, event_format, show) if event_format else None
         self._seconds = 0.0
 
     def process_files(self) -> None:
@@ -122,7 +128,7 @@ class ReplaySession:
             self._events.close()
             click.echo("\n".join(lines), err=True)
         elif packet_count(self._replayer, reading) or not self._files.failures:
-            click.echo("\n".join([table(reading, self._replayer.config), "", *lines]))
+            click.echo("\n".join([table(reading, self._replayer.config, self._show), "", *lines]))
 
     def _progress(self) -> AbstractContextManager[Callable[[int], object]]:
         """Returns a progress bar. The bar is advanced by the number of bytes that were read since the last call."""

@@ -10,6 +10,7 @@ from otel_epping.kernel import buckets
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT, Reading, RttTable, has_owner
+from otel_epping.networks.pseudonyms import Show, unchanged
 from otel_epping.series import histogram
 from otel_epping.series.subnet import subnet_of
 
@@ -35,7 +36,7 @@ class _SubnetCounts:
     bytes: int = 0
 
 
-def _names(reading: Reading, config: EppingConfig) -> dict[int, str]:
+def _names(reading: Reading, config: EppingConfig, show: Show) -> dict[int, str]:
     """Returns the name of the table line that shows the counts of each row.
 
     All subnets that have not answered share one line.
@@ -47,13 +48,13 @@ def _names(reading: Reading, config: EppingConfig) -> dict[int, str]:
     names[OVERFLOW_SLOT] = _OVERFLOW
     for row in np.flatnonzero(has_owner(reading.generation) & reading.answered).tolist():
         if subnet := subnet_of(reading, row, config):
-            names[row] = str(subnet.network)
+            names[row] = show("subnet", str(subnet.network))
     return names
 
 
-def _counts_by_name(reading: Reading, config: EppingConfig) -> dict[str, _SubnetCounts]:
+def _counts_by_name(reading: Reading, config: EppingConfig, show: Show) -> dict[str, _SubnetCounts]:
     found: dict[str, _SubnetCounts] = {}
-    names, classes, rtts = _names(reading, config), reading.counters["classes"], reading.rtts
+    names, classes, rtts = _names(reading, config, show), reading.counters["classes"], reading.rtts
     packets, sizes = (
         (classes["from"][unit].sum(axis=1) + classes["to"][unit].sum(axis=1)).tolist() for unit in ("packets", "bytes")
     )
@@ -79,7 +80,7 @@ def _times(rtts: RttTable, number: int, scale: int) -> list[str]:
     return [f"{counts.counts.sum():,}", *(f"{each * 1e3:.3f}" for each in (minimum_s, *quantiles, maximum_s))]
 
 
-def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
+def _lines(reading: Reading, config: EppingConfig, show: Show) -> Iterator[list[str]]:
     """Yields the cells of each line of the table.
 
     The table has one line per subnet and method, and one line for all subnets that have not answered. The lines are
@@ -87,7 +88,7 @@ def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
     """
     no_rtts = ["-", "0", *("" for _ in _TIMES)]
     for name, subnet in sorted(
-        _counts_by_name(reading, config).items(), key=lambda entry: (-entry[1].packets, entry[0])
+        _counts_by_name(reading, config, show).items(), key=lambda entry: (-entry[1].packets, entry[0])
     ):
         first = [name, f"{subnet.packets:,}", f"{subnet.bytes:,}"]
         for method, number in sorted(subnet.histograms.items()):
@@ -98,9 +99,12 @@ def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
             yield [first[0], *no_rtts, *first[1:]]
 
 
-def table(reading: Reading, config: EppingConfig) -> str:
-    """Returns the table of subnets as text. The packets and bytes of a subnet are sums of both directions."""
-    lines = [list(_HEADINGS), *_lines(reading, config)]
+def table(reading: Reading, config: EppingConfig, show: Show = unchanged) -> str:
+    """Returns the table of subnets as text. The packets and bytes of a subnet are sums of both directions.
+
+    `show` returns the text to print for a subnet.
+    """
+    lines = [list(_HEADINGS), *_lines(reading, config, show)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
