@@ -66,7 +66,7 @@ class CardinalityLimiter:
         self._owners = RowOwners()
         self._ranking = Ranking()
         self._registry = SeriesRegistry(keys, reader.slots_dtype)
-        self._placement = Placement(keys, self._registry, started_ns)
+        self._placement = Placement(keys, self._registry)
         self._projected = [ProjectedSeries(each, keys, reader.slots_dtype) for each in projections]
         self._increments = Increments(CounterTable.empty(self._counters_dtype.itemsize // 8))
         with_rtts = (each for each in self._projected if each.projection.methods is not None)
@@ -101,10 +101,11 @@ class CardinalityLimiter:
         owned[:SHARED_SLOTS] = True
         rows = np.flatnonzero(owned)
         self._place(rows, limits)
-        self._add_counters(reading, owned)
-        self._add_rtts(reading)
+        series_of = self._placement.series_of
+        self._add_counters(reading, owned, series_of)
+        self._add_rtts(reading, series_of)
         self._previous_ns = reading.time_ns
-        placed = self._placement.series_of[rows]
+        placed = series_of[rows]
         return [
             each.reading(reading, rows, placed, self._histograms.table() if each is self._with_rtts else no_rtts())
             for each in self._projected
@@ -123,7 +124,7 @@ class CardinalityLimiter:
         self._increments.move(self._placement.newcomers(changed), UNANSWERED_SLOT)
         self._increments.start(reading.counts, changed)
         self._histograms.start(reading.rtts)
-        self._ranking.reset(self._placement.update(reading, changed, self._previous_ns))
+        self._ranking.reset(self._placement.update(reading, changed))
         previous = self._increments.previous.counters.view(self._counters_dtype)[:, 0]
         subnets = self._placement.subnet_of
         self._ranking.update(
@@ -141,9 +142,9 @@ class CardinalityLimiter:
         wanted = self._ranking.busiest(eligible, self._placement.is_individual, individual)
         self._placement.aggregate(wanted, budget)
         self._registry.end_unused(np.bincount(self._placement.series_of[rows], minlength=len(self._registry)))
-        self._placement.individualize(wanted, budget)
+        self._placement.individualize(wanted, budget, self._previous_ns)
         if limits.roll_up:
-            self._placement.roll_up(budget)
+            self._placement.roll_up(budget, self._previous_ns)
         ended: Indexes = np.zeros(0, np.int64)
         for each in self._projected:
             gone = each.update(self._registry)
@@ -151,19 +152,19 @@ class CardinalityLimiter:
                 ended = gone
         self._histograms.start_series(len(self._with_rtts.registry) if self._with_rtts else SHARED_SLOTS, ended)
 
-    def _add_counters(self, reading: Reading, owned: Flags) -> None:
+    def _add_counters(self, reading: Reading, owned: Flags, series_of: Indexes) -> None:
         rows = np.flatnonzero(owned & self._increments.increased(reading.counts))
-        placed = self._placement.series_of[rows]
+        placed = series_of[rows]
         for some, increments in self._increments.take(reading.counts, rows):
             for each in self._projected:
                 each.add(placed[some], increments)
 
-    def _add_rtts(self, reading: Reading) -> None:
+    def _add_rtts(self, reading: Reading, series_of: Indexes) -> None:
         rtts = reading.rtts
         is_placed = has_owner(rtts.generation) & (self._placement.subnet_of[rtts.rows] != NO_SUBNET)
         is_placed[OVERFLOW_HISTOGRAM] = True
         if self._with_rtts:
-            series = self._with_rtts.of(self._placement.series_of[rtts.rows])
+            series = self._with_rtts.of(series_of[rtts.rows])
             self._with_rtts.registry.pending[self._histograms.add(rtts, series, is_placed)] = True
         else:
             self._histograms.add(rtts, np.full(len(rtts.rows), OVERFLOW_SERIES), is_placed)

@@ -66,10 +66,6 @@ class SeriesRegistry:
         self.pending = grow(self.pending, len(self.slots))
         return number
 
-    def is_delivered(self, key: Key) -> bool:
-        """Returns true if all counts of a subnet or covering prefix are delivered. `key` must be in `numbers`."""
-        return not self.pending[self.numbers[key]]
-
     def end_unused(self, users: Indexes) -> Indexes:
         """Ends all series that have no rows and whose counts are delivered. Returns the numbers of the ended series.
 
