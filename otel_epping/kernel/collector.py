@@ -73,6 +73,7 @@ class EppingCollector:
         self.config = config or EppingConfig()
         if networks is not None:
             self.config = replace(self.config, named_networks=True)
+        self.networks = networks or Networks()
         _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
         close_maps = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
@@ -161,6 +162,7 @@ class EppingCollector:
         """
         if not self.config.named_networks:
             raise EppingError("the kernel program was loaded without named networks: set named_networks in the config")
+        self.networks = networks
 
     def now_ns(self) -> int:
         """Returns the current Unix time in ns, as the time of a reading.
