@@ -29,6 +29,7 @@ from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.directions import Directions
 from otel_epping.kernel.read.flow_table import FlowTable
 from otel_epping.kernel.read.interface_counters import InterfaceCounters
+from otel_epping.kernel.read.named_networks import NamedNetworks
 from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.rows_in_use import RowsInUse
 from otel_epping.kernel.read.slot_tables import SlotTables
@@ -59,7 +60,7 @@ class EppingCollector:
     `directions` contains the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix
     time in ns when the program was loaded. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
     freed. If `idle_timeout_ns` is 0, the slots of idle subnets are freed only when the table of slots is nearly full.
-    `networks` are the named networks. Call change_networks() to change them.
+    `networks` are the named networks in use. Call change_networks() to change them.
 
     Raises EppingError if the program cannot be loaded.
     """
@@ -73,7 +74,7 @@ class EppingCollector:
         self.config = config or EppingConfig()
         if networks is not None:
             self.config = replace(self.config, named_networks=True)
-        self.networks = networks or Networks()
+        self.networks = Networks()
         _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
         close_maps = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
@@ -96,9 +97,12 @@ class EppingCollector:
         counters = SubnetCounters(self._arrays["traffic"], self._arrays["flow_counters"], self._cpus)
         tables = SlotTables(self.program.maps, self._arrays, self.config)
         self.slots = Slots(tables, counters, self._control, self.config, idle_timeout_ns)
+        self._networks = NamedNetworks(self.program.maps, self._control, self.config)
         self._slots_in_use = RowsInUse(self._arrays["slots"], "state", SHARED_SLOTS)
         self._histograms_in_use = RowsInUse(self._arrays["histograms"], "slot", 1)
         self._fill(tables)
+        if networks is not None:
+            self.change_networks(networks)
 
     def __enter__(self) -> "EppingCollector":
         return self
@@ -162,7 +166,9 @@ class EppingCollector:
         """
         if not self.config.named_networks:
             raise EppingError("the kernel program was loaded without named networks: set named_networks in the config")
-        self.networks = networks
+        with self._lock:
+            self._networks.change(networks)
+            self.networks = networks
 
     def now_ns(self) -> int:
         """Returns the current Unix time in ns, as the time of a reading.
@@ -219,6 +225,7 @@ class EppingCollector:
                 reader,
                 list(self._readers),  # strong references, so that no reader is freed while two threads read
                 self.slots,
+                self._networks,
                 self.directions,
                 self.attachments,
             )
