@@ -35,6 +35,7 @@ def sink() -> Iterator[Sink]:
     with Sink() as sink:
         yield sink
 
+
 NAMES = {*metric_table.NETWORK_KEYS} - {semconv.SUBNET, semconv.NETWORK_TYPE}
 
 
