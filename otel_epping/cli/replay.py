@@ -29,10 +29,9 @@ def replay(settings: Settings, files: tuple[str, ...], events: bool, format: str
     if redact and otlp:
         raise click.UsageError("Choose either --redact or --otlp: exported data contains addresses and names.")
     # These imports load the OpenTelemetry SDK, which most other commands do not need.
-    from otel_epping.otel.export_settings import ExportSettings
     from otel_epping.replay.run import run
 
-    export = ExportSettings(settings.exported, settings.limits) if otlp else None
+    export = settings.export if otlp else None
     show = Pseudonyms() if redact else unchanged
-    if not run(files, settings.kernel, format if events else None, export, show):
+    if not run(files, settings.kernel, format if events else None, export, show=show):
         sys.exit(128 + signal.SIGINT)
