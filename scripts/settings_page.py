@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints docs/settings.md from the table of settings: `python -m scripts.settings_page`."""
 
-from otel_epping.settings.model import DEFINITIONS
+from otel_epping.settings.definitions import DEFINITIONS
 from otel_epping.settings.schema import default_text
 from otel_epping.settings.types import allowed
 

@@ -18,7 +18,8 @@ from otel_epping.instrumentor import environment_variables
 from otel_epping.kernel import libbpf
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import metric_table
-from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS
+from otel_epping.settings.definitions import DEFINITIONS
+from otel_epping.settings.model import INTERFACE_SETTINGS
 from scripts import api_page
 from tests.support.command import converse
 from tests.support.lab_agent import eventually

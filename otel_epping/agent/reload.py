@@ -9,7 +9,8 @@ from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.series.limits import Limits
-from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS, Settings
+from otel_epping.settings.definitions import DEFINITIONS
+from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
 
 _log = logging.getLogger(__name__)
 

@@ -87,7 +87,8 @@ from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, presen
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.install import attach
 from otel_epping.otel.private import metric_readers, resource_of
-from otel_epping.settings.model import BY_KEY, Settings
+from otel_epping.settings.definitions import BY_KEY
+from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, all_options
 
 _log = logging.getLogger("otel_epping")

@@ -11,10 +11,8 @@ values: pydantic would take an additional 9 MB of memory and 90 ms at the start,
 MB of memory. The rules of pydantic and msgspec for checking values are different from the rules of Click.
 """
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import click
 
@@ -23,38 +21,16 @@ from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUT_NS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
 from otel_epping.otel import metric_selection
 from otel_epping.series.limits import RANGES, Limits
-from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, Interfaces, Names
+from otel_epping.settings.spec import Spec
+from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, Interfaces
 
-PREFIX = "OTEL_EPPING_"
 INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
-AGENT_SETTINGS = ("health_port", "health_address", "log_format", "log_level")  # no effect on the exported data
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _KERNEL_DEFAULTS = EppingConfig()
 _LIMIT_DEFAULTS = Limits()
 _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
-
-
-class Spec(NamedTuple):
-    """The properties of a setting, except its names and its default.
-
-    short       the short flag, or ""
-    kernel      True if the setting is a field of EppingConfig. The commands run, check, watch and replay have the
-                setting as an option, but see `live_only`.
-    live_only   True if the setting is about interfaces. Then the command replay does not have the setting as an option.
-    reloadable  True if a new value in the file takes effect after SIGHUP. Otherwise a new value takes effect after a
-                restart.
-    unset       the text that is shown as the default if the default is None
-    """
-
-    type: click.ParamType[Any]
-    help: str
-    short: str = ""
-    kernel: bool = False
-    live_only: bool = False
-    reloadable: bool = False
-    unset: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +242,7 @@ class Settings:
         If a mirror port is watched, the program detects duplicates (`copies`), because a mirror port may receive a
         packet twice.
         """
-        values = {each.field: getattr(self, each.field) for each in DEFINITIONS if each.spec.kernel}
+        values = {each.name: getattr(self, each.name) for each in fields(EppingConfig) if hasattr(self, each.name)}
         return EppingConfig(**values, copies=bool(self.mirror))
 
     @property
@@ -278,46 +254,3 @@ class Settings:
     def exported(self) -> metric_selection.MetricSelection:
         """The exported metrics, and the attributes of each metric."""
         return metric_selection.MetricSelection(self.metrics, self.attributes or {})
-
-
-class Definition(NamedTuple):
-    """A setting: a field of Settings with its spec and its default, and the names that are derived from the field."""
-
-    field: str
-    spec: Spec
-    default: Any
-
-    @property
-    def key(self) -> str:
-        """The name of the setting in a settings file."""
-        return self.field.removesuffix("_ns")
-
-    @property
-    def flag(self) -> str:
-        """The name of the setting on the command line."""
-        return "--" + self.key.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """The name of the environment variable."""
-        return PREFIX + self.key.upper()
-
-    @property
-    def multiple(self) -> bool:
-        """True if the flag may be given several times, with one value each time."""
-        return isinstance(self.default, tuple) and not isinstance(self.spec.type, Names)
-
-
-def _definitions() -> Iterator[Definition]:
-    hints = get_type_hints(Settings, include_extras=True)
-    for field in dataclasses.fields(Settings):
-        (spec,) = hints[field.name].__metadata__
-        yield Definition(field.name, spec, field.default)
-
-
-DEFINITIONS = tuple(_definitions())
-# The settings in each of these sets may contradict each other. The error message then names the sources of the
-# settings.
-METRIC_SETTINGS = {"metrics", "attributes"}
-SERIES_SETTINGS = {field.name for field in dataclasses.fields(Limits)}
-BY_KEY = {each.key: each for each in DEFINITIONS}

@@ -12,15 +12,15 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.settings import file
-from otel_epping.settings.model import (
+from otel_epping.settings.definitions import (
     AGENT_SETTINGS,
     DEFINITIONS,
     METRIC_SETTINGS,
     PREFIX,
     SERIES_SETTINGS,
     Definition,
-    Settings,
 )
+from otel_epping.settings.model import Settings
 from otel_epping.settings.types import text_of
 
 # The context settings of Click for all commands.

@@ -20,7 +20,8 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.series.limits import Limits
 from otel_epping.settings import file
-from otel_epping.settings.model import DEFINITIONS, Settings
+from otel_epping.settings.definitions import DEFINITIONS
+from otel_epping.settings.model import Settings
 from scripts import settings_page
 from tests.support.command import COMMAND, epping, said
 
