@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -36,6 +37,7 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.read.waiting_rtts import count_waiting
 from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.kernel.wall_clock import Clock
+from otel_epping.networks.network import Networks
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +59,20 @@ class EppingCollector:
     `directions` contains the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix
     time in ns when the program was loaded. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
     freed. If `idle_timeout_ns` is 0, the slots of idle subnets are freed only when the table of slots is nearly full.
+    `networks` are the named networks. Call change_networks() to change them.
 
     Raises EppingError if the program cannot be loaded.
     """
 
-    def __init__(self, config: EppingConfig | None = None, idle_timeout_ns: int = IDLE_TIMEOUT_NS) -> None:
+    def __init__(
+        self,
+        config: EppingConfig | None = None,
+        idle_timeout_ns: int = IDLE_TIMEOUT_NS,
+        networks: Networks | None = None,
+    ) -> None:
         self.config = config or EppingConfig()
+        if networks is not None:
+            self.config = replace(self.config, named_networks=True)
         _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
         close_maps = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
@@ -141,6 +151,16 @@ class EppingCollector:
         _check_idle_timeout(idle_timeout_ns)
         with self._lock:
             self.slots.idle_ns = idle_timeout_ns
+
+    def change_networks(self, networks: Networks) -> None:
+        """Replaces the named networks, all at once. Takes up to 2 s for 100,000 prefixes.
+
+        A network with the same name and the same tags keeps its slots, even if its prefixes have changed. The slots of
+        all other earlier networks, and the slots of subnets that are now inside a named network, are freed when all
+        readers have read their final counts. Raises EppingError if the collector was created without named networks.
+        """
+        if not self.config.named_networks:
+            raise EppingError("the kernel program was loaded without named networks: set named_networks in the config")
 
     def now_ns(self) -> int:
         """Returns the current Unix time in ns, as the time of a reading.
