@@ -50,8 +50,7 @@ def _definitions() -> Iterator[Definition]:
 
 
 DEFINITIONS = tuple(_definitions())
-# The settings in each of these sets may contradict each other. The error message then names the sources of the
-# settings.
 METRIC_SETTINGS = {"metrics", "attributes"}
+NETWORK_SETTINGS = {"networks", "network_tags", "database", "group_by"}
 SERIES_SETTINGS = {field.name for field in dataclasses.fields(Limits)}
 BY_KEY = {each.key: each for each in DEFINITIONS}

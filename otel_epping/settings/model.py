@@ -16,13 +16,25 @@ from typing import Annotated
 
 import click
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUT_NS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
 from otel_epping.otel import metric_selection
 from otel_epping.series.limits import RANGES, Limits
-from otel_epping.settings.spec import Spec
-from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, Interfaces
+from otel_epping.settings import grouping
+from otel_epping.settings.spec import ContradictionError, Spec
+from otel_epping.settings.types import (
+    EMBEDDED_IPV4,
+    METHODS,
+    METRICS,
+    TAGS,
+    Attributes,
+    Duration,
+    FilePath,
+    GroupBy,
+    Interfaces,
+)
 
 INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
 LOG_FORMATS = ("text", "json")
@@ -37,7 +49,7 @@ _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
 class Settings:
     """The values of all settings. Each value was converted from text by the type of its setting.
 
-    Raises EppingError if `metrics` and `attributes` contradict each other.
+    Raises ContradictionError if the values of several settings contradict each other.
     """
 
     interface: Annotated[
@@ -221,9 +233,55 @@ class Settings:
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.min_samples
+    networks: Annotated[
+        str | None,
+        Spec(
+            FilePath(),
+            "File with the names and tags of networks: CSV with the header cidr,name and further columns, YAML, or "
+            "ShapedDevices.csv of LibreQoS. Addresses outside of all named networks are counted in subnets. The agent "
+            "reads the file again when it changes.",
+            reloadable=True,
+            unset="none",
+        ),
+    ] = None
+    network_tags: Annotated[
+        tuple[str, ...],
+        Spec(TAGS, "Tags of the named networks to export as attributes, separated by commas."),
+    ] = ()
+    database: Annotated[
+        tuple[str, ...],
+        Spec(
+            FilePath(),
+            "Database in MaxMind format with AS numbers, AS organisations or countries, which are exported as "
+            "attributes. The agent opens the database again when the file is replaced. May be given several times.",
+        ),
+    ] = ()
+    group_by: Annotated[
+        str,
+        Spec(
+            GroupBy(),
+            "What a series stands for. subnet: each named network, and each subnet outside of the named networks. "
+            "name: each named network; all other addresses are one group. asn, country: each AS number or country of "
+            "the databases. A tag of the named networks, for example site: each value of the tag.",
+        ),
+    ] = grouping.SUBNET
+    embedded_ipv4: Annotated[
+        tuple[str, ...],
+        Spec(
+            EMBEDDED_IPV4,
+            "IPv6 addresses that count for the IPv4 address inside them, separated by commas. nat64: addresses in "
+            "64:ff9b::/96. mapped: addresses in ::ffff:0:0/96. Name other prefixes of a NAT64 in CIDR notation, for "
+            "example 2001:db8:64::/96.",
+            kernel=True,
+        ),
+    ] = _KERNEL_DEFAULTS.embedded_ipv4
 
     def __post_init__(self) -> None:
-        _ = self.exported
+        try:
+            _ = self.exported
+        except EppingError as error:
+            raise ContradictionError(str(error), ["metrics", "attributes"]) from None
+        grouping.check(self.networks, self.network_tags, self.database, self.group_by)
 
     @property
     def health_endpoint(self) -> tuple[str, int] | None:

@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The properties of a setting."""
+"""The properties of a setting, and the error for settings that contradict each other."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import click
+
+from otel_epping.errors import EppingError
+
+
+class ContradictionError(EppingError):
+    """The values of several settings contradict each other. `fields` are the names of these settings in Settings."""
+
+    def __init__(self, message: str, fields: Collection[str]) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 class Spec(NamedTuple):
