@@ -24,7 +24,7 @@ from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.netlink import links
 from otel_epping.kernel.read.histograms import BLOCK
-from otel_epping.settings.options import COMMAND, kernel_options, option
+from otel_epping.settings.options import COMMAND, option
 from otel_epping.settings.types import Interfaces
 
 _MIB = 2**20
@@ -169,15 +169,17 @@ def interface_findings(texts: Sequence[str], config: EppingConfig) -> Iterator[F
 @option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
               help="Also print the programs on the hooks of this interface, their order, and whether they can hide "
               "packets from otel-epping. May be given several times.")  # fmt: skip
-@kernel_options
-def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> None:
+@check_options
+def check(settings: Settings, interface: tuple[str, ...], verbose: bool) -> None:
     """Check whether this machine can run otel-epping.
 
-    Compiles and loads the kernel program without attaching it, and prints the memory that the program takes. For each
-    missing requirement, prints the cure. The exit code is 1 if a requirement is missing.
+    Compiles and loads the kernel program without attaching it, and prints the memory that the program takes. Also
+    checks the file of named networks and the databases. For each missing requirement, prints the cure. The exit code is
+    1 if a requirement is missing or a file is invalid.
     """
     missing = 0
-    for finding in chain(findings(config, verbose), interface_findings(interface, config) if interface else ()):
+    of_interfaces = interface_findings(interface, settings.kernel) if interface else ()
+    for finding in chain(findings(settings, verbose), of_interfaces):
         missing += not finding.ok
         click.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name:14} {finding.text}")
         if finding.detail:
@@ -185,11 +187,12 @@ def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> No
     sys.exit(1 if missing else 0)
 
 
-def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
+def findings(settings: Settings, verbose: bool = False) -> Iterator[Finding]:
     """Yields the lines of the report about the machine, in the order in which the loader needs the requirements.
 
     With `verbose`, also yields the reports of the verifier.
     """
+    config = settings.kernel
     yield _find("kernel", lambda: f"{requirements.check_kernel()}: {requirements.tested_kernel()}")
     yield _find("BTF", requirements.describe_btf)
     for name, check_environment in _ENVIRONMENT.items():
@@ -207,8 +210,13 @@ def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
         yield system_call
         return
     yield _find("hook", partial(_hook, config))
+    networks = None
     try:
-        with EppingCollector(config) as collector:
+        networks = names.read_if_set(settings)
+    except EppingError as error:
+        yield from (Finding("networks", False, line) for line in str(error).splitlines())
+    try:
+        with EppingCollector(config, networks=networks) as collector:
             program = collector.program
             tried = requirements.tested_bcc(program.bcc_version)
             yield Finding("compiler", True, f"{program.compiler}, in {program.interpreter}: {tried}")
@@ -216,6 +224,9 @@ def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
             yield Finding("run time", True, _run_time())
             yield Finding("room", True, _room(collector))
             yield Finding("memory", True, _memory(collector))
+            if networks:
+                yield Finding("networks", True, _networks(networks, collector))
+                yield from (Finding("networks", True, warning) for warning in names.warnings(settings, networks))
             if verbose:
                 yield Finding("verifier", True, _verifier(collector))
     except EppingError as error:

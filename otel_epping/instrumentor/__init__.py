@@ -72,6 +72,7 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
@@ -85,8 +86,10 @@ from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.attach.hook_monitor import HookMonitor, check_in_background
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, present
 from otel_epping.kernel.collector import EppingCollector
+from otel_epping.networks.follower import NetworksFollower
 from otel_epping.otel.install import attach
 from otel_epping.otel.private import metric_readers, resource_of
+from otel_epping.settings import names
 from otel_epping.settings.definitions import BY_KEY
 from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, all_options
@@ -168,8 +171,13 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not _claim(undo):
             _log.info("another process in this network namespace already measures the network")
             return
-        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns)
+        networks = names.read_if_set(settings)
+        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns, networks)
         undo.callback(collector.close)
+        if networks and settings.networks:
+            read = partial(names.read, settings)
+            follower = NetworksFollower(settings.networks, networks, read, collector.change_networks)
+            undo.callback(follower.close)
         interface_monitor = InterfaceMonitor(collector.attachments, settings.selection)
         undo.callback(interface_monitor.close)
         interface_monitor.begin()
