@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 import otel_epping
-from otel_epping import EppingCollector, EppingConfig, EppingError, EppingMetricProducer, Limits, MetricSelection
+from otel_epping import (
+    EppingCollector,
+    EppingConfig,
+    EppingError,
+    EppingMetricProducer,
+    ExportSettings,
+    Limits,
+    MetricSelection,
+)
 from otel_epping.instrumentor import environment_variables
 from otel_epping.kernel import libbpf
 from otel_epping.lab.namespaces import Namespace
@@ -55,7 +63,7 @@ def test_the_api_page_matches_the_docstrings() -> None:
     assert sorted(headings) == sorted(otel_epping.__all__)
 
 
-@pytest.mark.parametrize("cls", [EppingConfig, Limits, MetricSelection])
+@pytest.mark.parametrize("cls", [EppingConfig, ExportSettings, Limits, MetricSelection])
 def test_each_field_is_documented(cls: type) -> None:
     documented = re.findall(r"^ +(\w+)  +\S", cls.__doc__ or "", re.M)
     assert sorted(documented) == sorted(field.name for field in dataclasses.fields(cls))

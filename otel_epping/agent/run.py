@@ -142,8 +142,7 @@ class Agent:
             self._export_status,
             self._instance.value,
             self._variables,
-            self._settings.limits,
-            self._settings.exported,
+            self._settings.export,
         )
         self._interfaces.begin()
         self._hooks = HookMonitor(collector.attachments, collector.interface_packets)

@@ -38,10 +38,9 @@ def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str)
     interval_s = settings.interval_ns / 1e9 if settings.interval_ns else variables.interval_s
     from otel_epping.cost import run
     from otel_epping.cost.report import report
-    from otel_epping.otel.export_settings import ExportSettings
     from otel_epping.replay.run import last_error
 
-    export = ExportSettings(settings.exported, settings.limits)
+    export = settings.export
     failures: list[str] = []
     if files:
         result, failures = run.measure_captures(files, settings.kernel, export, interval_s)

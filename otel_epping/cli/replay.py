@@ -25,9 +25,8 @@ def replay(settings: Settings, files: tuple[str, ...], events: bool, format: str
     lz4. If FILE is -, standard input is read.
     """
     # These imports load the OpenTelemetry SDK, which most other commands do not need.
-    from otel_epping.otel.export_settings import ExportSettings
     from otel_epping.replay.run import run
 
-    export = ExportSettings(settings.exported, settings.limits) if otlp else None
+    export = settings.export if otlp else None
     if not run(files, settings.kernel, format if events else None, export):
         sys.exit(128 + signal.SIGINT)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings that decide what is exported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.series.limits import Limits
@@ -15,5 +15,5 @@ class ExportSettings:
     limits     limits on the exported series
     """
 
-    selection: MetricSelection
-    limits: Limits
+    selection: MetricSelection = field(default_factory=MetricSelection)
+    limits: Limits = field(default_factory=Limits)

@@ -139,9 +139,7 @@ class _Exporting(ExportStatus):
         super().__init__()
         self._results: dict[str, Failure | None] = {}
         variables.apply()
-        self._pipelines = Pipelines(
-            replayer, None, self, variables=variables, limits=export.limits, selection=export.selection
-        )
+        self._pipelines = Pipelines(replayer, None, self, variables=variables, settings=export)
 
     def __call__(self, exporter: str, failure: Failure | None) -> None:
         self._results[exporter] = failure

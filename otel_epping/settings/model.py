@@ -21,6 +21,7 @@ from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUT_NS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
 from otel_epping.otel import metric_selection
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.series.limits import RANGES, Limits
 from otel_epping.settings import grouping
 from otel_epping.settings.spec import ContradictionError, Spec
@@ -307,6 +308,11 @@ class Settings:
     def limits(self) -> Limits:
         """The limits on series."""
         return Limits(self.max_series or None, self.min_samples, self.roll_up)
+
+    @property
+    def export(self) -> ExportSettings:
+        """The settings that decide what is exported."""
+        return ExportSettings(self.exported, self.limits)
 
     @property
     def exported(self) -> metric_selection.MetricSelection:

@@ -13,6 +13,7 @@ from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import metric_table
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from otel_epping.series.prefixes import SubnetKeys
@@ -39,7 +40,7 @@ def bench(wide: Bench) -> Bench:
 
 
 def receiver_of(bench: Bench, limits: Limits, temporality: AggregationTemporality = CUMULATIVE) -> Receiver:
-    return Receiver(EppingMetricProducer(bench.collector, temporality, limits))
+    return Receiver(EppingMetricProducer(bench.collector, temporality, ExportSettings(limits=limits)))
 
 
 def exported(receiver: Receiver) -> set[str]:
