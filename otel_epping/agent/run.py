@@ -6,7 +6,6 @@ import select
 from collections.abc import Callable, Collection
 from concurrent.futures import wait
 from contextlib import ExitStack, closing
-from functools import partial
 from typing import TYPE_CHECKING
 
 from otel_epping.agent.health import Health, as_text, listed
@@ -60,7 +59,7 @@ class Agent:
 
     # Attributes that load() sets.
     _instance: InstanceId
-    _networks: Networks | None
+    _follower: NetworksFollower | None
     _collector: EppingCollector
     # Attributes that serve() sets.
     _interfaces: InterfaceMonitor
@@ -104,7 +103,7 @@ class Agent:
            and the thread that follows the file of named networks.
         """
         with run_parallel(self._read_networks) as reading:
-            self._networks = reading.result()
+            self._follower = reading.result()
         self._instance = self._resources.enter_context(InstanceId(self._settings.selection.all))
         probe_server = self._listen_for_probes()
         with run_parallel(self._load_program) as loading:
@@ -156,9 +155,10 @@ class Agent:
         )
         self._log_start()
         self._notifier.ready(as_text(self._health.ready()))
-        follower = self._follow_networks()
+        if self._follower:
+            self._follower.start(collector.change_networks)
         reloader = Reloader(
-            self._settings, self._reread, self._interfaces, collector, self._pipelines.change_limits, follower
+            self._settings, self._reread, self._interfaces, collector, self._pipelines.change_limits, self._follower
         )
         watchdog = Watchdog(self._notifier, self._health)
         while not self._stop.is_set():
@@ -212,23 +212,15 @@ class Agent:
         probes = {"/livez": self._health.live, "/readyz": self._health.ready}
         return ProbeServer(*self._settings.health_endpoint, probes)
 
-    def _read_networks(self) -> Networks | None:
-        if not self._settings.networks:
-            return None
+    def _read_networks(self) -> NetworksFollower | None:
+        """Drops the capabilities of the calling thread, and reads the file of named networks, if one is set."""
         capabilities.drop()
-        return names.read(self._settings)
-
-    def _follow_networks(self) -> NetworksFollower | None:
-        """Starts to follow the file of named networks, if one is set."""
-        if not (self._settings.networks and self._networks):
-            return None
-        read, change = partial(names.read, self._settings), self._collector.change_networks
-        return self._resources.enter_context(
-            closing(NetworksFollower(self._settings.networks, self._networks, read, change))
-        )
+        follower = names.follow(self._settings)
+        return follower and self._resources.enter_context(closing(follower))
 
     def _load_program(self) -> EppingCollector:
-        collector = EppingCollector(self._settings.kernel, self._settings.idle_timeout_ns, self._networks)
+        networks = self._follower.networks if self._follower else None
+        collector = EppingCollector(self._settings.kernel, self._settings.idle_timeout_ns, networks)
         capabilities.drop()
         return collector
 
@@ -267,8 +259,8 @@ class Agent:
                 "version": __version__,
             },
         )
-        if self._networks:
-            _log_networks(self._settings, self._networks)
+        if self._follower:
+            _log_networks(self._settings, self._follower.networks)
 
 
 def _log_networks(settings: Settings, networks: Networks) -> None:

@@ -24,7 +24,10 @@ from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.netlink import links
 from otel_epping.kernel.read.histograms import BLOCK
-from otel_epping.settings.options import COMMAND, option
+from otel_epping.networks.network import Networks
+from otel_epping.settings import names
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, check_options, option
 from otel_epping.settings.types import Interfaces
 
 _MIB = 2**20
@@ -91,6 +94,16 @@ def _memory(collector: EppingCollector) -> str:
         f"{total / _MIB:.1f} MiB in the kernel for --max-subnets {collector.config.max_subnets} at scale "
         f"{collector.config.scale} and {collector.config.max_flows} flows ({per_cpu / _MIB:.1f} MiB of it for each of "
         f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent for each exporter when all of it is used"
+    )
+
+
+def _networks(networks: Networks, collector: EppingCollector) -> str:
+    """Returns the number of named networks, and the memory for their prefixes."""
+    sizes = collector.kernel_bytes
+    kernel = sum(size for name, size in sizes.items() if name.startswith("networks"))
+    return (
+        f"{len(networks.networks):,} named networks with {len(networks.prefixes):,} prefixes: "
+        f"{kernel / _MIB:.1f} MiB in the kernel"
     )
 
 

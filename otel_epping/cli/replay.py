@@ -7,8 +7,9 @@ import sys
 import click
 
 from otel_epping.events.formats import FORMATS
+from otel_epping.settings import names
 from otel_epping.settings.model import Settings
-from otel_epping.settings.options import COMMAND, capture_options, option
+from otel_epping.settings.options import COMMAND, capture_options, naming_source, option
 
 
 @click.command(context_settings=COMMAND)
@@ -20,13 +21,15 @@ from otel_epping.settings.options import COMMAND, capture_options, option
 def replay(settings: Settings, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
     """Measure RTTs in capture files.
 
-    Runs the kernel program on the packets, and prints a table of subnets. The program uses the timestamps of the
-    packets as its clock. The format of a file is pcap or pcapng. A file may be compressed by gzip, bzip2, xz, zstd or
-    lz4. If FILE is -, standard input is read.
+    Runs the kernel program on the packets, and prints a table of subnets and named networks. The program uses the
+    timestamps of the packets as its clock. The format of a file is pcap or pcapng. A file may be compressed by gzip,
+    bzip2, xz, zstd or lz4. If FILE is -, standard input is read.
     """
     # These imports load the OpenTelemetry SDK, which most other commands do not need.
     from otel_epping.replay.run import run
 
+    with naming_source(click.get_current_context()):
+        networks = names.read_if_set(settings)
     export = settings.export if otlp else None
-    if not run(files, settings.kernel, format if events else None, export):
+    if not run(files, settings.kernel, format if events else None, export, networks):
         sys.exit(128 + signal.SIGINT)

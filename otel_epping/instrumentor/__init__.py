@@ -72,7 +72,6 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import click
@@ -86,7 +85,6 @@ from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.attach.hook_monitor import HookMonitor, check_in_background
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, present
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.networks.follower import NetworksFollower
 from otel_epping.otel.install import attach
 from otel_epping.otel.private import metric_readers, resource_of
 from otel_epping.settings import names
@@ -171,13 +169,12 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not _claim(undo):
             _log.info("another process in this network namespace already measures the network")
             return
-        networks = names.read_if_set(settings)
-        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns, networks)
+        follower = names.follow(settings)
+        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns, follower.networks if follower else None)
         undo.callback(collector.close)
-        if networks and settings.networks:
-            read = partial(names.read, settings)
-            follower = NetworksFollower(settings.networks, networks, read, collector.change_networks)
+        if follower:
             undo.callback(follower.close)
+            follower.start(collector.change_networks)
         interface_monitor = InterfaceMonitor(collector.attachments, settings.selection)
         undo.callback(interface_monitor.close)
         interface_monitor.begin()

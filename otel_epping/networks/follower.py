@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from otel_epping.errors import EppingError
-from otel_epping.networks.file_watch import FileWatch
+from otel_epping.networks import files
 from otel_epping.networks.network import Networks
 
 _log = logging.getLogger(__name__)
@@ -29,29 +29,28 @@ class _Reload(NamedTuple):
 
 
 class NetworksFollower:
-    """A thread that reads the file again when the file has changed, or when reload() is called.
+    """Reads the file of named networks, and reads it again when it has changed or when reload() is called.
 
     path      the path of the file
-    networks  the networks that were read from the file at the start
+    networks  the networks in use
     read      reads a file; raises EppingError if the file is invalid
-    change    replaces the networks in use; raises EppingError or OSError if it fails
 
     The networks in use are replaced all at once, or not at all. If the file is invalid, the follower logs one line, and
-    reads the file again after the next change. The thread needs about 1 s for a file of 100,000 lines. Meanwhile, the
-    other threads continue.
+    reads the file again after the next change. A thread reads the file, because a file of 100,000 lines takes 1 s.
+
+    The constructor raises EppingError if the file is invalid.
     """
 
-    def __init__(
-        self,
-        path: str,
-        networks: Networks,
-        read: Callable[[str], Networks],
-        change: Callable[[Networks], None],
-    ) -> None:
-        self._path, self._networks, self._read, self._change = path, networks, read, change
-        self._watch = FileWatch(path)
+    def __init__(self, path: str, read: Callable[[str], Networks]) -> None:
+        self._path, self._read = path, read
+        self._watch = files.watch(path)  # created before the file is read, so no change is missed
+        self.networks = read(path)
         self._requests: queue.SimpleQueue[_Reload | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._follow, name="networks", daemon=True)
+        self._thread: threading.Thread | None = None
+
+    def start(self, change: Callable[[Networks], None]) -> None:
+        """Starts to follow the file. `change` replaces the networks in use, or raises EppingError or OSError."""
+        self._thread = threading.Thread(target=self._follow, args=(change,), name="networks", daemon=True)
         self._thread.start()
 
     def reload(self, path: str, done: Callable[[], None]) -> None:
@@ -62,11 +61,12 @@ class NetworksFollower:
         self._requests.put(_Reload(path, done))
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, if it was started."""
         self._requests.put(None)
-        self._thread.join(_CLOSE_S)
+        if self._thread:
+            self._thread.join(_CLOSE_S)
 
-    def _follow(self) -> None:
+    def _follow(self, change: Callable[[Networks], None]) -> None:
         while True:
             request = None
             with suppress(queue.Empty):
@@ -74,7 +74,10 @@ class NetworksFollower:
                 if request is None:
                     return
             try:
-                self._step(request)
+                if request:
+                    self._path, self._watch = request.path, files.watch(request.path)
+                if request or self._watch.has_changed():
+                    self._load(change)
             except (EppingError, OSError, MemoryError) as error:
                 _log.error("the named networks are unchanged: %s", "; ".join(str(error).splitlines()))
             except Exception:
@@ -83,22 +86,14 @@ class NetworksFollower:
             if request:
                 request.done()
 
-    def _step(self, request: _Reload | None) -> None:
-        if request:
-            self._path = request.path
-            self._watch = FileWatch(request.path)  # created before the file is read, so no change is missed
-            self._load()
-        elif self._watch.has_changed():
-            self._load()
-
-    def _load(self) -> None:
+    def _load(self, change: Callable[[Networks], None]) -> None:
         began_s = time.monotonic()
-        networks, old = self._read(self._path), self._networks
+        networks, old = self._read(self._path), self.networks
         if networks.networks == old.networks and np.array_equal(networks.prefixes, old.prefixes):
             _log.info("read %s again: no network has changed", self._path)
             return
-        self._change(networks)
-        self._networks = networks
+        change(networks)
+        self.networks = networks
         before, after = set(old.networks), set(networks.networks)
         _log.info(
             "read %s again in %.1f s: %d networks with %d prefixes; %d networks are new, %d have ended",

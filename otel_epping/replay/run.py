@@ -20,6 +20,7 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.networks.network import Networks
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.otlp.failure import Failure
@@ -36,13 +37,17 @@ from otel_epping.replay.subnet_table import table
 
 
 def run(
-    paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: ExportSettings | None = None
+    paths: Sequence[str],
+    config: EppingConfig,
+    events: str | None = None,
+    otlp: ExportSettings | None = None,
+    networks: Networks | None = None,
 ) -> bool:
     """Replays captures and prints the result. If `otlp` is not None, also exports the result.
 
     `events` is None or one of events.formats.FORMATS. If `events` is a format, each event is printed to standard output
-    in this format, and the report is printed to standard error. Returns True if all files were processed. After Ctrl-C,
-    exports nothing and returns False.
+    in this format, and the report is printed to standard error. `networks` are the named networks. Returns True if all
+    files were processed. After Ctrl-C, exports nothing and returns False.
 
     Raises EppingError if a file could not be read or the export failed. Prints the result of all readable files before
     it raises the exception. If several failures occurred, the exception contains the last failure, and the other
@@ -56,7 +61,7 @@ def run(
     files = InputFiles(paths)
     if files.none_readable:
         raise last_error(files.failures)
-    with closing(Replayer(replace(config, events=events is not None))) as replayer:
+    with closing(Replayer(replace(config, events=events is not None), networks)) as replayer:
         session = ReplaySession(replayer, files, events)
         session.process_files()
         is_complete = session.is_complete and bool(replayer.latest_ns)

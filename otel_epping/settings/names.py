@@ -2,8 +2,10 @@
 """Reads the file of named networks, and compares the file with the settings."""
 
 from collections.abc import Iterator
+from functools import partial
 
-from otel_epping.networks.files import read as read_file
+from otel_epping.networks import files
+from otel_epping.networks.follower import NetworksFollower
 from otel_epping.networks.network import Networks
 from otel_epping.settings.grouping import NAME, SUBNET
 from otel_epping.settings.model import Settings
@@ -11,15 +13,13 @@ from otel_epping.settings.spec import ContradictionError
 from otel_epping.settings.types import GroupBy
 
 
-def read(settings: Settings, path: str | None = None) -> Networks:
-    """Reads the file of named networks: `path`, or the file in the settings.
+def read(settings: Settings, path: str) -> Networks:
+    """Reads a file of named networks.
 
     Raises EppingError if the file is invalid. Raises ContradictionError if the networks do not have the tags that the
     settings name.
     """
-    path = path or settings.networks
-    assert path
-    networks = read_file(path)
+    networks = files.read(path)
     has = f"the networks of {path} have " + (f"the tags {', '.join(networks.tags)}" if networks.tags else "no tags")
     if missing := [tag for tag in settings.network_tags if tag not in networks.tags]:
         raise ContradictionError(f"network_tags has the unknown tag {missing[0]}: {has}", ["network_tags"])
@@ -31,9 +31,17 @@ def read(settings: Settings, path: str | None = None) -> Networks:
     return networks
 
 
+def follow(settings: Settings) -> NetworksFollower | None:
+    """Reads the file of named networks, and returns an object that can follow the file.
+
+    Returns None if no file is set. Raises the same errors as read().
+    """
+    return NetworksFollower(settings.networks, partial(read, settings)) if settings.networks else None
+
+
 def read_if_set(settings: Settings) -> Networks | None:
     """Reads the file of named networks that the settings name. Returns None if the settings name no file."""
-    return read(settings) if settings.networks else None
+    return read(settings, settings.networks) if settings.networks else None
 
 
 def warnings(settings: Settings, networks: Networks) -> Iterator[str]:
