@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds Networks from the lines of a file of names, and checks names, tags and prefixes."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from otel_epping.errors import EppingError
+from otel_epping.networks.line_errors import LineError, LineErrors, quoted
+from otel_epping.networks.network import PREFIX, Network, Networks
+from otel_epping.networks.prefix_text import unpacked
+
+MAX_TEXT = 255  # The maximum number of characters of a name, and of the value of a tag.
+
+# These words have another meaning for `--group-by`, or another meaning in the file.
+_RESERVED = {
+    "subnet": "--group-by subnet",
+    "asn": "--group-by asn",
+    "country": "--group-by country",
+}
+_TAG = re.compile("[a-z][a-z0-9_]{0,62}")
+_PACKED = np.dtype([("address", "u1", 16), ("length", "u1")])
+
+
+def tag_name(text: str) -> str:
+    """Returns the name of the tag that a column or a key stands for: in lower case, with _ for spaces and hyphens.
+
+    Raises LineError if this name is reserved, or if the name contains other characters than letters, digits and _.
+    """
+    name = re.sub(r"[\s-]+", "_", text.strip().lower())
+    if name in _RESERVED:
+        raise LineError(
+            f"the column {name} cannot be a tag, because of {_RESERVED[name]}: rename it, for example to own_{name}"
+        )
+    if not _TAG.fullmatch(name):
+        raise LineError(
+            f"the column {quoted(text)} cannot be a tag: rename it with up to 63 letters a-z, digits and _, and a "
+            "letter at the start"
+        )
+    return name
+
+
+def _clean(text: str, what: str) -> str:
+    """Returns a text without spaces at its ends. Replaces other white space than spaces by spaces."""
+    text = text.strip()
+    if not text.isprintable():
+        text = " ".join(text.split())
+        if not text.isprintable():
+            raise LineError(f"{what} {quoted(text)} contains control characters: remove them")
+    if len(text) > MAX_TEXT:
+        raise LineError(f"{what} {quoted(text)} has {len(text):,} characters: shorten it to at most {MAX_TEXT}")
+    return text
+
+
+class NetworksBuilder:
+    """Builds the Networks of the file `path`, whose further columns are `tags`.
+
+    errors  the errors in lines; build() raises EppingError if there are errors
+    """
+
+    def __init__(self, path: str, tags: Sequence[str]) -> None:
+        self.errors = LineErrors(path)
+        self._path, self._tags = path, tuple(tags)
+        self._networks: list[Network] = []
+        self._lines: list[int] = []  # The line that first defines each network.
+        self._numbers: dict[str, int] = {}  # By name.
+        self._numbers_by_fields: dict[tuple[str, ...], int] = {}
+        self._prefixes: dict[bytes, tuple[int, int]] = {}  # Packed prefix -> the index of its network, and the line.
+
+    def add(self, line: int, prefix: bytes, fields: tuple[str, ...]) -> None:
+        """Adds a prefix, as packed() returns it, to a network. `fields` are the name and the value of each tag.
+
+        If the name or a value is invalid, or contradicts another line, raises LineError.
+        """
+        number = self._numbers_by_fields.get(fields)
+        if number is None:
+            number = self._numbers_by_fields[fields] = self._number(line, fields)
+        other, other_line = self._prefixes.setdefault(prefix, (number, line))
+        if other != number:
+            raise LineError(
+                f"{unpacked(prefix)} is {quoted(self._networks[number].name)} here, and "
+                f"{quoted(self._networks[other].name)} in line {other_line}: keep one of the two lines"
+            )
+
+    def _number(self, line: int, fields: tuple[str, ...]) -> int:
+        name = _clean(fields[0], "the name")
+        if not name:
+            raise LineError("the name is missing: add a name after the prefix")
+        values = [_clean(text, tag) for tag, text in zip(self._tags, fields[1:], strict=True)]
+        tags = tuple(pair for pair in zip(self._tags, values, strict=True) if pair[1])
+        number = self._numbers.setdefault(name, len(self._networks))
+        if number == len(self._networks):
+            self._networks.append(Network(name, tags))
+            self._lines.append(line)
+        elif tags != self._networks[number].tags:
+            old, new = dict(self._networks[number].tags), dict(tags)
+            tag = next(tag for tag in self._tags if old.get(tag) != new.get(tag))
+            raise LineError(
+                f"{quoted(name)} has {tag}={quoted(new.get(tag, ''))} here, and {tag}={quoted(old.get(tag, ''))} in "
+                f"line {self._lines[number]}: use the same value in all lines of a name, or another name"
+            )
+        return number
+
+    def build(self) -> Networks:
+        """Returns the networks. If a line has an error, or if there is no network, raises EppingError."""
+        self.errors.check()
+        if not self._prefixes:
+            raise EppingError(f"{self._path} names no network: add a line with a prefix and a name")
+        packed = np.frombuffer(b"".join(self._prefixes), _PACKED)
+        prefixes = np.zeros(len(packed), PREFIX)
+        prefixes["address"], prefixes["length"] = packed["address"], packed["length"]
+        prefixes["network"] = [number for number, _ in self._prefixes.values()]
+        try:
+            return Networks(tuple(self._networks), prefixes, self._tags)
+        except EppingError as error:
+            raise EppingError(f"{self._path}: {error}") from None
