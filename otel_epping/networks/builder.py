@@ -19,6 +19,7 @@ _RESERVED = {
     "asn": "--group-by asn",
     "country": "--group-by country",
 }
+_Tags = tuple[tuple[str, str], ...]
 _TAG = re.compile("[a-z][a-z0-9_]{0,62}")
 _PACKED = np.dtype([("address", "u1", 16), ("length", "u1")])
 
@@ -65,6 +66,8 @@ class NetworksBuilder:
         self._networks: list[Network] = []
         self._lines: list[int] = []  # The line that first defines each network.
         self._numbers: dict[str, int] = {}  # By name.
+        # Equal tags are one object: for 100,000 networks with two tags, this saves 28 MB.
+        self._combinations: dict[_Tags, _Tags] = {}
         self._numbers_by_fields: dict[tuple[str, ...], int] = {}
         self._prefixes: dict[bytes, tuple[int, int]] = {}  # Packed prefix -> the index of its network, and the line.
 
@@ -89,6 +92,7 @@ class NetworksBuilder:
             raise LineError("the name is missing: add a name after the prefix")
         values = [_clean(text, tag) for tag, text in zip(self._tags, fields[1:], strict=True)]
         tags = tuple(pair for pair in zip(self._tags, values, strict=True) if pair[1])
+        tags = self._combinations.setdefault(tags, tags)
         number = self._numbers.setdefault(name, len(self._networks))
         if number == len(self._networks):
             self._networks.append(Network(name, tags))
