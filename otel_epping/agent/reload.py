@@ -8,7 +8,7 @@ from dataclasses import replace
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.networks.follower import NetworksFollower
+from otel_epping.networks.follower import FilesFollower
 from otel_epping.series.limits import Limits
 from otel_epping.settings.definitions import DEFINITIONS
 from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
@@ -25,8 +25,7 @@ class Reloader:
     """Holds the settings in effect, and applies new settings.
 
     `reread` reads the settings file again, and returns the resulting settings. `reread` raises EppingError if the file
-    is invalid. `change_limits` sets the limits on series for all exporters. `follower` follows the file of named
-    networks, or is None if the program was loaded without named networks.
+    is invalid. `change_limits` sets the limits on series for all exporters. `files` follows the file of named networks.
     """
 
     def __init__(
@@ -36,9 +35,9 @@ class Reloader:
         interfaces: InterfaceMonitor,
         collector: EppingCollector,
         change_limits: Callable[[Limits], None],
-        follower: NetworksFollower | None = None,
+        files: FilesFollower,
     ) -> None:
-        self._change_limits, self._follower = change_limits, follower
+        self._change_limits, self._files = change_limits, files
         self._settings, self._reread, self._interfaces, self._collector = settings, reread, interfaces, collector
         self._needs_restart = {each.field for each in DEFINITIONS if not each.spec.reloadable}
 
@@ -57,8 +56,8 @@ class Reloader:
             done()
             return
         self._apply(new)
-        if self._follower and self._settings.networks:
-            self._follower.reload(self._settings.networks, done)
+        if self._settings.networks:
+            self._files.reload(self._settings.networks, done)
         else:
             done()
 

@@ -19,7 +19,7 @@ from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.read.parallel import run_parallel
-from otel_epping.networks.follower import NetworksFollower
+from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.network import Networks
 from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.variables import standard
@@ -59,7 +59,7 @@ class Agent:
 
     # Attributes that load() sets.
     _instance: InstanceId
-    _follower: NetworksFollower | None
+    _files: FilesFollower
     _collector: EppingCollector
     # Attributes that serve() sets.
     _interfaces: InterfaceMonitor
@@ -94,16 +94,16 @@ class Agent:
 
         A new thread inherits the capabilities of the thread that starts it. So the order of the steps is important:
 
-        1. Read the file of named networks in a thread that has dropped its capabilities, because the agent has no
-           capabilities when it reads the file again. So a file that only root can read is an error at the start.
+        1. Read the files that describe networks, in a thread that has dropped its capabilities. The agent also has no
+           capabilities when it reads a file again. So a file that only root can read is an error at the start.
         2. Open the port for health probes, because a port below 1024 requires a capability.
         3. Start the loader thread, which loads the program and then drops the capabilities of the loader thread.
         4. Drop the capabilities of the main thread.
         5. Start all other threads, which are the threads of the probe server, of the libraries and of the exporters,
-           and the thread that follows the file of named networks.
+           and the thread that follows the files.
         """
-        with run_parallel(self._read_networks) as reading:
-            self._follower = reading.result()
+        with run_parallel(self._read_files) as reading:
+            self._files = self._resources.enter_context(closing(reading.result()))
         self._instance = self._resources.enter_context(InstanceId(self._settings.selection.all))
         probe_server = self._listen_for_probes()
         with run_parallel(self._load_program) as loading:
@@ -155,10 +155,9 @@ class Agent:
         )
         self._log_start()
         self._notifier.ready(as_text(self._health.ready()))
-        if self._follower:
-            self._follower.start(collector.change_networks)
+        self._files.start(collector.change_networks)
         reloader = Reloader(
-            self._settings, self._reread, self._interfaces, collector, self._pipelines.change_limits, self._follower
+            self._settings, self._reread, self._interfaces, collector, self._pipelines.change_limits, self._files
         )
         watchdog = Watchdog(self._notifier, self._health)
         while not self._stop.is_set():
@@ -212,15 +211,13 @@ class Agent:
         probes = {"/livez": self._health.live, "/readyz": self._health.ready}
         return ProbeServer(*self._settings.health_endpoint, probes)
 
-    def _read_networks(self) -> NetworksFollower | None:
-        """Drops the capabilities of the calling thread, and reads the file of named networks, if one is set."""
+    def _read_files(self) -> FilesFollower:
+        """Drops the capabilities of the calling thread, and reads the files that describe networks."""
         capabilities.drop()
-        follower = names.follow(self._settings)
-        return follower and self._resources.enter_context(closing(follower))
+        return names.open_files(self._settings)
 
     def _load_program(self) -> EppingCollector:
-        networks = self._follower.networks if self._follower else None
-        collector = EppingCollector(self._settings.kernel, self._settings.idle_timeout_ns, networks)
+        collector = EppingCollector(self._settings.kernel, self._settings.idle_timeout_ns, self._files.networks)
         capabilities.drop()
         return collector
 
@@ -259,8 +256,8 @@ class Agent:
                 "version": __version__,
             },
         )
-        if self._follower:
-            _log_networks(self._settings, self._follower.networks)
+        if self._files.networks:
+            _log_networks(self._settings, self._files.networks)
 
 
 def _log_networks(settings: Settings, networks: Networks) -> None:

@@ -225,7 +225,7 @@ def findings(settings: Settings, verbose: bool = False) -> Iterator[Finding]:
     yield _find("hook", partial(_hook, config))
     networks = None
     try:
-        networks = names.read_if_set(settings)
+        networks = names.read(settings, settings.networks) if settings.networks else None
     except EppingError as error:
         yield from (Finding("networks", False, line) for line in str(error).splitlines())
     try:

@@ -42,16 +42,16 @@ def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str)
     from otel_epping.replay.run import last_error
 
     with naming_source(context):
-        networks = names.read_if_set(settings)
+        opened = names.open_files(settings)
     export = settings.export
     failures: list[str] = []
     if files:
-        result, failures = run.measure_captures(files, settings.kernel, networks, export, interval_s)
+        result, failures = run.measure_captures(files, settings.kernel, opened.networks, export, interval_s)
     else:
         for name in settings.selection.names:
             with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
                 interfaces.find(name)
-        result = run.measure_interfaces(settings, networks, export, duration / 1e9, interval_s)
+        result = run.measure_interfaces(settings, opened.networks, export, duration / 1e9, interval_s)
     click.echo(report(result, format))
     if failures:
         raise last_error(failures)

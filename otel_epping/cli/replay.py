@@ -29,7 +29,7 @@ def replay(settings: Settings, files: tuple[str, ...], events: bool, format: str
     from otel_epping.replay.run import run
 
     with naming_source(click.get_current_context()):
-        networks = names.read_if_set(settings)
+        opened = names.open_files(settings)
     export = settings.export if otlp else None
-    if not run(files, settings.kernel, format if events else None, export, networks):
+    if not run(files, settings.kernel, format if events else None, export, opened.networks):
         sys.exit(128 + signal.SIGINT)

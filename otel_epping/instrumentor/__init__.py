@@ -169,12 +169,11 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not _claim(undo):
             _log.info("another process in this network namespace already measures the network")
             return
-        follower = names.follow(settings)
-        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns, follower.networks if follower else None)
+        files = names.open_files(settings)
+        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns, files.networks)
         undo.callback(collector.close)
-        if follower:
-            undo.callback(follower.close)
-            follower.start(collector.change_networks)
+        undo.callback(files.close)
+        files.start(collector.change_networks)
         interface_monitor = InterfaceMonitor(collector.attachments, settings.selection)
         undo.callback(interface_monitor.close)
         interface_monitor.begin()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from otel_epping.networks import files
-from otel_epping.networks.follower import NetworksFollower
+from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.network import Networks
 from otel_epping.settings.grouping import NAME, SUBNET
 from otel_epping.settings.model import Settings
@@ -31,17 +31,12 @@ def read(settings: Settings, path: str) -> Networks:
     return networks
 
 
-def follow(settings: Settings) -> NetworksFollower | None:
-    """Reads the file of named networks, and returns an object that can follow the file.
+def open_files(settings: Settings) -> FilesFollower:
+    """Reads the file of named networks and the databases that the settings name, if any.
 
-    Returns None if no file is set. Raises the same errors as read().
+    Raises EppingError if a file is invalid, and ContradictionError in the same cases as read().
     """
-    return NetworksFollower(settings.networks, partial(read, settings)) if settings.networks else None
-
-
-def read_if_set(settings: Settings) -> Networks | None:
-    """Reads the file of named networks that the settings name. Returns None if the settings name no file."""
-    return read(settings, settings.networks) if settings.networks else None
+    return FilesFollower(settings.networks, partial(read, settings), settings.database)
 
 
 def warnings(settings: Settings, networks: Networks) -> Iterator[str]:

@@ -18,6 +18,7 @@ from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import agent_metrics, semconv
+from otel_epping.settings import names
 from otel_epping.settings.model import Settings
 from tests.support.command import Agent, converse
 
@@ -86,7 +87,7 @@ def test_a_failed_change_of_interfaces_is_repeated_at_the_next_reload(
     with ns.entered(), EppingCollector(EppingConfig(max_subnets=64, max_flows=64)) as collector:
         follower = InterfaceMonitor(collector.attachments, before.selection)
         follower.begin()
-        reloader = Reloader(before, lambda _: wanted, follower, collector, lambda _: None)
+        reloader = Reloader(before, lambda _: wanted, follower, collector, lambda _: None, names.open_files(before))
         done: list[bool] = []
         free = os.dup(0)
         os.close(free)
