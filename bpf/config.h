@@ -88,6 +88,11 @@
 #define NETWORKS 0
 #endif
 
+/* The maximum number of prefixes of all named networks together. */
+#ifndef MAX_PREFIXES
+#define MAX_PREFIXES 100000
+#endif
+
 /* 1: an IPv6 address of this kind counts for the IPv4 address inside it (embedded_ipv4.h). */
 #ifndef EMBEDDED_6TO4
 #define EMBEDDED_6TO4 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from otel_epping.errors import EppingError
 from otel_epping.kernel import embedded_ipv4, methods
 from otel_epping.kernel.buckets import RTT_MAX_NS, SCALES, bucket_count
+from otel_epping.networks.network import MAX_PREFIXES
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
@@ -138,7 +139,7 @@ class EppingConfig:
             name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "copies", "events", "packet_clock")
         }
         constants["METHODS"] = methods.mask(self.methods)
-        constants["NETWORKS"] = int(self.named_networks)
+        constants |= {"NETWORKS": int(self.named_networks), "MAX_PREFIXES": MAX_PREFIXES}
         del constants["MAX_SUBNETS"]
         constants |= {"MAX_SLOTS": self.max_slots, "MAX_HISTOGRAMS": self.max_histograms, "MAX_BLOCKS": self.max_blocks}
         constants |= embedded_ipv4.defines(self.embedded_ipv4)
