@@ -55,6 +55,12 @@ def prefix(address: bytes, length: int) -> Prefix:
     return IPv6Network((address, length))
 
 
+class _File(io.BytesIO):
+    """A file in memory. Before version 3, the library needs the name of the file."""
+
+    name = "database"
+
+
 class Database:
     """Finds the places of networks in one database.
 
@@ -69,7 +75,7 @@ class Database:
         content = _read(path, self._path)
         # The library documents no complete list of the exceptions for damaged files.
         try:
-            self._reader = maxminddb.open_database(io.BytesIO(content), maxminddb.MODE_FD)
+            self._reader = maxminddb.open_database(_File(content), maxminddb.MODE_FD)
             metadata = self._reader.metadata()
             is_known = metadata.binary_format_major_version == _FORMAT_VERSION and metadata.ip_version in (4, 6)
             self._has_ipv6 = metadata.ip_version == 6

@@ -11,12 +11,13 @@ import os
 import random
 import sys
 import time
-from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from otel_epping.errors import EppingError
+from otel_epping.networks import file_watch
 from otel_epping.networks.databases import Databases
 from otel_epping.networks.place import NOWHERE, Place
 from tests.support.databases import CLOUDFLARE, GOOGLE, write_database
@@ -31,8 +32,6 @@ RECORDS = {
     "2001:db8::/32": GOOGLE,
 }
 ASKED = ("8.8.8.0/24", "1.1.1.0/24", "192.0.2.0/25", "192.0.2.0/24", "2001:db8::/48", "0.0.0.0/0", "::/0")
-
-_mtimes = count(1_000_000_000)
 
 
 @pytest.fixture
@@ -65,11 +64,12 @@ def error_of(path: Path | str) -> str:
     return message
 
 
-def reopen(path: Path, databases: Databases) -> bool:
-    """Gives the file a new time that is long ago, and calls reopen() until the file counts as stable."""
-    mtime_s = next(_mtimes)
-    os.utime(path, (mtime_s, mtime_s))
-    return sum(databases.reopen() for _ in range(3)) == 1
+def reopen(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Calls reopen() until a change of a file counts as complete: the files do not change for 1 s."""
+    with monkeypatch.context() as patch:
+        now_ns = time.time_ns() + 2 * 10**9
+        patch.setattr(file_watch, "time", SimpleNamespace(time_ns=lambda: now_ns))
+        return sum(databases.reopen() for _ in range(3)) == 1
 
 
 def test_a_file_that_cannot_be_read(path: Path, tmp_path: Path) -> None:
@@ -136,11 +136,13 @@ def test_a_database_with_one_useful_entry_is_usable(path: Path, prefix: str) -> 
     assert place(Databases([write_database(path, {prefix: GOOGLE})]), prefix) == AT_GOOGLE
 
 
-def test_an_old_database_is_logged_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_old_database_is_logged_once(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     databases = Databases([write_database(path, RECORDS, built_s=int(time.time()) - 364 * 86_400)])
     assert caplog.text == ""
     write_database(path, RECORDS, built_s=1_700_000_000)
-    assert reopen(path, databases)
+    assert reopen(databases, monkeypatch)
     assert place(databases, "8.8.8.0/24") == AT_GOOGLE
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -210,26 +212,28 @@ def test_a_file_that_is_truncated_in_place_does_not_matter(path: Path) -> None:
     assert place(databases, "8.8.8.0/24") == AT_GOOGLE
 
 
-def test_a_database_that_is_replaced_is_read_again(path: Path, tmp_path: Path) -> None:
+def test_a_database_that_is_replaced_is_read_again(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     databases = Databases([write_database(path, RECORDS)])
     assert place(databases, "8.8.8.0/24") == AT_GOOGLE
     assert not databases.reopen()
     assert databases.generation == 0
     Path(write_database(tmp_path / "new", {"8.8.8.0/24": CLOUDFLARE})).replace(path)
     assert place(databases, "8.8.8.0/24") == AT_GOOGLE
-    assert reopen(path, databases)
+    assert reopen(databases, monkeypatch)
     assert databases.generation == 1
     assert place(databases, "8.8.8.0/24") == AT_CLOUDFLARE
     assert not databases.reopen()
 
 
-def test_a_bad_new_file_leaves_the_old_database_in_use(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_new_file_leaves_the_old_database_in_use(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     databases = Databases([write_database(path, RECORDS)])
     content = path.read_bytes()
     for bad in (b"", content[:-100], b"other format"):
         path.write_bytes(bad)
         caplog.clear()
-        assert not reopen(path, databases)
+        assert not reopen(databases, monkeypatch)
         assert not any(databases.reopen() for _ in range(3))
         assert caplog.messages == [
             f"the old database stays in use: {path} is not in MaxMind format (.mmdb), or it is truncated: download it "
@@ -238,15 +242,15 @@ def test_a_bad_new_file_leaves_the_old_database_in_use(path: Path, caplog: pytes
         assert place(databases, "8.8.8.0/24") == AT_GOOGLE
     assert databases.generation == 0
     write_database(path, {"8.8.8.0/24": CLOUDFLARE})
-    assert reopen(path, databases)
+    assert reopen(databases, monkeypatch)
     assert place(databases, "8.8.8.0/24") == AT_CLOUDFLARE
 
 
-def test_a_file_that_is_still_written_is_not_read(path: Path) -> None:
+def test_a_file_that_is_still_written_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     databases = Databases([write_database(path, RECORDS)])
     write_database(path, {"8.8.8.0/24": CLOUDFLARE})
     assert not any(databases.reopen() for _ in range(3))  # it changed less than a second ago
-    assert reopen(path, databases)
+    assert reopen(databases, monkeypatch)
 
 
 def test_without_the_library_the_error_names_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
