@@ -112,7 +112,7 @@ class FilesFollower:
         self.networks = networks
         before, after = set(old.networks), set(networks.networks)
         _log.info(
-            "read %s again in %.1f s: %d named networks with %d prefixes; %d networks are new, %d have ended",
+            "read %s again in %.1f s: %d named networks with %d prefixes (new: %d, ended: %d)",
             path,
             time.monotonic() - began_s,
             len(after),
