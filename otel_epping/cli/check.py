@@ -24,6 +24,7 @@ from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.netlink import links
 from otel_epping.kernel.read.histograms import BLOCK
+from otel_epping.networks.databases import Databases
 from otel_epping.networks.network import Networks
 from otel_epping.settings import names
 from otel_epping.settings.model import Settings
@@ -105,6 +106,12 @@ def _networks(networks: Networks, collector: EppingCollector) -> str:
         f"{len(networks.networks):,} named networks with {len(networks.prefixes):,} prefixes: "
         f"{kernel / _MIB:.1f} MiB in the kernel"
     )
+
+
+def _database(path: str) -> str:
+    """Returns a text about a database that can be used. Raises EppingError if the database cannot be used."""
+    Databases([path])
+    return f"{path} is valid"
 
 
 def _room(collector: EppingCollector) -> str:
@@ -228,6 +235,7 @@ def findings(settings: Settings, verbose: bool = False) -> Iterator[Finding]:
         networks = names.read(settings, settings.networks) if settings.networks else None
     except EppingError as error:
         yield from (Finding("networks", False, line) for line in str(error).splitlines())
+    yield from (_find("database", partial(_database, path)) for path in settings.database)
     try:
         with EppingCollector(config, networks=networks) as collector:
             program = collector.program
