@@ -29,6 +29,7 @@ from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.directions import Directions
 from otel_epping.kernel.read.flow_table import FlowTable
 from otel_epping.kernel.read.interface_counters import InterfaceCounters
+from otel_epping.kernel.read.named_networks import NamedNetworks
 from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.rows_in_use import RowsInUse
 from otel_epping.kernel.read.slot_tables import SlotTables
@@ -95,9 +96,12 @@ class EppingCollector:
         counters = SubnetCounters(self._arrays["traffic"], self._arrays["flow_counters"], self._cpus)
         tables = SlotTables(self.program.maps, self._arrays, self.config)
         self.slots = Slots(tables, counters, self._control, self.config, idle_timeout_ns)
+        self._networks = NamedNetworks(self.program.maps, self._control, self.config)
         self._slots_in_use = RowsInUse(self._arrays["slots"], "state", SHARED_SLOTS)
         self._histograms_in_use = RowsInUse(self._arrays["histograms"], "slot", 1)
         self._fill(tables)
+        if networks is not None:
+            self.change_networks(networks)
 
     def __enter__(self) -> "EppingCollector":
         return self
@@ -161,6 +165,8 @@ class EppingCollector:
         """
         if not self.config.named_networks:
             raise EppingError("the kernel program was loaded without named networks: set named_networks in the config")
+        with self._lock:
+            self._networks.change(networks)
 
     def now_ns(self) -> int:
         """Returns the current Unix time in ns, as the time of a reading.
@@ -217,6 +223,7 @@ class EppingCollector:
                 reader,
                 list(self._readers),  # strong references, so that no reader is freed while two threads read
                 self.slots,
+                self._networks,
                 self.directions,
                 self.attachments,
             )

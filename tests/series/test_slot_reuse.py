@@ -268,7 +268,7 @@ def test_a_new_slot_is_not_idle(crowd: Crowd) -> None:
     reading = reader.read()
     assert reading.answered.any()
     rows = len(reading.slots)
-    found = Found(reading.slots, np.zeros(rows, np.uint64), np.zeros(rows, np.bool_))
+    found = Found(reading.slots, np.zeros(rows, np.uint64), np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
     slots.take_back(reader, [reader], slots.now_ns(), found)
     assert slots.retired == 0
     assert slot(crowd, 1)
