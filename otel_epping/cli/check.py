@@ -15,7 +15,7 @@ from itertools import chain
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf
+from otel_epping.kernel import libbpf, prefix_table
 from otel_epping.kernel.attach import clsact, interfaces, other_programs, tcx
 from otel_epping.kernel.attach.attachments import choose_hook
 from otel_epping.kernel.attach.interface_monitor import present
@@ -25,7 +25,7 @@ from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.netlink import links
 from otel_epping.kernel.read.histograms import BLOCK
 from otel_epping.networks.databases import Databases
-from otel_epping.networks.network import Networks
+from otel_epping.networks.network import MAX_PREFIXES, Networks
 from otel_epping.settings import names
 from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, check_options, option
@@ -37,6 +37,9 @@ _MIB = 2**20
 # temporality (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_PER_SUBNET = 10 * 1024
+# Maximum additional memory of the agent for each prefix of a named network, while the file is read again
+# (docs/networks.md).
+_AGENT_BYTES_PER_PREFIX = 1600
 # The checks in _ENVIRONMENT are reported only if they fail.
 _ENVIRONMENT: dict[str, Callable[[], object]] = {
     "file systems": requirements.check_file_systems,
@@ -98,13 +101,15 @@ def _memory(collector: EppingCollector) -> str:
     )
 
 
-def _networks(networks: Networks, collector: EppingCollector) -> str:
-    """Returns the number of named networks, and the memory for their prefixes."""
-    sizes = collector.kernel_bytes
-    kernel = sum(size for name, size in sizes.items() if name.startswith("networks"))
+def _networks(networks: Networks, config: EppingConfig) -> str:
+    """Returns the number of named networks, and the memory that they take while they are changed."""
+    prefixes = len(networks.prefixes)
+    kernel, agent = prefix_table.kernel_bytes(networks, config), _AGENT_BYTES_PER_PREFIX * prefixes
+    per_prefix = [f"{each / prefixes * MAX_PREFIXES / _MIB:.0f} MiB" for each in (kernel, agent)]
     return (
-        f"{len(networks.networks):,} named networks with {len(networks.prefixes):,} prefixes: "
-        f"{kernel / _MIB:.1f} MiB in the kernel"
+        f"{len(networks.networks):,} named networks with {prefixes:,} prefixes: at most {kernel / _MIB:.1f} MiB in the "
+        f"kernel and {agent / _MIB:.1f} MiB in the agent ({per_prefix[0]} and {per_prefix[1]} for each "
+        f"{MAX_PREFIXES:,} prefixes)"
     )
 
 
@@ -246,7 +251,7 @@ def findings(settings: Settings, verbose: bool = False) -> Iterator[Finding]:
             yield Finding("room", True, _room(collector))
             yield Finding("memory", True, _memory(collector))
             if networks:
-                yield Finding("networks", True, _networks(networks, collector))
+                yield Finding("networks", True, _networks(networks, config))
                 yield from (Finding("networks", True, warning) for warning in names.warnings(settings, networks))
             if verbose:
                 yield Finding("verifier", True, _verifier(collector))

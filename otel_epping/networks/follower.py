@@ -15,6 +15,7 @@ from otel_epping.errors import EppingError
 from otel_epping.networks import files
 from otel_epping.networks.databases import Databases
 from otel_epping.networks.network import Networks
+from otel_epping.process import memory
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class FilesFollower:
         self._watch = files.watch(path) if path else None  # created before the file is read, so no change is missed
         self.networks = read(path) if path else None
         self.databases = Databases(paths) if paths else None
+        if path or paths:
+            memory.trim()
         self._requests: queue.SimpleQueue[_Reload | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -111,6 +114,8 @@ class FilesFollower:
         change(networks)
         self.networks = networks
         before, after = set(old.networks), set(networks.networks)
+        del old
+        memory.trim()
         _log.info(
             "read %s again in %.1f s: %d named networks with %d prefixes (new: %d, ended: %d)",
             path,

@@ -80,9 +80,7 @@ def rtts(one: Arrived) -> int:
 
 def measured(one: Arrived) -> int:
     """Returns the number of RTTs according to the agent's own counters."""
-    return total(
-        one, metric_table.MEASUREMENTS.name, lambda point: int(point.as_int), **{semconv.OUTCOME: "measured"}
-    )
+    return total(one, metric_table.MEASUREMENTS.name, lambda point: int(point.as_int), **{semconv.OUTCOME: "measured"})
 
 
 def check_nothing_is_lost(one: Arrived) -> None:
@@ -119,9 +117,7 @@ def replaced(path: Path, content: str) -> None:
     new.rename(path)
 
 
-def test_half_of_100_000_networks_change_under_traffic(
-    lab: Lab, agents: Callable[..., Agent], public: Path
-) -> None:
+def test_half_of_100_000_networks_change_under_traffic(lab: Lab, agents: Callable[..., Agent], public: Path) -> None:
     path = public / "networks.csv"
     versions = [text(lab, version) for version in ("", " b", " c", "")]
     path.write_text(versions[0])
@@ -166,7 +162,9 @@ def test_half_of_100_000_networks_change_under_traffic(
         current = {f"net {number}" for number in range(last + 1)}
         seen = names(one)
         assert current <= seen
-        assert {name.rpartition(" ")[0] for name in seen - current} <= {f"net {number}" for number in range(1, last + 1, 2)}
+        assert {name.rpartition(" ")[0] for name in seen - current} <= {
+            f"net {number}" for number in range(1, last + 1, 2)
+        }
         # After the last change, the ended networks have no points in a cumulative export.
         if agent.name == "cumulative":
             points = one.points[PACKETS]
