@@ -104,6 +104,7 @@ class FilesFollower:
             self._path, self._watch = request.path, files.watch(request.path)
         if self._path and self._watch and (request or self._watch.has_changed()):
             self._load(self._path, change)
+            memory.trim()
 
     def _load(self, path: str, change: Callable[[Networks], None]) -> None:
         began_s = time.monotonic()
@@ -114,8 +115,6 @@ class FilesFollower:
         change(networks)
         self.networks = networks
         before, after = set(old.networks), set(networks.networks)
-        del old
-        memory.trim()
         _log.info(
             "read %s again in %.1f s: %d named networks with %d prefixes (new: %d, ended: %d)",
             path,
