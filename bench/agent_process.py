@@ -20,10 +20,12 @@ _FIRST_S = 30.0
 # An export has ended if no request arrives during this fraction of the export interval.
 _PAUSE = 0.15
 _TICKS = os.sysconf("SC_CLK_TCK")
+# With these options, the agent exports all metrics of all subnets.
+EVERYTHING = ("--metrics", "all", "--max-series", "0")
 
 
 class AgentProcess:
-    """A running agent that exports to `endpoint`. By default, the agent exports all metrics of all subnets.
+    """A running agent that exports to `endpoint`.
 
     This context manager kills the agent's process on exit."""
 
@@ -34,8 +36,7 @@ class AgentProcess:
             # The agent must not use the OTEL_* variables of the user who runs the benchmark.
             environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
             environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "120"}
-            everything = ("--metrics", "all", "--max-series", "0")
-            command = [sys.executable, "-m", "otel_epping", "run", "-i", INTERFACE, *everything, *options]
+            command = [sys.executable, "-m", "otel_epping", "run", "-i", INTERFACE, *options]
             self.started_s = time.monotonic()
             self.process = veth.near.popen(command, env=environment, stderr=self._log, stdout=subprocess.DEVNULL)
             undo.callback(self.process.wait)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU share and memory of `otel-epping run`, which exports over gRPC every 10 s to a receiver on the same machine.
 
+Two agents are measured, one after the other: an agent with the default settings, and an agent that exports all metrics
+of all subnets. The goals apply to the default settings.
+
 Once per export interval, each subnet receives a segment and replies with a segment. The segments and replies are real
 packets that pass through the agent's interface (active_subnets.py). So each subnet has new packet counts and new RTTs
 in each interval. The histograms contain as many RTTs as they would contain after a day of traffic (fill_maps.py). The
@@ -11,11 +14,13 @@ memory after the last interval.
 """
 
 import time
+from typing import NamedTuple
 
 from bench import active_subnets
 from bench.active_subnets import SubnetTraffic
-from bench.agent_process import AgentProcess
+from bench.agent_process import EVERYTHING, AgentProcess
 from bench.blackhole import blackhole
+from bench.fill_maps import Maps
 from bench.programs import Contender
 from bench.report import Heading, Result, Table, progress
 from bench.veth_pair import VethPair
@@ -26,10 +31,25 @@ _INTERVAL_S, _INTERVALS = 10.0, 3
 _START_S = 30.0
 
 
+class _Settings(NamedTuple):
+    """The settings of a measured agent. `suffix` is a part of the names of the agent's figures."""
+
+    name: str
+    suffix: str
+    options: tuple[str, ...]
+
+
+_SETTINGS = (
+    _Settings("defaults", "", ()),
+    _Settings(" ".join(EVERYTHING), "_everything", EVERYTHING),
+)
+
+
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures one agent with 0, 1,000 and 10,000 active subnets. Other programs are not measured."""
+    """Measures each agent with 0, 1,000 and 10,000 active subnets. Other programs are not measured."""
     sizes, interval_s, intervals = ((50,), 0.5, 1) if tiny else (_SIZES, _INTERVAL_S, _INTERVALS)
     columns = [
+        Heading("settings"),
         Heading("active subnets", ",d"),
         Heading("user, % of a core", ".2f"),
         Heading("system", ".2f"),
@@ -39,20 +59,30 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         f"CPU and memory of the agent, export every {interval_s:g} s",
         [*columns, Heading("bytes per export", ",d")],
     )
-    figures: dict[str, float] = {}
     layouts = active_subnets.map_layouts(EppingConfig())
+    figures: dict[str, float] = {}
+    for settings in _SETTINGS:
+        figures |= _measure(settings, layouts, table, sizes, interval_s, intervals)
+    return Result([table], figures)
+
+
+def _measure(
+    settings: _Settings, layouts: Maps, table: Table, sizes: tuple[int, ...], interval_s: float, intervals: int
+) -> dict[str, float]:
+    """Measures one agent. Adds a row to the table for each number of subnets. Returns the figures."""
+    figures: dict[str, float] = {}
     with (
         VethPair() as veth,
         blackhole(veth.near) as receiver,
-        AgentProcess(veth, receiver.endpoint, "--interval", f"{interval_s}s") as agent,
+        AgentProcess(veth, receiver.endpoint, "--interval", f"{interval_s}s", *settings.options) as agent,
     ):
         traffic = SubnetTraffic(veth)
-        progress("agent_usage: idle")
+        progress(f"agent_usage: {settings.name}: idle")
         agent.wait_until(agent.program, _START_S, "it is attached to both hooks")
         agent.next_export(receiver, interval_s)
-        table.add(0, None, None, None, agent.memory_mb(), agent.memory_mb("VmHWM"), None)
+        table.add(settings.name, 0, None, None, None, agent.memory_mb(), agent.memory_mb("VmHWM"), None)
         for subnets in sizes:
-            progress(f"agent_usage: {subnets:,} subnets")
+            progress(f"agent_usage: {settings.name}: {subnets:,} subnets")
             active_subnets.activate(agent, traffic, subnets, layouts, EppingConfig.scale)
             agent.next_export(receiver, interval_s)
             before, began = agent.cpu_s(), time.monotonic()
@@ -62,8 +92,11 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
                 sent += agent.next_export(receiver, interval_s)
             took = time.monotonic() - began
             user, system = (100 * (now - then) / took for now, then in zip(agent.cpu_s(), before, strict=True))
-            memory_mb = agent.memory_mb()
-            table.add(subnets, user, system, user + system, memory_mb, agent.memory_mb("VmHWM"), sent // intervals)
-            figures |= {f"agent_usage.{subnets}_percent": user + system, f"agent_usage.{subnets}_mb": memory_mb}
+            memory_mb, peak_mb = agent.memory_mb(), agent.memory_mb("VmHWM")
+            table.add(settings.name, subnets, user, system, user + system, memory_mb, peak_mb, sent // intervals)
+            figures |= {
+                f"agent_usage.{subnets}{settings.suffix}_percent": user + system,
+                f"agent_usage.{subnets}{settings.suffix}_mb": memory_mb,
+            }
         agent.stop()
-    return Result([table], figures)
+    return figures

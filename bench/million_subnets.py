@@ -13,7 +13,7 @@ import time
 
 from bench import active_subnets
 from bench.active_subnets import SubnetTraffic
-from bench.agent_process import AgentProcess
+from bench.agent_process import EVERYTHING, AgentProcess
 from bench.blackhole import blackhole
 from bench.programs import Contender
 from bench.report import Heading, Result, Table, progress
@@ -50,7 +50,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     with (
         VethPair() as veth,
         blackhole(veth.near) as receiver,
-        AgentProcess(veth, receiver.endpoint, "--interval", f"{interval_s}s", *options) as agent,
+        AgentProcess(veth, receiver.endpoint, "--interval", f"{interval_s}s", *EVERYTHING, *options) as agent,
     ):
         progress("million_subnets: start")
         agent.wait_until(agent.program, _START_S, "it is attached to both hooks", 0.002)

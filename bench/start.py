@@ -25,7 +25,7 @@ import numpy as np
 
 from bench import fill_maps
 from bench.active_subnets import SubnetTraffic
-from bench.agent_process import AgentProcess
+from bench.agent_process import EVERYTHING, AgentProcess
 from bench.blackhole import blackhole
 from bench.programs import Contender
 from bench.report import Heading, Result, Table, progress
@@ -86,7 +86,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         verify_s = collector.program.verifier_s
         for number in range(1 if tiny else _STARTS):
             progress(f"start: run number {number + 1}")
-            with AgentProcess(veth, receiver.endpoint) as agent:
+            with AgentProcess(veth, receiver.endpoint, *EVERYTHING) as agent:
                 watch = _Watch(agent, veth, collector.program.maps[_COUNTERS])
                 agent.wait_until(watch, _TIMEOUT_S, "it has counted a packet", _EVERY_S)
             loader_s, loaded_s, attached_s, counted_s = (

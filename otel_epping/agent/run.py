@@ -141,7 +141,7 @@ class Agent:
             self._export_status,
             self._instance.value,
             self._variables,
-            self._settings.export,
+            self._settings.export(self._files.databases),
         )
         self._interfaces.begin()
         self._hooks = HookMonitor(collector.attachments, collector.interface_packets)

@@ -43,7 +43,7 @@ def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str)
 
     with naming_source(context):
         opened = names.open_files(settings)
-    export = settings.export
+    export = settings.export(opened.databases)
     failures: list[str] = []
     if files:
         result, failures = run.measure_captures(files, settings.kernel, opened.networks, export, interval_s)

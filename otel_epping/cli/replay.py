@@ -30,6 +30,7 @@ def replay(settings: Settings, files: tuple[str, ...], events: bool, format: str
 
     with naming_source(click.get_current_context()):
         opened = names.open_files(settings)
-    export = settings.export if otlp else None
-    if not run(files, settings.kernel, format if events else None, export, opened.networks):
+    export = settings.export(opened.databases)
+    how = format if events else None
+    if not run(files, settings.kernel, how, export if otlp else None, export.grouping, opened.networks):
         sys.exit(128 + signal.SIGINT)

@@ -177,9 +177,10 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         interface_monitor = InterfaceMonitor(collector.attachments, settings.selection)
         undo.callback(interface_monitor.close)
         interface_monitor.begin()
+        export = settings.export(files.databases)
         # The SDK (1.45) has no public function that returns the readers or the resource of a provider.
         for reader in metric_readers(provider):
-            undo.callback(attach(reader, collector, resource_of(provider), settings.export))
+            undo.callback(attach(reader, collector, resource_of(provider), export))
         undo.callback(provider.force_flush)
         undo.callback(collector.attachments.detach_all)
         monitor = HookMonitor(collector.attachments, collector.interface_packets)

@@ -60,7 +60,7 @@ class EppingCollector:
     `directions` contains the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix
     time in ns when the program was loaded. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
     freed. If `idle_timeout_ns` is 0, the slots of idle subnets are freed only when the table of slots is nearly full.
-    `networks` are the named networks. Call change_networks() to change them.
+    `networks` are the named networks in use. Call change_networks() to change them.
 
     Raises EppingError if the program cannot be loaded.
     """
@@ -74,6 +74,7 @@ class EppingCollector:
         self.config = config or EppingConfig()
         if networks is not None:
             self.config = replace(self.config, named_networks=True)
+        self.networks = Networks()
         _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
         close_maps = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
@@ -167,6 +168,7 @@ class EppingCollector:
             raise EppingError("the kernel program was loaded without named networks: set named_networks in the config")
         with self._lock:
             self._networks.change(networks)
+            self.networks = networks
 
     def now_ns(self) -> int:
         """Returns the current Unix time in ns, as the time of a reading.

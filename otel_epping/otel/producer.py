@@ -70,7 +70,11 @@ class EppingMetricProducer:
         self.exported = settings.selection.exported
         self._groups = series_groups(self.exported, self._reader.counters_dtype)
         self._limiter = CardinalityLimiter(
-            self.config, self._reader, self._started_ns, [group.projection for group in self._groups]
+            self.config,
+            self._reader,
+            self._started_ns,
+            [group.projection for group in self._groups],
+            settings.grouping,
         )
         self._trackers = [
             TemporalityTracker(
@@ -120,8 +124,9 @@ class EppingMetricProducer:
         reading = self._reader.read()
         self._slots_in_use = int(np.count_nonzero(has_owner(reading.generation)))
         self._interfaces.update(reading)
-        for tracker, series in zip(self._trackers, self._limiter.limit(reading, self.limits), strict=True):
-            tracker.update(series)
+        series = self._limiter.limit(reading, self.limits, self._collector.networks)
+        for tracker, series_reading in zip(self._trackers, series, strict=True):
+            tracker.update(series_reading)
         self._reading = reading
         self.read_at_s = time.monotonic()
         self.read_seconds = self.read_at_s - began

@@ -34,6 +34,7 @@ from otel_epping.replay.progress import progress_bar
 from otel_epping.replay.replayer import Replayer
 from otel_epping.replay.report import packet_count, report
 from otel_epping.replay.subnet_table import table
+from otel_epping.series.grouping import Grouping
 
 
 def run(
@@ -41,13 +42,16 @@ def run(
     config: EppingConfig,
     events: str | None = None,
     otlp: ExportSettings | None = None,
+    grouping: Grouping | None = None,
     networks: Networks | None = None,
 ) -> bool:
     """Replays captures and prints the result. If `otlp` is not None, also exports the result.
 
+    `grouping` says what a line of the table stands for. `networks` are the named networks.
+
     `events` is None or one of events.formats.FORMATS. If `events` is a format, each event is printed to standard output
-    in this format, and the report is printed to standard error. `networks` are the named networks. Returns True if all
-    files were processed. After Ctrl-C, exports nothing and returns False.
+    in this format, and the report is printed to standard error. Returns True if all files were processed. After Ctrl-C,
+    exports nothing and returns False.
 
     Raises EppingError if a file could not be read or the export failed. Prints the result of all readable files before
     it raises the exception. If several failures occurred, the exception contains the last failure, and the other
@@ -62,7 +66,7 @@ def run(
     if files.none_readable:
         raise last_error(files.failures)
     with closing(Replayer(replace(config, events=events is not None), networks)) as replayer:
-        session = ReplaySession(replayer, files, events)
+        session = ReplaySession(replayer, files, events, grouping or Grouping())
         session.process_files()
         is_complete = session.is_complete and bool(replayer.latest_ns)
         # The reader of the export must exist before the report reads the counts. When the counts are read, only the
@@ -92,10 +96,11 @@ class ReplaySession:
     is_complete   True if process_files() reached the end of the last file. It stays False after Ctrl-C.
     """
 
-    def __init__(self, replayer: Replayer, files: InputFiles, event_format: str | None) -> None:
+    def __init__(self, replayer: Replayer, files: InputFiles, event_format: str | None, grouping: Grouping) -> None:
         self.is_complete = False
         self._replayer = replayer
         self._files = files
+        self._grouping = grouping
         self._reader = replayer.reader()
         self._events = EventPrinter(replayer, event_format) if event_format else None
         self._seconds = 0.0
@@ -127,7 +132,8 @@ class ReplaySession:
             self._events.close()
             click.echo("\n".join(lines), err=True)
         elif packet_count(self._replayer, reading) or not self._files.failures:
-            click.echo("\n".join([table(reading, self._replayer.config), "", *lines]))
+            networks = table(reading, self._reader, self._replayer, self._grouping)
+            click.echo("\n".join([networks, "", *lines]))
 
     def _progress(self) -> AbstractContextManager[Callable[[int], object]]:
         """Returns a progress bar. The bar is advanced by the number of bytes that were read since the last call."""

@@ -23,9 +23,12 @@ The rules:
   A covering prefix has one of three lengths. The longest prefixes are created until half of the reserved quarter is in
   use. Prefixes of medium length are created until three quarters of the reserved quarter are in use. The shortest
   prefixes are created until the whole reserved quarter is in use.
+- Named networks and groups (grouping.py) follow the same rules as subnets. But they have no covering prefixes, so they
+  are counted on the overflow point if they are not exported individually.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,6 +39,8 @@ from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import packets_of
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, SHARED_SLOTS, UNANSWERED_SLOT, Reading, RowOwners, has_owner
+from otel_epping.networks.network import Networks
+from otel_epping.series.grouping import Grouping, SeriesKeys
 from otel_epping.series.histogram_series import HistogramSeries
 from otel_epping.series.increments import Increments
 from otel_epping.series.limits import Limits
@@ -52,22 +57,30 @@ class CardinalityLimiter:
     max_series  the maximum number of subnets and covering prefixes that have series, as set at the latest reading
 
     `started_ns` is the Unix time in ns when counting started. The limits apply to the series that placement.py chooses,
-    before the projections merge series. At most one of the projections has RTTs.
+    before the projections merge series. At most one of the projections has RTTs. `grouping` says what a series stands
+    for.
     """
 
     def __init__(
-        self, config: EppingConfig, reader: Reader, started_ns: int, projections: Sequence[Projection]
+        self,
+        config: EppingConfig,
+        reader: Reader,
+        started_ns: int,
+        projections: Sequence[Projection],
+        grouping: Grouping,
     ) -> None:
         self.max_series = config.max_slots
         self._config = config
         self._previous_ns = started_ns  # time of the previous reading
         self._counters_dtype = reader.counters_dtype
-        keys = SubnetKeys(reader.slots_dtype["key"], config)
+        keys = SubnetKeys(config)
+        self._grouping = grouping
+        self._series_keys = SeriesKeys(grouping, config)
         self._owners = RowOwners()
         self._ranking = Ranking()
-        self._registry = SeriesRegistry(keys, reader.slots_dtype)
-        self._placement = Placement(keys, self._registry, started_ns)
-        self._projected = [ProjectedSeries(each, keys, reader.slots_dtype) for each in projections]
+        self._registry = SeriesRegistry(keys)
+        self._placement = Placement(keys, self._series_keys, self._registry)
+        self._projected = [ProjectedSeries(each, keys, self._series_keys.details) for each in projections]
         self._increments = Increments(CounterTable.empty(self._counters_dtype.itemsize // 8))
         with_rtts = (each for each in self._projected if each.projection.methods is not None)
         self._with_rtts: ProjectedSeries | None = next(with_rtts, None)
@@ -90,21 +103,25 @@ class CardinalityLimiter:
         """Number of subnets in covering prefixes."""
         return self._placement.rolled_up
 
-    def limit(self, reading: Reading, limits: Limits) -> list[SeriesReading]:
-        """Returns the series of each projection.
+    def limit(self, reading: Reading, limits: Limits, networks: Networks) -> list[SeriesReading]:
+        """Returns the series of each projection. `networks` are the named networks in use.
 
         The result is valid until the next call. The minima and maxima cover the time since the previous call.
         """
         self.max_series = limits.max_series or self._config.max_slots
-        self._start(reading)
+        if not self._grouping.has_subnets:
+            limits = replace(limits, roll_up=False)
+        self._free_details()
+        self._start(reading, networks)
         owned = has_owner(reading.generation)
         owned[:SHARED_SLOTS] = True
         rows = np.flatnonzero(owned)
         self._place(rows, limits)
-        self._add_counters(reading, owned)
-        self._add_rtts(reading)
+        series_of = self._placement.series_of
+        self._add_counters(reading, owned, series_of)
+        self._add_rtts(reading, series_of)
         self._previous_ns = reading.time_ns
-        placed = self._placement.series_of[rows]
+        placed = series_of[rows]
         return [
             each.reading(reading, rows, placed, self._histograms.table() if each is self._with_rtts else no_rtts())
             for each in self._projected
@@ -114,7 +131,15 @@ class CardinalityLimiter:
         """Records that the receiver has all counts of the given series of a projection, up to the latest reading."""
         self._projected[projection].registry.pending[series] = False
 
-    def _start(self, reading: Reading) -> None:
+    def _free_details(self) -> None:
+        """Frees the numbers of details that no subnet and no series has any more."""
+        details = self._series_keys.details
+        if details.is_crowded:
+            registries = [self._registry, *(each.registry for each in self._projected)]
+            used = [self._placement.details(), *(each.slots["key"]["details"] for each in registries)]
+            details.keep(np.concatenate(used))
+
+    def _start(self, reading: Reading, networks: Networks) -> None:
         """Finds the subnets of the reading's rows, and updates the ranking of subnets."""
         self._registry.pending[:] = False
         for each in self._projected:
@@ -123,7 +148,7 @@ class CardinalityLimiter:
         self._increments.move(self._placement.newcomers(changed), UNANSWERED_SLOT)
         self._increments.start(reading.counts, changed)
         self._histograms.start(reading.rtts)
-        self._ranking.reset(self._placement.update(reading, changed, self._previous_ns))
+        self._ranking.reset(self._placement.update(reading, changed, regroup=self._series_keys.refresh(networks)))
         previous = self._increments.previous.counters.view(self._counters_dtype)[:, 0]
         subnets = self._placement.subnet_of
         self._ranking.update(
@@ -141,9 +166,9 @@ class CardinalityLimiter:
         wanted = self._ranking.busiest(eligible, self._placement.is_individual, individual)
         self._placement.aggregate(wanted, budget)
         self._registry.end_unused(np.bincount(self._placement.series_of[rows], minlength=len(self._registry)))
-        self._placement.individualize(wanted, budget)
+        self._placement.individualize(wanted, budget, self._previous_ns)
         if limits.roll_up:
-            self._placement.roll_up(budget)
+            self._placement.roll_up(budget, self._previous_ns)
         ended: Indexes = np.zeros(0, np.int64)
         for each in self._projected:
             gone = each.update(self._registry)
@@ -151,19 +176,19 @@ class CardinalityLimiter:
                 ended = gone
         self._histograms.start_series(len(self._with_rtts.registry) if self._with_rtts else SHARED_SLOTS, ended)
 
-    def _add_counters(self, reading: Reading, owned: Flags) -> None:
+    def _add_counters(self, reading: Reading, owned: Flags, series_of: Indexes) -> None:
         rows = np.flatnonzero(owned & self._increments.increased(reading.counts))
-        placed = self._placement.series_of[rows]
+        placed = series_of[rows]
         for some, increments in self._increments.take(reading.counts, rows):
             for each in self._projected:
                 each.add(placed[some], increments)
 
-    def _add_rtts(self, reading: Reading) -> None:
+    def _add_rtts(self, reading: Reading, series_of: Indexes) -> None:
         rtts = reading.rtts
         is_placed = has_owner(rtts.generation) & (self._placement.subnet_of[rtts.rows] != NO_SUBNET)
         is_placed[OVERFLOW_HISTOGRAM] = True
         if self._with_rtts:
-            series = self._with_rtts.of(self._placement.series_of[rtts.rows])
+            series = self._with_rtts.of(series_of[rtts.rows])
             self._with_rtts.registry.pending[self._histograms.add(rtts, series, is_placed)] = True
         else:
             self._histograms.add(rtts, np.full(len(rtts.rows), OVERFLOW_SERIES), is_placed)

@@ -20,10 +20,12 @@ from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUT_NS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
+from otel_epping.networks.databases import Databases
 from otel_epping.otel import metric_selection
-from otel_epping.otel.export_settings import ExportSettings
+from otel_epping.otel.export_settings import ExportSettings, check_attributes
+from otel_epping.series.grouping import SUBNET, Grouping
 from otel_epping.series.limits import RANGES, Limits
-from otel_epping.settings import grouping
+from otel_epping.settings import required_files
 from otel_epping.settings.spec import ContradictionError, Spec
 from otel_epping.settings.types import (
     EMBEDDED_IPV4,
@@ -265,7 +267,7 @@ class Settings:
             "name: each named network; all other addresses are one group. asn, country: each AS number or country of "
             "the databases. A tag of the named networks, for example site: each value of the tag.",
         ),
-    ] = grouping.SUBNET
+    ] = SUBNET
     embedded_ipv4: Annotated[
         tuple[str, ...],
         Spec(
@@ -282,7 +284,11 @@ class Settings:
             _ = self.exported
         except EppingError as error:
             raise ContradictionError(str(error), ["metrics", "attributes"]) from None
-        grouping.check(self.networks, self.network_tags, self.database, self.group_by)
+        required_files.check(self.networks, self.network_tags, self.database, self.group_by)
+        try:
+            check_attributes(self.exported, self.group_by)
+        except EppingError as error:
+            raise ContradictionError(str(error), ["attributes", "group_by"]) from None
 
     @property
     def health_endpoint(self) -> tuple[str, int] | None:
@@ -309,10 +315,9 @@ class Settings:
         """The limits on series."""
         return Limits(self.max_series or None, self.min_samples, self.roll_up)
 
-    @property
-    def export(self) -> ExportSettings:
-        """The settings that decide what is exported."""
-        return ExportSettings(self.exported, self.limits)
+    def export(self, databases: Databases | None) -> ExportSettings:
+        """Returns the settings that decide what is exported. `databases` are the opened databases of `database`."""
+        return ExportSettings(self.exported, self.limits, Grouping(self.group_by, self.network_tags, databases))
 
     @property
     def exported(self) -> metric_selection.MetricSelection:

@@ -7,7 +7,7 @@ from functools import partial
 from otel_epping.networks import files
 from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.network import Networks
-from otel_epping.settings.grouping import NAME, SUBNET
+from otel_epping.series.grouping import NAME, SUBNET
 from otel_epping.settings.model import Settings
 from otel_epping.settings.spec import ContradictionError
 from otel_epping.settings.types import GroupBy

@@ -16,6 +16,7 @@ from otel_epping.kernel import embedded_ipv4, methods
 from otel_epping.kernel.attach import selection
 from otel_epping.otel import metric_selection
 from otel_epping.otel.metric import GROUPS
+from otel_epping.series.grouping import ASN, COUNTRY, NAME, SUBNET
 
 _UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "": 10**9}
 _DURATION = r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|)"
@@ -88,7 +89,7 @@ class GroupBy(click.ParamType[str]):
     """What a series stands for: one of `known`, or a tag of the file of named networks."""
 
     name = "group"
-    known = ("subnet", "name", "asn", "country")
+    known = (SUBNET, NAME, ASN, COUNTRY)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the text. Fails if the text is empty."""

@@ -114,7 +114,7 @@ def test_an_axis_or_an_attribute_distinguishes_the_counters_of_a_metric() -> Non
 def test_every_attribute_of_a_point_is_in_the_tables() -> None:
     used = {key for metric in metric_table.METRICS for key in metric.keys}
     assert used | {*semconv.AGGREGATES} == set(semconv.ATTRIBUTES)
-    of_subnet = {semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE}
+    of_subnet = {*metric_table.NETWORK_KEYS, semconv.INTERFACE, semconv.SIDE}
     for base, table in ((of_subnet, SUBNET_COUNTERS), ({semconv.INTERFACE}, INTERFACE_COUNTERS)):
         for counter in table:
             keys = {*base, *counter.attributes, *((counter.axis[0],) if counter.axis else ())}

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that the settings about groups of addresses have the files that they need."""
 
+from otel_epping.series.grouping import ASN, COUNTRY, SUBNET
 from otel_epping.settings.spec import ContradictionError
-from otel_epping.settings.types import GroupBy
-
-SUBNET, NAME, ASN, COUNTRY = GroupBy.known
 
 
 def check(networks: str | None, network_tags: tuple[str, ...], database: tuple[str, ...], group_by: str) -> None:
