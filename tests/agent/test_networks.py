@@ -5,25 +5,18 @@ No packet and no RTT is lost or counted twice. Networks that did not change keep
 """
 
 import ipaddress
-import json
-import os
 import re
-import shutil
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
-from otel_epping.otel import agent_metrics, metric_table, semconv
+from otel_epping.otel import metric_table, semconv
 from tests.support.arrivals import DELTA, NOT_IP, PACKETS, Arrived, arrived
-from tests.support.command import Agent as Command
-from tests.support.command import epping, said
 from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
 from tests.support.patience import PATIENCE_S
 
@@ -49,7 +42,7 @@ def names(one: Arrived, at_ns: int | None = None) -> set[str]:
     """Returns the names of networks that have points, at all times or at the time of one export."""
     points = one.points.get(PACKETS, [])
     return {
-        point.attributes[semconv.NETWORK_NAME]
+        str(point.attributes[semconv.NETWORK_NAME])
         for point in points
         if semconv.NETWORK_NAME in point.attributes and at_ns in (None, point.point.time_unix_nano)
     }
@@ -107,7 +100,7 @@ def check_series(one: Arrived, lab: Lab) -> None:
 
 def longest_pause_s(one: Arrived) -> float:
     times_ns = sorted({point.point.time_unix_nano for point in one.points[PACKETS]})
-    return max(after - before for before, after in zip(times_ns, times_ns[1:], strict=False)) / 1e9
+    return float(max(after - before for before, after in pairwise(times_ns)) / 1e9)
 
 
 def replaced(path: Path, content: str) -> None:
