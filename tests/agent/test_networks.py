@@ -5,6 +5,7 @@ No packet and no RTT is lost or counted twice. Networks that did not change keep
 """
 
 import ipaddress
+import os
 import re
 import signal
 from collections import Counter, defaultdict
@@ -13,12 +14,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
 from otel_epping.otel import metric_table, semconv
 from tests.support.arrivals import DELTA, NOT_IP, PACKETS, Arrived, arrived
+from tests.support.command import COMMAND, epping, said
+from tests.support.command import Agent as Command
 from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
 from tests.support.patience import PATIENCE_S
+from tests.support.unprivileged import NOBODY_UID
 
 LINES = 100_000
 INTERVAL = "400ms"
@@ -169,3 +174,71 @@ def test_half_of_100_000_networks_change_under_traffic(lab: Lab, agents: Callabl
         figure(f"{agent.name}: packets and RTTs", (packets(one), rtts(one)))
         assert agent.log.count("ERROR") == 0, agent.log
         assert longest_pause_s(one) < 5
+
+
+def test_a_file_that_cannot_be_used_leaves_the_old_names_in_use(
+    ns: Namespace, start: Callable[..., Command], public: Path
+) -> None:
+    path, settings, good = (
+        public / "networks.csv",
+        public / "settings.yaml",
+        "cidr,name,site\n10.1.0.0/28,Miller,north\n",
+    )
+    path.write_text(good)
+    settings.write_text(f"interface: lo\nnetworks: {path}\n")
+    agent = start("--config", str(settings), OTEL_METRICS_EXPORTER="console")
+    agent.wait_for(f"1 named networks with 1 prefixes in {path}")
+
+    def reload(text: str, words: str) -> None:
+        settings.write_text(text)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for(words)
+
+    unchanged = "the named networks are unchanged: "
+    path.write_text(f"{good}10.2.0.0/99,Bakery,north\n")
+    agent.wait_for(f"{unchanged}{path}:3: ")
+    path.unlink()
+    agent.wait_for(f"{unchanged}{path} does not exist: ")
+    path.write_text(f"{good}10.2.0.0/28,Bakery,north\n")
+    path.chmod(0o600)
+    agent.wait_for(f"{unchanged}cannot read {path}: Permission denied: ")
+    path.chmod(0o644)
+    agent.wait_for("2 named networks with 2 prefixes (new: 1, ended: 0)")
+    assert agent.log.read_text().count("ERROR") == 3  # one line for each fault
+
+    other = public / "other.yaml"
+    reload(f"interface: lo\nnetworks: {other}\n", f"{unchanged}{other} does not exist: ")
+    other.write_text("- {cidr: 10.1.0.0/28, name: Miller, site: north}\n")
+    agent.wait_for("1 named networks with 1 prefixes (new: 0, ended: 1)")
+    reload("interface: lo\n", "take effect after a restart: networks")
+    reload(
+        f"interface: lo\nnetworks: {other}\ngroup_by: asn\n", "settings are unchanged: group_by is asn, but there is no"
+    )
+    reload(f"interface: lo\nnetworks: {path}\ngroup_by: site\n", "take effect after a restart: group_by")
+    agent.wait_for("2 named networks with 2 prefixes (new: 1, ended: 0)", 2)
+    assert agent.stop() == 0
+
+
+def test_names_for_an_agent_without_names_need_a_restart(
+    ns: Namespace, start: Callable[..., Command], public: Path
+) -> None:
+    path, settings = public / "networks.csv", public / "settings.yaml"
+    settings.write_text("interface: lo\n")
+    agent = start("--config", str(settings), OTEL_METRICS_EXPORTER="console")
+    path.write_text("cidr,name\n10.1.0.0/28,Miller\n")
+    settings.write_text(f"interface: lo\nnetworks: {path}\n")
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_for("take effect after a restart: networks")
+    assert agent.stop() == 0
+
+
+def test_a_file_that_the_agent_cannot_read_later_is_an_error_at_the_start(ns: Namespace, public: Path) -> None:
+    """The agent drops its capabilities before it reads the file. So even root needs the permission to read the file."""
+    path = public / "networks.csv"
+    path.write_text("cidr,name\n10.1.0.0/28,Miller\n")
+    path.chmod(0o600)
+    refusal = f"cannot read {path}: Permission denied: "
+    assert said(epping(ns, "run", "-i", "lo", "--networks", str(path))).startswith(refusal)
+    os.chown(path, int(NOBODY_UID), -1)
+    refused = epping(ns, "run", "-i", "lo", "--networks", str(path), command=COMMAND)
+    assert said(refused).startswith(refusal)

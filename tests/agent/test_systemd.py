@@ -173,3 +173,27 @@ def test_messages_of_a_running_agent(receiver: socket.socket, ns: Namespace, sta
             pass
         assert message == {"STOPPING": "1", "STATUS": "exporting the last interval"}
         assert running.process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("address", ["path"], indirect=True)
+def test_a_reload_ends_when_the_named_networks_are_in_use(
+    receiver: socket.socket, ns: Namespace, start: Callable[..., Agent], public: Path
+) -> None:
+    names = public / "networks.csv"
+    names.write_text("cidr,name\n10.1.0.0/28,Miller\n")
+    Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)
+    running = start(
+        *("-i", "lo", "--networks", str(names)),
+        NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],
+        OTEL_METRICS_EXPORTER="console",
+    )
+    assert next_message(receiver)["READY"] == "1"
+    names.write_text("".join(["cidr,name\n", *(f"10.{a}.{b}.0/28,{a}.{b}\n" for a in range(50) for b in range(256))]))
+    running.process.send_signal(signal.SIGHUP)
+    while "RELOADING" not in next_message(receiver):
+        pass
+    while "READY" not in (message := next_message(receiver)):
+        pass
+    assert message["STATUS"].startswith("watching lo; ")
+    assert "12800 named networks with 12800 prefixes (new: 12800, ended: 1)" in running.log.read_text()
+    assert running.stop() == 0
