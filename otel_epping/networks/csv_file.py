@@ -15,6 +15,8 @@ from otel_epping.networks.prefix_text import packed
 
 _EXAMPLE = "start the file with a header, such as cidr,name,site"
 
+_OPEN_QUOTE = "the quoted text does not end in this line: add the closing quote"
+
 # The messages of csv.Error -> cause and cure.
 _CAUSES = {
     "unexpected end of data": "the file ends inside a quoted text: add the closing quote, or the missing lines",
@@ -31,14 +33,15 @@ class Row(NamedTuple):
     last_line: int
 
 
-def rows(path: str, text: str) -> Iterator[Row]:
+def rows(path: str, text: str, strict: bool = True) -> Iterator[Row]:
     """Yields the rows of a CSV file, without empty rows and without lines that start with #.
 
-    Raises EppingError with the file and the line if the file is not CSV.
+    If quotes are misplaced and `strict` is false, yields the fields that a lenient program would read. If `strict` is
+    true, raises EppingError with the file and the line.
     """
     # With newline="", a line ends with LF, CR LF or CR.
     lines = ("\n" if line.lstrip().startswith("#") else line for line in io.StringIO(text, newline=""))
-    reader = csv.reader(lines, strict=True, skipinitialspace=True)
+    reader = csv.reader(lines, strict=strict, skipinitialspace=True)
     first_line = 1
     try:
         for fields in reader:
@@ -47,6 +50,8 @@ def rows(path: str, text: str) -> Iterator[Row]:
             first_line = reader.line_num + 1
     except csv.Error as error:
         cause = next((cause for start, cause in _CAUSES.items() if str(error).startswith(start)), f"{error}")
+        if reader.line_num > first_line:
+            cause = _OPEN_QUOTE
         raise EppingError(f"{path}:{first_line}: {cause}") from None
 
 
@@ -60,7 +65,7 @@ def _columns(header: list[str]) -> list[str]:
             if len(header) == 1 and delimiter in header[0]:
                 raise LineError(f"{what} separate the columns: save the file with commas")
         try:
-            packed(names[0])
+            packed(names[0] if names else "")
         except LineError:
             raise LineError(f"the header {quoted(','.join(header))} has no column cidr: {_EXAMPLE}") from None
         raise LineError(f"the file has no header: {_EXAMPLE}")
@@ -73,11 +78,16 @@ def _columns(header: list[str]) -> list[str]:
     return columns
 
 
-def read(path: str, header: Row, lines: Iterator[Row], is_complete: bool) -> Networks:
-    """Returns the networks in the rows `lines`. `is_complete` is true if the file ends with the end of a line.
+def read(path: str, lines: Iterator[Row], is_complete: bool) -> Networks:
+    """Returns the networks in the rows `lines`, which start with the header.
+
+    `is_complete` is true if the file ends with the end of a line.
 
     Raises EppingError with the file, the line, the cause and the cure for each line that is invalid.
     """
+    header = next(lines, None)
+    if not header:
+        raise EppingError(f"{path} contains only comments: {_EXAMPLE}")
     try:
         columns = _columns(header.fields)
     except LineError as error:
@@ -91,7 +101,7 @@ def read(path: str, header: Row, lines: Iterator[Row], is_complete: bool) -> Net
     shortened: int | None = None
     for fields, line, last_line in lines:
         if last_line > line:
-            builder.errors.add(line, "the quoted text does not end in this line: add the closing quote")
+            builder.errors.add(line, _OPEN_QUOTE)
             break
         shortened = line if len(fields) < width else None
         if len(fields) != width:

@@ -86,7 +86,7 @@ class _Devices:
         line = row.first_line
         circuit_id = self._field(row, "circuitid")
         if not circuit_id:
-            raise LineError("the Circuit ID is missing: LibreQoS needs the ID of a circuit, too")
+            raise LineError("the Circuit ID is missing: add it, LibreQoS needs it too")
         circuit = self._circuit(row, circuit_id)
         first = self.circuits.setdefault(circuit_id, circuit)
         if first.parent and first.parent != circuit.parent:
@@ -101,6 +101,10 @@ class _Devices:
                 self.prefixes[prefix] = circuit_id, line
                 if old_id != circuit_id:
                     self.moved.append(f"line {line}: {unpacked(prefix)} is also in line {old_line}")
+
+    def has_rates(self, row: Row) -> bool:
+        """Returns true if a row contains the columns with rates, which LibreQoS needs."""
+        return len(row.fields) > max(self._columns.get(column, 0) for column in ("downloadmax", "uploadmax"))
 
     def _field(self, row: Row, column: str) -> str:
         index = self._columns.get(column, len(row.fields))
@@ -117,21 +121,25 @@ class _Devices:
         )
 
 
-def read(path: str, header: Row, lines: Iterator[Row], tree: Tree | None) -> Networks:
-    """Returns a network for each circuit that has addresses.
+def read(path: str, lines: Iterator[Row], is_complete: bool, tree: Tree | None) -> Networks:
+    """Returns a network for each circuit that has addresses. The first row of `lines` is the header.
 
     The name of the network is the name of the circuit. If several circuits have the same name, the ID of the circuit
-    follows each of these names in parentheses. `tree` is the tree of network.json, or None.
+    follows each of these names in parentheses. `is_complete` is true if the file ends with the end of a line.
+    `tree` is the tree of network.json, or None.
 
     Raises EppingError with the file, the line, the cause and the cure for each line that is invalid.
     """
     builder = NetworksBuilder(path, _TAGS if tree is None else (*_TAGS, *Levels._fields))
-    devices = _Devices(header.fields)
+    row = next(lines)
+    devices = _Devices(row.fields)
     for row in lines:
         try:
             devices.add(row)
         except LineError as error:
             builder.errors.add(row.first_line, error)
+    if not is_complete and not devices.has_rates(row):
+        builder.errors.add(row.first_line, "the file ends in the middle of this line: write the file completely")
     builder.errors.check()
     if not devices.prefixes:
         raise EppingError(f"{path}: no circuit has an address: fill in the columns IPv4 and IPv6")
