@@ -14,6 +14,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT, Reading, RttTable
+from otel_epping.networks.pseudonyms import Show, unchanged
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.columns import Labels
 from otel_epping.otel.series_groups import series_groups
@@ -34,27 +35,29 @@ _EXPORTED = {metric_table.RTT: _KEYS, metric_table.SUBNET_PACKETS: _KEYS, metric
 class _Columns:
     """The columns that identify a line: the network or the group and, with databases, the AS and the country."""
 
-    def __init__(self, grouping: Grouping, *, has_names: bool) -> None:
-        self._group_by = grouping.group_by
+    def __init__(self, grouping: Grouping, show: Show, *, has_names: bool) -> None:
+        self._group_by, self._show = grouping.group_by, show
         self._has_places = bool(grouping.databases) and self._group_by in (SUBNET, NAME)
         first = "network" if self._group_by == SUBNET and has_names else self._group_by
         self.headings = ["AS" if first == ASN else first, *(["AS", "country"] if self._has_places else [])]
 
     def cells(self, labels: Labels) -> list[str]:
         """Returns the cells of a series with these attributes."""
-        autonomous_system = " ".join(
-            str(labels[key]) for key in (semconv.AS_NUMBER, semconv.AS_ORGANIZATION) if key in labels
-        )
+
+        def shown(kind: str, key: str) -> str:
+            return self._show(kind, str(labels[key])) if key in labels else ""
+
+        network, subnet = shown("network", semconv.NETWORK_NAME), shown("subnet", semconv.SUBNET)
+        number, organization = shown("AS", semconv.AS_NUMBER), shown("organization", semconv.AS_ORGANIZATION)
+        autonomous_system = f"{number} {organization}".strip()
         country = str(labels.get(semconv.COUNTRY, ""))
-        named = {
-            SUBNET: labels.get(semconv.NETWORK_NAME) or labels.get(semconv.SUBNET),
-            NAME: labels.get(semconv.NETWORK_NAME),
-            ASN: autonomous_system,
-            COUNTRY: country,
-        }
-        first = named.get(self._group_by, labels.get(f"{semconv.NETWORK_TAG}.{self._group_by}"))
+        named = {SUBNET: network or subnet, NAME: network, ASN: autonomous_system, COUNTRY: country}
+        if self._group_by in named:
+            first = named[self._group_by]
+        else:
+            first = shown(self._group_by, f"{semconv.NETWORK_TAG}.{self._group_by}")
         places = [autonomous_system or _NONE, country or _NONE] if self._has_places else []
-        return [str(first or f"no {self.headings[0]}"), *places]
+        return [first or f"no {self.headings[0]}", *places]
 
     def shared(self, text: str) -> list[str]:
         """Returns the cells of a line that many networks share."""
@@ -107,12 +110,15 @@ def _lines(
             yield [*cells, _NONE, "0", *("" for _ in _TIMES), *sums]
 
 
-def table(reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping) -> str:
+def table(
+    reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping, show: Show = unchanged
+) -> str:
     """Returns the table as text. `reader` has read the counts of the collector.
 
-    The packets and bytes of a network are sums of both directions.
+    The packets and bytes of a network are sums of both directions. `show` returns the text to print for a subnet or a
+    name.
     """
-    columns = _Columns(grouping, has_names=collector.config.named_networks)
+    columns = _Columns(grouping, show, has_names=collector.config.named_networks)
     headings = [*columns.headings, "method", "RTTs", *_TIMES, "packets", "bytes"]
     left_columns = len(columns.headings) + 1
     lines = [headings, *_lines(reading, reader, collector, grouping, columns)]
