@@ -24,13 +24,13 @@ _T = TypeVar("_T", bound=np.generic)
 
 def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
     """Returns an array with at least `rows` rows: the array itself, or a copy with new rows that contain `fill`."""
-    missing = rows - len(array)
-    if missing <= 0:
+    if rows <= len(array):
         return array
-    more = np.zeros((missing, *array.shape[1:]), array.dtype)
+    grown = np.zeros((rows, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
     if fill:
-        more[...] = fill
-    return np.concatenate([array, more])
+        grown[len(array) :] = fill
+    return grown
 
 
 def spread(rows: Indexes, each: int) -> Indexes:

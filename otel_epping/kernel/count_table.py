@@ -94,9 +94,9 @@ class HistogramTable:
     sum_ns: Counts
 
     @classmethod
-    def empty(cls) -> "HistogramTable":
-        """Returns a table without rows."""
-        return cls(SparseHistograms.empty(0), np.zeros(0, np.uint64))
+    def empty(cls, bucket: type[np.uint32 | np.uint64] = np.uint64) -> "HistogramTable":
+        """Returns a table without rows. `bucket` is the type of the counts in buckets (SparseHistograms.empty())."""
+        return cls(SparseHistograms.empty(0, bucket), np.zeros(0, np.uint64))
 
     @property
     def rows(self) -> int:

@@ -5,7 +5,7 @@ The stored range of a row is called a run. A run typically has a tenth of all bu
 array, one after the other.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ _T = TypeVar("_T", np.uint32, np.uint64)
 
 # add() widens runs to multiples of _BLOCK buckets, so that a run seldom has to be widened again.
 _BLOCK = 8
+# widen() computes the positions of the buckets of up to _ROWS_AT_ONCE rows in one step. The positions need as much
+# memory as the counts.
+_ROWS_AT_ONCE = 512
 
 
 def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
@@ -50,6 +53,11 @@ def sums(counts: npt.NDArray[_T], starts: Indexes) -> npt.NDArray[_T]:
     return totals
 
 
+def difference(counts: npt.NDArray[Any], since: npt.NDArray[Any]) -> Counts:
+    """Returns counts - since. If `since` contains only the low 32 bits of counts, the result is modulo 2^32."""
+    return np.asarray(np.subtract(counts, since, dtype=since.dtype, casting="unsafe").astype(np.uint64, copy=False))
+
+
 class SparseHistograms(NamedTuple):
     """One histogram per row. Only the buckets in the row's run are stored. All other buckets of the row are 0.
 
@@ -58,19 +66,19 @@ class SparseHistograms(NamedTuple):
 
     first   (rows,) number of the first bucket of each run
     starts  (rows + 1,) the position in `counts` where each run starts. A run ends where the next run starts
-    counts  (buckets of all runs,) the counts of all runs, one run after the other
+    counts  (buckets of all runs,) the counts of all runs, one run after the other; 64 bits each, or the low 32 bits
 
     For example, a row whose buckets 30 and 32 have 5 RTTs and 1 RTT can have the run [5, 0, 1] with `first` 30.
     """
 
     first: Indexes
     starts: Indexes
-    counts: Counts
+    counts: npt.NDArray[Any]
 
     @classmethod
-    def empty(cls, rows: int) -> "SparseHistograms":
-        """Returns rows without buckets."""
-        return cls(np.zeros(rows, np.int64), np.zeros(rows + 1, np.int64), np.zeros(0, np.uint64))
+    def empty(cls, rows: int, bucket: type[np.uint32 | np.uint64] = np.uint64) -> "SparseHistograms":
+        """Returns rows without buckets. `bucket` is the type of `counts`. For delta(), 32 bits are sufficient."""
+        return cls(np.zeros(rows, np.int64), np.zeros(rows + 1, np.int64), np.zeros(0, bucket))
 
     @property
     def lengths(self) -> Indexes:
@@ -109,11 +117,14 @@ class SparseHistograms(NamedTuple):
     def delta(self, rows: Indexes, since: "SparseHistograms") -> "SparseHistograms":
         """Subtracts the rows of `since` from the same rows of this object, and returns the differences for `rows`.
 
-        The runs of `since` must be the same as the runs of this object.
+        The runs of `since` must be the same as the runs of this object. If the counts of `since` have 32 bits, the
+        differences are exact up to 2^32 - 1.
         """
         lengths = self.starts[rows + 1] - self.starts[rows]
         places = self._places(rows)
-        return SparseHistograms(self.first[rows], starts_of(lengths), self.counts[places] - since.counts[places])
+        return SparseHistograms(
+            self.first[rows], starts_of(lengths), difference(self.counts[places], since.counts[places])
+        )
 
     def assign(self, rows: Indexes, other: "SparseHistograms") -> None:
         """Overwrites the given rows with the same rows of `other`.
@@ -137,14 +148,13 @@ class SparseHistograms(NamedTuple):
         The new run of each row must contain the present run of the row.
         """
         lengths = np.diff(starts)
-        changed = np.flatnonzero((first != self.first) | (lengths != self.lengths))
-        if not len(changed):
+        if not ((first != self.first) | (lengths != self.lengths)).any():
             return self
-        known = np.ones(starts[-1], np.bool_)
-        known[spans(starts[changed], lengths[changed])] = False
-        known[spans((starts[:-1] + self.first - first)[changed], self.lengths[changed])] = True
-        counts = np.zeros(starts[-1], np.uint64)
-        counts[known] = self.counts
+        counts = np.zeros(starts[-1], self.counts.dtype)
+        for begin in range(0, len(first), _ROWS_AT_ONCE):
+            some = slice(begin, begin + _ROWS_AT_ONCE)
+            places = spans((starts[:-1] + self.first - first)[some], self.lengths[some])
+            counts[places] = self.counts[self.starts[begin] :][: len(places)]
         return SparseHistograms(first, starts, counts)
 
     def add(self, rows: Indexes, other: "SparseHistograms") -> "SparseHistograms":

@@ -18,12 +18,13 @@ from opentelemetry.util.types import Attributes
 from otel_epping.kernel import buckets
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.kernel.reading import SHARED_SLOTS, Reading, has_owner
+from otel_epping.kernel.reading import SHARED_SLOTS, has_owner
 from otel_epping.otel import agent_metrics, metric_table, sdk_points
 from otel_epping.otel.columns import NO_LABELS, Labels
 from otel_epping.otel.export_batch import CounterSeries, ExportBatch, counter_series, rtt_series
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.interface_metrics import InterfaceMetrics, current_values
+from otel_epping.otel.metric import Metric as AgentMetric
 from otel_epping.otel.scope import SCOPE
 from otel_epping.otel.series_groups import series_groups
 from otel_epping.series.cardinality import CardinalityLimiter
@@ -86,8 +87,8 @@ class EppingMetricProducer:
         ]
         self._interfaces = InterfaceMetrics(collector, self.exported, self._reader.interfaces_dtype, temporality)
         self._collector = collector
-        self._slots_in_use = 0
-        self._reading: Reading | None = None
+        self._own: dict[AgentMetric, int] = {}  # the values of the agent's own metrics at the latest reading
+        self._read_ns = 0  # time of the latest reading
         self._retired = self._retired_delivered = 0  # numbers of freed slots: in the latest batch, and delivered
         self._lock = threading.Lock()
 
@@ -118,16 +119,28 @@ class EppingMetricProducer:
         Raises OSError if a map cannot be read.
         """
         began = time.monotonic()
-        if self._reading:
+        if self._read_ns:
             waiting = set[int]().union(*(tracker.waiting_interfaces() for tracker in self._trackers))
             self._reader.delivered = self._interfaces.delivered(waiting)
         reading = self._reader.read()
-        self._slots_in_use = int(np.count_nonzero(has_owner(reading.generation)))
         self._interfaces.update(reading)
         series = self._limiter.limit(reading, self.limits, self._collector.networks)
         for tracker, series_reading in zip(self._trackers, series, strict=True):
             tracker.update(series_reading)
-        self._reading = reading
+        # No reference to the reading is kept. Otherwise, the next reading would need memory for another copy of all
+        # buckets whenever it widens a histogram.
+        self._own = {
+            agent_metrics.SUBNET_USAGE: int(np.count_nonzero(has_owner(reading.generation))),
+            agent_metrics.SUBNET_LIMIT: self.config.max_slots,
+            agent_metrics.SUBNET_UNANSWERED: reading.unanswered,
+            agent_metrics.FLOW_USAGE: reading.flows,
+            agent_metrics.FLOW_LIMIT: self.config.max_flows,
+            agent_metrics.SERIES_USAGE: self._limiter.exported,
+            agent_metrics.SERIES_LIMIT: self._limiter.max_series,
+            agent_metrics.SERIES_OVERFLOWED: self._limiter.overflowed,
+            agent_metrics.SERIES_ROLLED_UP: self._limiter.rolled_up,
+        }
+        self._read_ns = reading.time_ns
         self.read_at_s = time.monotonic()
         self.read_seconds = self.read_at_s - began
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
@@ -221,24 +234,11 @@ class EppingMetricProducer:
         )
 
     def _own_metrics(self) -> Iterator[Metric]:
-        reading = self._reading
-        assert reading
-        values = {
-            agent_metrics.SUBNET_USAGE: self._slots_in_use,
-            agent_metrics.SUBNET_LIMIT: self.config.max_slots,
-            agent_metrics.SUBNET_UNANSWERED: reading.unanswered,
-            agent_metrics.FLOW_USAGE: reading.flows,
-            agent_metrics.FLOW_LIMIT: self.config.max_flows,
-            agent_metrics.SERIES_USAGE: self._limiter.exported,
-            agent_metrics.SERIES_LIMIT: self._limiter.max_series,
-            agent_metrics.SERIES_OVERFLOWED: self._limiter.overflowed,
-            agent_metrics.SERIES_ROLLED_UP: self._limiter.rolled_up,
-        }
-        for metric, value in values.items():
-            yield from current_values(self.exported, metric, [((), value)], self._started_ns, reading.time_ns)
+        for metric, value in self._own.items():
+            yield from current_values(self.exported, metric, [((), value)], self._started_ns, self._read_ns)
         self._retired = self._collector.slots.retired
         if agent_metrics.SUBNET_RETIRED in self.exported:
             delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0
             start_ns = self._interfaces.tracker.acked_ns or self._started_ns
-            point = NumberDataPoint({}, start_ns, reading.time_ns, self._retired - delivered)
+            point = NumberDataPoint({}, start_ns, self._read_ns, self._retired - delivered)
             yield sdk_points.sum_metric(agent_metrics.SUBNET_RETIRED, [point], self.temporality)

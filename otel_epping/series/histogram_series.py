@@ -17,6 +17,7 @@ from otel_epping.kernel.count_table import HistogramTable
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.min_max import MinMax
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, RowOwners, RttTable, has_owner
+from otel_epping.kernel.sparse_histograms import difference
 from otel_epping.series.increments import Increments
 from otel_epping.series.registry import OVERFLOW_SERIES
 
@@ -88,7 +89,9 @@ class HistogramSeries:
         self._owners = RowOwners()
         self._numbers = HistogramNumbers()
         self._counts = HistogramTable.empty()
-        self._increments = Increments(HistogramTable.empty())
+        # The previous counts of 10,000 histograms need 5 MB with 64 bits, and half with 32 bits. 32 bits are exact: the
+        # program's buckets have 32 bits, so fewer than 2^32 RTTs per bucket must arrive between two readings anyway.
+        self._increments = Increments(HistogramTable.empty(np.uint32))
         self._new = MinMax()  # minima and maxima that are not added yet, of the reading's histograms
         self._min_max = MinMax()  # minima and maxima of the histograms of series
 
@@ -105,7 +108,7 @@ class HistogramSeries:
 
     def new_rtts(self, rtts: RttTable) -> Counts:
         """Returns the number of new RTTs of each histogram of the reading: (histograms,)."""
-        return np.asarray(rtts.buckets.totals() - self._increments.previous.buckets.totals())
+        return difference(rtts.buckets.totals(), self._increments.previous.buckets.totals())
 
     def start_series(self, series: int, ended: Indexes) -> None:
         """Makes room for `series` series, and ends the histograms of the series in `ended`."""

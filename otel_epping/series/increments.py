@@ -15,7 +15,7 @@ from otel_epping.kernel.count_table import Table
 
 # The increments of up to _ROWS_AT_ONCE rows are computed in one step. Computing the increments of all rows in one step
 # would double the memory use of the counts.
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE = 512
 
 
 class Increments(Generic[Table]):

@@ -10,6 +10,7 @@ as at least one placed series belongs to the merged series.
 No projection merges the two shared series with other series.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,10 +20,13 @@ from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Wo
 from otel_epping.kernel.count_table import CounterTable
 from otel_epping.kernel.read.min_max import NO_MIN_NS
 from otel_epping.kernel.reading import SHARED_SLOTS, Reading, RowOwners, RttTable, has_owner
-from otel_epping.kernel.sparse_histograms import SparseHistograms
+from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 from otel_epping.series.details import DetailsNumbers
 from otel_epping.series.prefixes import SubnetKeys
 from otel_epping.series.registry import SeriesRegistry
+
+# Columns of up to _ROWS_AT_ONCE rows are added up in one step, so that no copy of all counters is needed.
+_ROWS_AT_ONCE = 512
 
 
 class ColumnSums(NamedTuple):
@@ -35,12 +39,23 @@ class ColumnSums(NamedTuple):
     columns: Indexes
     starts: Indexes
 
+    @classmethod
+    def joined(cls, parts: Sequence["ColumnSums"]) -> "ColumnSums":
+        """Returns the sums of all parts, one part after the other."""
+        begins = starts_of(np.array([len(part.columns) for part in parts]))
+        return cls(
+            np.concatenate([part.columns for part in parts]),
+            np.concatenate([part.starts + begin for part, begin in zip(parts, begins[:-1], strict=True)]),
+        )
+
     def of(self, counters: Counts) -> Counts:
         """Returns the sums of each row of `counters`: (rows, sums)."""
-        selected = np.take(counters, self.columns, axis=1)
-        if len(self.starts) == len(self.columns):  # no columns are merged, or there are no counters
-            return selected
-        return np.asarray(np.add.reduceat(selected, self.starts, axis=1))
+        sums = np.empty((len(counters), len(self.starts)), np.uint64)
+        for begin in range(0, len(counters), _ROWS_AT_ONCE):
+            selected = np.take(counters[begin : begin + _ROWS_AT_ONCE], self.columns, axis=1)
+            is_merged = len(self.starts) != len(self.columns)
+            sums[begin : begin + len(selected)] = np.add.reduceat(selected, self.starts, 1) if is_merged else selected
+        return sums
 
 
 @dataclass(frozen=True)
@@ -143,12 +158,15 @@ class ProjectedSeries:
         return np.asarray(self._series[placed])
 
     def add(self, placed: Indexes, increments: CounterTable) -> None:
-        """Adds the increments of n rows. `placed` (n,) has the placed series of each of these rows."""
-        sums = self.projection.sums.of(increments.counters)
-        counted = np.flatnonzero(sums.any(axis=1))
+        """Adds the increments of n rows.
+
+        placed      (n,) the placed series of each of these rows
+        increments  the increments of the sums of the projection
+        """
+        counted = np.flatnonzero(increments.is_counted())
         series = self.of(placed[counted])
-        # If all rows have counts, which is usual, the sums are not copied.
-        self.counts.add(series, CounterTable(sums if len(counted) == len(sums) else sums[counted]))
+        # If all rows have counts, which is usual, the increments are not copied.
+        self.counts.add(series, increments if len(counted) == increments.rows else increments.select(counted))
         self.registry.pending[series] = True
 
     def reading(self, reading: Reading, rows: Indexes, placed: Indexes, rtts: RttTable) -> SeriesReading:

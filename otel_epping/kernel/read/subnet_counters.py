@@ -61,6 +61,13 @@ def packets_of(records: Records) -> Counts:
     return np.asarray(classes["from"]["packets"].sum(axis=1) + classes["to"]["packets"].sum(axis=1))
 
 
+def packet_columns(record: np.dtype[Any]) -> Indexes:
+    """Returns the columns of counters that packets_of() adds up."""
+    columns: Records = np.arange(record.itemsize // _WORD.itemsize).view(record)
+    classes = columns["classes"]
+    return np.concatenate([classes[way]["packets"].ravel() for way in ("from", "to")]).astype(np.int64)
+
+
 class SubnetCounters:
     """Reads counters into a table of counts. The counters of a row are a record of the type `dtype`, with these fields:
 
