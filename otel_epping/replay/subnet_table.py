@@ -35,17 +35,17 @@ _EXPORTED = {metric_table.RTT: _KEYS, metric_table.SUBNET_PACKETS: _KEYS, metric
 class _Columns:
     """The columns that identify a line: the network or the group and, with databases, the AS and the country."""
 
-    def __init__(self, grouping: Grouping, show: Show, *, has_names: bool) -> None:
-        self._group_by, self._show = grouping.group_by, show
+    def __init__(self, grouping: Grouping, *, has_names: bool) -> None:
+        self._group_by = grouping.group_by
         self._has_places = bool(grouping.databases) and self._group_by in (SUBNET, NAME)
         first = "network" if self._group_by == SUBNET and has_names else self._group_by
         self.headings = ["AS" if first == ASN else first, *(["AS", "country"] if self._has_places else [])]
 
-    def cells(self, labels: Labels) -> list[str]:
-        """Returns the cells of a series with these attributes."""
+    def cells(self, labels: Labels, show: Show = unchanged) -> list[str]:
+        """Returns the cells of a series with these attributes. `show` returns the text for a subnet or a name."""
 
         def shown(kind: str, key: str) -> str:
-            return self._show(kind, str(labels[key])) if key in labels else ""
+            return show(kind, str(labels[key])) if key in labels else ""
 
         network, subnet = shown("network", semconv.NETWORK_NAME), shown("subnet", semconv.SUBNET)
         number, organization = shown("AS", semconv.AS_NUMBER), shown("organization", semconv.AS_ORGANIZATION)
@@ -74,12 +74,12 @@ def _times(rtts: RttTable, number: int, scale: int) -> list[str]:
 
 
 def _lines(
-    reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping, columns: _Columns
+    reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping, columns: _Columns, show: Show
 ) -> Iterator[list[str]]:
     """Yields the cells of each line of the table.
 
     The table has one line per network or group and method, and one line for all subnets that have not answered. The
-    lines are sorted by the number of packets, in descending order.
+    lines are sorted by the number of packets, in descending order, and then by the texts without pseudonyms.
     """
     config = collector.config
     (group,) = series_groups(_EXPORTED, reader.counters_dtype)
@@ -95,12 +95,12 @@ def _lines(
     plural = "s" * (reading.unanswered != 1)
     shared = {OVERFLOW_SLOT: _OVERFLOW, UNANSWERED_SLOT: f"never answered ({reading.unanswered:,} subnet{plural})"}
     rows = [row for row in range(len(packets)) if packets[row] or row in histograms]
-    first = {
-        row: columns.shared(shared[row]) if row in shared else columns.cells(group.labels(series, row, config))
-        for row in rows
-    }
-    for row in sorted(rows, key=lambda row: (-packets[row], first[row])):
-        cells, sums = first[row], [f"{packets[row]:,}", f"{octets[row]:,}"]
+
+    def first_cells(row: int, show: Show = unchanged) -> list[str]:
+        return columns.shared(shared[row]) if row in shared else columns.cells(group.labels(series, row, config), show)
+
+    for row in sorted(rows, key=lambda row: (-packets[row], first_cells(row))):
+        cells, sums = first_cells(row, show), [f"{packets[row]:,}", f"{octets[row]:,}"]
         for number in sorted(histograms.get(row, []), key=lambda number: int(series.rtts.methods[number])):
             label = "all" if row == OVERFLOW_SLOT else METHODS[series.rtts.methods[number]].name
             yield [*cells, label, *_times(series.rtts, number, config.scale), *sums]
@@ -118,10 +118,10 @@ def table(
     The packets and bytes of a network are sums of both directions. `show` returns the text to print for a subnet or a
     name.
     """
-    columns = _Columns(grouping, show, has_names=collector.config.named_networks)
+    columns = _Columns(grouping, has_names=collector.config.named_networks)
     headings = [*columns.headings, "method", "RTTs", *_TIMES, "packets", "bytes"]
     left_columns = len(columns.headings) + 1
-    lines = [headings, *_lines(reading, reader, collector, grouping, columns)]
+    lines = [headings, *_lines(reading, reader, collector, grouping, columns, show)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

@@ -53,8 +53,8 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "idle_timeout": ("1h", "1h"),
     "metrics": (["core", "ecn"], "core,ecn"),
     "attributes": (
-        {"rtt": ["subnet", "side"], "ecn": ["side", "direction", "ecn"]},
-        "rtt=subnet,side;ecn=side,direction,ecn",
+        {"rtt": ["tag", "side"], "ecn": ["side", "direction", "ecn"]},
+        "rtt=tag,side;ecn=side,direction,ecn",
     ),
     "max_series": (50, "50"),
     "roll_up": (False, "0"),
