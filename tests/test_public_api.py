@@ -26,7 +26,8 @@ from otel_epping.instrumentor import environment_variables
 from otel_epping.kernel import libbpf
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import metric_table
-from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS
+from otel_epping.settings.definitions import DEFINITIONS, NETWORK_SETTINGS
+from otel_epping.settings.model import INTERFACE_SETTINGS
 from scripts import api_page
 from tests.support.command import converse
 from tests.support.lab_agent import eventually
@@ -72,6 +73,7 @@ def test_the_instrumentors_variables_are_settings() -> None:
     names = {name for name in vars(environment_variables) if name.startswith("OTEL_")}
     fields = {field.name for cls in (EppingConfig, Limits, MetricSelection) for field in dataclasses.fields(cls)} | {
         *INTERFACE_SETTINGS,
+        *NETWORK_SETTINGS,
         "idle_timeout_ns",
     }
     assert names == {setting.variable for setting in DEFINITIONS if setting.field in fields} | {"OTEL_EPPING_CONFIG"}

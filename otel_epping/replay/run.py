@@ -20,6 +20,7 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.networks.network import Networks
 from otel_epping.networks.pseudonyms import Show, unchanged
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.export_status import ExportStatus
@@ -43,11 +44,13 @@ def run(
     events: str | None = None,
     otlp: ExportSettings | None = None,
     grouping: Grouping | None = None,
+    networks: Networks | None = None,
     show: Show = unchanged,
 ) -> bool:
     """Replays captures and prints the result. If `otlp` is not None, also exports the result.
 
-    `grouping` says what a line of the table stands for. `show` returns the text to print for an address or a name.
+    `grouping` says what a line of the table stands for. `networks` are the named networks. `show` returns the text to
+    print for an address or a name.
 
     `events` is None or one of events.formats.FORMATS. If `events` is a format, each event is printed to standard output
     in this format, and the report is printed to standard error. Returns True if all files were processed. After Ctrl-C,
@@ -65,7 +68,7 @@ def run(
     files = InputFiles(paths)
     if files.none_readable:
         raise last_error(files.failures)
-    with closing(Replayer(replace(config, events=events is not None))) as replayer:
+    with closing(Replayer(replace(config, events=events is not None), networks)) as replayer:
         session = ReplaySession(replayer, files, events, grouping or Grouping(), show)
         session.process_files()
         is_complete = session.is_complete and bool(replayer.latest_ns)
@@ -100,10 +103,9 @@ class ReplaySession:
         self, replayer: Replayer, files: InputFiles, event_format: str | None, grouping: Grouping, show: Show
     ) -> None:
         self.is_complete = False
-        self._show = show
         self._replayer = replayer
         self._files = files
-        self._grouping = grouping
+        self._grouping, self._show = grouping, show
         self._reader = replayer.reader()
         self._events = EventPrinter(replayer, event_format, show) if event_format else None
         self._seconds = 0.0

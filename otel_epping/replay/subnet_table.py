@@ -30,20 +30,6 @@ _NONE = "-"
 # The lines of the table have the attributes of networks. In a capture, all packets have the same interface and side.
 _KEYS = tuple(key for key in metric_table.RTT.keys if key not in (semconv.NETWORK_TRANSPORT, semconv.INTERFACE))
 _EXPORTED = {metric_table.RTT: _KEYS, metric_table.SUBNET_PACKETS: _KEYS, metric_table.SUBNET_BYTES: _KEYS}
-# The attributes that --redact replaces by pseudonyms, and the kind in the pseudonym. For a tag, the kind is its name.
-_KINDS = {
-    semconv.SUBNET: "subnet",
-    semconv.NETWORK_NAME: "network",
-    semconv.AS_NUMBER: "AS",
-    semconv.AS_ORGANIZATION: "organization",
-}
-_TAG = f"{semconv.NETWORK_TAG}."
-
-
-def _shown(labels: Labels, show: Show) -> Labels:
-    """Returns attributes with the texts to show."""
-    kinds = _KINDS | {key: key.removeprefix(_TAG) for key in labels if key.startswith(_TAG)}
-    return {key: show(kinds[key], str(value)) if key in kinds else value for key, value in labels.items()}
 
 
 class _Columns:
@@ -55,21 +41,23 @@ class _Columns:
         first = "network" if self._group_by == SUBNET and has_names else self._group_by
         self.headings = ["AS" if first == ASN else first, *(["AS", "country"] if self._has_places else [])]
 
-    def cells(self, labels: Labels) -> list[str]:
-        """Returns the cells of a series with these attributes."""
-        autonomous_system = " ".join(
-            str(labels[key]) for key in (semconv.AS_NUMBER, semconv.AS_ORGANIZATION) if key in labels
-        )
+    def cells(self, labels: Labels, show: Show = unchanged) -> list[str]:
+        """Returns the cells of a series with these attributes. `show` returns the text for a subnet or a name."""
+
+        def shown(kind: str, key: str) -> str:
+            return show(kind, str(labels[key])) if key in labels else ""
+
+        network, subnet = shown("network", semconv.NETWORK_NAME), shown("subnet", semconv.SUBNET)
+        number, organization = shown("AS", semconv.AS_NUMBER), shown("organization", semconv.AS_ORGANIZATION)
+        autonomous_system = f"{number} {organization}".strip()
         country = str(labels.get(semconv.COUNTRY, ""))
-        named = {
-            SUBNET: labels.get(semconv.NETWORK_NAME) or labels.get(semconv.SUBNET),
-            NAME: labels.get(semconv.NETWORK_NAME),
-            ASN: autonomous_system,
-            COUNTRY: country,
-        }
-        first = named.get(self._group_by, labels.get(f"{semconv.NETWORK_TAG}.{self._group_by}"))
+        named = {SUBNET: network or subnet, NAME: network, ASN: autonomous_system, COUNTRY: country}
+        if self._group_by in named:
+            first = named[self._group_by]
+        else:
+            first = shown(self._group_by, f"{semconv.NETWORK_TAG}.{self._group_by}")
         places = [autonomous_system or _NONE, country or _NONE] if self._has_places else []
-        return [str(first or f"no {self.headings[0]}"), *places]
+        return [first or f"no {self.headings[0]}", *places]
 
     def shared(self, text: str) -> list[str]:
         """Returns the cells of a line that many networks share."""
@@ -91,7 +79,7 @@ def _lines(
     """Yields the cells of each line of the table.
 
     The table has one line per network or group and method, and one line for all subnets that have not answered. The
-    lines are sorted by the number of packets, in descending order.
+    lines are sorted by the number of packets, in descending order, and then by the texts without pseudonyms.
     """
     config = collector.config
     (group,) = series_groups(_EXPORTED, reader.counters_dtype)
@@ -107,14 +95,12 @@ def _lines(
     plural = "s" * (reading.unanswered != 1)
     shared = {OVERFLOW_SLOT: _OVERFLOW, UNANSWERED_SLOT: f"never answered ({reading.unanswered:,} subnet{plural})"}
     rows = [row for row in range(len(packets)) if packets[row] or row in histograms]
-    first = {
-        row: columns.shared(shared[row])
-        if row in shared
-        else columns.cells(_shown(group.labels(series, row, config), show))
-        for row in rows
-    }
-    for row in sorted(rows, key=lambda row: (-packets[row], first[row])):
-        cells, sums = first[row], [f"{packets[row]:,}", f"{octets[row]:,}"]
+
+    def first_cells(row: int, show: Show = unchanged) -> list[str]:
+        return columns.shared(shared[row]) if row in shared else columns.cells(group.labels(series, row, config), show)
+
+    for row in sorted(rows, key=lambda row: (-packets[row], first_cells(row))):
+        cells, sums = first_cells(row, show), [f"{packets[row]:,}", f"{octets[row]:,}"]
         for number in sorted(histograms.get(row, []), key=lambda number: int(series.rtts.methods[number])):
             label = "all" if row == OVERFLOW_SLOT else METHODS[series.rtts.methods[number]].name
             yield [*cells, label, *_times(series.rtts, number, config.scale), *sums]
@@ -127,10 +113,10 @@ def _lines(
 def table(
     reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping, show: Show = unchanged
 ) -> str:
-    """Returns the table as text. `reader` has read the counts of the collector. `show` returns the text to print for an
-    address or a name.
+    """Returns the table as text. `reader` has read the counts of the collector.
 
-    The packets and bytes of a network are sums of both directions.
+    The packets and bytes of a network are sums of both directions. `show` returns the text to print for a subnet or a
+    name.
     """
     columns = _Columns(grouping, has_names=collector.config.named_networks)
     headings = [*columns.headings, "method", "RTTs", *_TIMES, "packets", "bytes"]

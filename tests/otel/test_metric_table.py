@@ -12,6 +12,7 @@ import pytest
 from otel_epping.kernel import methods
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import FAMILY_NAMED
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.columns import Columns
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
@@ -65,7 +66,7 @@ def test_labels_are_the_enumerators_in_their_order(labels: tuple[str, ...], name
 
 @pytest.mark.unit
 def test_families_are_those_of_the_program() -> None:
-    assert {f"v{number}": number for number in semconv.FAMILIES} == enum("family")
+    assert {"named": FAMILY_NAMED} | {f"v{number}": number for number in semconv.FAMILIES} == enum("family")
     assert semconv.FAMILIES == {4: "ipv4", 6: "ipv6"}
 
 
