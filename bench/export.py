@@ -30,6 +30,7 @@ from bench.fresh_process import Usage
 from bench.programs import Contender
 from bench.report import Heading, Result, Table, progress
 from otel_epping.kernel.collector import EppingCollector
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.metric_selection import ALL, MetricSelection
 from otel_epping.otel.otlp.encoder import BatchEncoder
@@ -46,13 +47,15 @@ _BUSY_S = 2.0  # after this CPU time in total, no further export is measured
 
 Exports = Generator[tuple[Usage, list[int]], None, None]
 
+_EVERYTHING = ExportSettings(MetricSelection((ALL,)), Limits(max_series=None))
+
 
 def _data(metrics: list[ScopeMetrics]) -> MetricsData:
     return MetricsData([ResourceMetrics(Resource({"service.name": "otel-epping"}), metrics, "")])
 
 
 def _ours(collector: EppingCollector) -> Exports:
-    producer = EppingMetricProducer(collector, limits=Limits(max_series=None), selection=MetricSelection((ALL,)))
+    producer = EppingMetricProducer(collector, settings=_EVERYTHING)
     encoder = BatchEncoder(producer.config)
     theirs = _data([]).resource_metrics
     while True:
@@ -63,7 +66,7 @@ def _ours(collector: EppingCollector) -> Exports:
 
 
 def _sdk(collector: EppingCollector) -> Exports:
-    producer = EppingMetricProducer(collector, limits=Limits(max_series=None), selection=MetricSelection((ALL,)))
+    producer = EppingMetricProducer(collector, settings=_EVERYTHING)
     producer.read()
     while True:
         with fresh_process.measure_usage() as usage:
@@ -77,8 +80,7 @@ def _grpc(collector: EppingCollector) -> Exports:
         exporter = ProducerExporter(
             OTLPMetricExporter(endpoint=receiver.endpoint, insecure=True),
             collector,
-            Limits(max_series=None),
-            MetricSelection((ALL,)),
+            _EVERYTHING,
             forward_sdk=False,
         )
         while True:

@@ -29,7 +29,7 @@ class _Machine(EppingConfig):
 
     machine_cpus: int = 1
 
-    def defines(self) -> dict[str, int]:
+    def defines(self) -> dict[str, int | str]:
         return super().defines() | {"CPUS": self.machine_cpus}
 
 

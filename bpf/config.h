@@ -83,6 +83,33 @@
 #define EVENTS 0
 #endif
 
+/* 1: look up the named network of an address (networks.h). */
+#ifndef NETWORKS
+#define NETWORKS 0
+#endif
+
+/* The maximum number of prefixes of all named networks together. */
+#ifndef MAX_PREFIXES
+#define MAX_PREFIXES 100000
+#endif
+
+/* 1: an IPv6 address of this kind counts for the IPv4 address inside it (embedded_ipv4.h). */
+#ifndef EMBEDDED_6TO4
+#define EMBEDDED_6TO4 0
+#endif
+#ifndef EMBEDDED_TEREDO
+#define EMBEDDED_TEREDO 0
+#endif
+#ifndef EMBEDDED_MAPPED
+#define EMBEDDED_MAPPED 0
+#endif
+
+/* Applies the macro PREFIX(first half, second half, length) to each prefix of a NAT64, longest prefix first. Each half
+ * has 64 bits. An IPv6 address with such a prefix counts for the IPv4 address inside it. */
+#ifndef EACH_NAT64
+#define EACH_NAT64(PREFIX) PREFIX(0x64ff9b00000000ULL, 0x0ULL, 96)
+#endif
+
 /*
  * 1: take the time from the packet (BPF_PROG_TEST_RUN, for captures and tests). 0: take the time from the kernel's
  * clocks.

@@ -124,6 +124,18 @@ struct prefix {
 };
 
 /*
+ * Bits in the tag of an entry. The lowest four bits are the family of the packet. The bit TAG_EMBEDDED is set for an
+ * endpoint of an IPv6 packet that counts for an embedded IPv4 address. The bit TAG_NARROW is set if the prefix of an
+ * endpoint is an IPv4 address, an IPv6 /64, or with two words an IPv6 address, and not a subnet (networks.h). The
+ * numbers are for the internal endpoint. The number for the external endpoint is twice as large.
+ */
+#define TAG_EMBEDDED 0x10
+#define TAG_NARROW 0x40
+
+/* If a subnet is split (networks.h), the entry of a pair of subnets has this number instead of the slot. */
+#define NO_SINGLE_SLOT OVERFLOW_SLOT
+
+/*
  * The slots of an internal subnet and of an external subnet. struct flow_key explains internal and external. The row
  * number is cpu << SLOT_CACHE_BITS | hash. A pair of subnets can be in one of two rows. The numbers of these two rows
  * differ only in the last bit of the hash. The row whose last bit is 0 holds the pair of subnets that was added last.
@@ -132,7 +144,7 @@ struct prefix {
 struct slot_cache_entry {
     struct prefix internal;
     struct prefix external;
-    u64 tag; /* epoch << 32 | interface << 8 | family; 0: this row is free */
+    u64 tag; /* epoch << 32 | interface << 8 | bits of the two endpoints; 0: this row is free */
     u32 slots[2];
 };
 

@@ -43,12 +43,16 @@ struct address {
     u64 half[2];
 };
 
-enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
+/* FAMILY_NAMED is only in keys of slots: the prefix is then {number, 0} with the number of a named network. */
+enum family { FAMILY_NAMED = 0, FAMILY_V4 = 4, FAMILY_V6 = 6 };
 
 /* The side of the interface on which an endpoint is: external (the internet) or internal (the customers). */
 enum side { SIDE_EXTERNAL, SIDE_INTERNAL, SIDE_UNKNOWN };
 
-/* ---- subnets: key -> slot. A slot is a row of the arrays `slots`, `traffic` and `flow_counters` (subnet.h). */
+/*
+ * ---- subnets and named networks: key -> slot. A slot is a row of the arrays `slots`, `traffic` and `flow_counters`
+ * (subnet.h).
+ */
 
 struct subnet_key {
     struct address prefix;
@@ -151,6 +155,11 @@ struct control {
     u32 epoch;
     /* Number of the current export interval. Minima and maxima are stored per interval (histogram.h). */
     u32 interval;
+#if NETWORKS
+    /* The trie of named networks that is in use: 0 or 1 (networks.h). */
+    u32 networks;
+    u32 unused;
+#endif
 };
 
 BPF_ARRAY(control, struct control, 1);

@@ -34,21 +34,108 @@ static __always_inline u64 mix_prefix(u64 hash, const struct prefix *prefix)
     return hash;
 }
 
-static __always_inline bool is_entry_of(const struct slot_cache_entry *entry, u64 tag, const struct prefix *internal,
-                                        const struct prefix *external)
+/* A pair of prefixes: the first fields of an entry. */
+struct prefix_pair {
+    struct prefix internal;
+    struct prefix external;
+    u64 tag;
+};
+
+static __always_inline bool is_entry_of(const struct slot_cache_entry *entry, const struct prefix_pair *wanted)
 {
-    return entry->tag == tag && same_prefix(&entry->internal, internal) && same_prefix(&entry->external, external);
+    return entry->tag == wanted->tag && same_prefix(&entry->internal, &wanted->internal) &&
+           same_prefix(&entry->external, &wanted->external);
 }
+
+/* Returns the first row for a pair of prefixes. The number of the second row is the number of the first row plus 1. */
+static __always_inline u64 row_of(const struct context *ctx, const struct prefix_pair *wanted)
+{
+    u64 hash = mix(mix_prefix(mix_prefix(HASH_KEY, &wanted->internal), &wanted->external), 0);
+
+    return (ctx->cpu << SLOT_CACHE_BITS) + (hash >> (64 - SLOT_CACHE_BITS) & ~1ULL);
+}
+
+/* Returns the subnet of an endpoint, and adds the endpoint's bit to the tag. `bit` is TAG_EMBEDDED for the endpoint. */
+static __always_inline struct prefix subnet_of(const struct packet *packet, const struct address *address, u64 *tag,
+                                               u64 bit)
+{
+    if (packet->family == FAMILY_V6) {
+        struct address copy = *address;
+
+        if (extract_ipv4(&copy)) {
+            *tag |= bit;
+            return prefix_of(&copy, mask_of(FAMILY_V4));
+        }
+    }
+    return prefix_of(address, mask_of(packet->family));
+}
+
+static __always_inline const struct slot_cache_entry *find_entry(u64 row, const struct prefix_pair *wanted)
+{
+    const struct slot_cache_entry *entry = slot_cache_row(row);
+
+    if (is_entry_of(entry, wanted))
+        return entry;
+    cold();
+    entry = slot_cache_row(row ^ 1);
+    return is_entry_of(entry, wanted) ? entry : 0;
+}
+
+/* Adds an entry, and returns it. The caller writes the slots. */
+static __always_inline struct slot_cache_entry *add_entry(u64 row, const struct prefix_pair *pair)
+{
+    struct slot_cache_entry *first = slot_cache_row(row), *second = slot_cache_row(row ^ 1);
+
+    *second = *first;
+    first->tag = pair->tag;
+    first->internal = pair->internal;
+    first->external = pair->external;
+    return first;
+}
+
+#if NETWORKS
+
+/* Returns the IPv4 address or the IPv6 /64 of an endpoint; if a prefix has two words, the IPv6 address. */
+static __always_inline struct prefix narrow_prefix_of(const struct packet *packet, const struct address *address)
+{
+    struct address copy = *address;
+    bool is_v4 = packet->family == FAMILY_V4 || extract_ipv4(&copy);
+
+    return prefix_of(&copy, (struct address){.half = {~0ULL, is_v4 || PREFIX_WORDS > 1 ? ~0ULL : 0}});
+}
+
+/* Replaces the subnet of each split endpoint by a longer prefix. */
+static __always_inline void narrow(struct packet *packet, const struct address *inside, const struct address *outside,
+                                   bool inside_is_split, bool outside_is_split, struct prefix_pair *wanted)
+{
+    if (inside_is_split) {
+        wanted->internal = narrow_prefix_of(packet, inside);
+        wanted->tag |= TAG_NARROW;
+    }
+    if (outside_is_split) {
+        wanted->external = narrow_prefix_of(packet, outside);
+        wanted->tag |= TAG_NARROW << 1;
+    }
+    for (u32 i = 0; i < PREFIX_WORDS; i++) {
+        wanted->internal.word[i] = hide_from_verifier(packet, wanted->internal.word[i]);
+        wanted->external.word[i] = hide_from_verifier(packet, wanted->external.word[i]);
+    }
+    wanted->tag = hide_from_verifier(packet, wanted->tag);
+}
+
+#endif
 
 /*
  * Finds the slots of both endpoints. If an endpoint is counted in the overflow slot, the pair of slots is not cached,
  * and the program looks up both slots again for the next packet between the same subnets.
+ *
+ * If named networks split a subnet, the entry of the pair of subnets says which endpoint is split, and a second entry,
+ * with a longer prefix of this endpoint, has the slots. So only packets of split subnets need a second look-up.
  */
 static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
 {
-    const struct packet *packet = ctx->packet;
-    u64 source = bounded(source_index(packet, ctx->source.side), 2);
-    struct address mask = mask_of(packet->family);
+    struct packet *packet = ctx->packet;
+    u64 source = bounded(source_index(packet, ctx->source.side), 2), source_split, destination_split;
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
 
@@ -56,32 +143,47 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
     barrier_var(inside);
     barrier_var(outside);
 
-    struct prefix internal = prefix_of(inside, mask), external = prefix_of(outside, mask);
-    u64 tag = (u64)epoch << 32 | (u32)ctx->interface << 8 | packet->family;
-    u64 hash = mix(mix_prefix(mix_prefix(HASH_KEY, &internal), &external), 0);
-    u64 row = (ctx->cpu << SLOT_CACHE_BITS) + (hash >> (64 - SLOT_CACHE_BITS) & ~1ULL);
-    struct slot_cache_entry *first = slot_cache_row(row), *found = first, *second = 0;
+    struct prefix_pair wanted = {.tag = (u64)epoch << 32 | (u32)ctx->interface << 8 | packet->family};
 
-    if (!is_entry_of(first, tag, &internal, &external)) {
-        cold();
-        found = second = slot_cache_row(row ^ 1);
-        if (!is_entry_of(second, tag, &internal, &external))
-            found = 0;
+    wanted.internal = subnet_of(packet, inside, &wanted.tag, TAG_EMBEDDED);
+    wanted.external = subnet_of(packet, outside, &wanted.tag, TAG_EMBEDDED << 1);
+
+    u64 row = row_of(ctx, &wanted);
+    const struct slot_cache_entry *found = find_entry(row, &wanted);
+    struct slot_cache_entry *added;
+
+#if NETWORKS
+    if (found && (found->slots[0] == NO_SINGLE_SLOT || found->slots[1] == NO_SINGLE_SLOT)) {
+        narrow(packet, inside, outside, found->slots[0] == NO_SINGLE_SLOT, found->slots[1] == NO_SINGLE_SLOT, &wanted);
+        row = row_of(ctx, &wanted);
+        found = find_entry(row, &wanted);
     }
+#endif
     if (found) {
         ctx->source.slot = found->slots[source];
         ctx->destination.slot = found->slots[!source];
         return;
     }
     cold();
-    ctx->source.slot = slot_of(ctx, &ctx->source, false);
-    ctx->destination.slot = slot_of(ctx, &ctx->destination, false);
+    ctx->source.slot = find_slot(ctx, &ctx->source, false, &source_split);
+    ctx->destination.slot = find_slot(ctx, &ctx->destination, false, &destination_split);
     if (ctx->source.slot < SHARED_SLOTS || ctx->destination.slot < SHARED_SLOTS)
         return;
-    *second = *first;
-    first->tag = tag;
-    first->internal = internal;
-    first->external = external;
-    first->slots[source] = ctx->source.slot;
-    first->slots[!source] = ctx->destination.slot;
+#if NETWORKS
+    u64 inside_split = source ? destination_split : source_split;
+    u64 outside_split = source ? source_split : destination_split;
+
+    if ((inside_split || outside_split) && !(wanted.tag & (TAG_NARROW | TAG_NARROW << 1))) {
+        added = add_entry(row, &wanted);
+        added->slots[source] = source_split ? NO_SINGLE_SLOT : ctx->source.slot;
+        added->slots[!source] = destination_split ? NO_SINGLE_SLOT : ctx->destination.slot;
+        narrow(packet, inside, outside, inside_split, outside_split, &wanted);
+        row = row_of(ctx, &wanted);
+    }
+    if ((inside_split | outside_split) & SPLIT_64)
+        return;
+#endif
+    added = add_entry(row, &wanted);
+    added->slots[source] = ctx->source.slot;
+    added->slots[!source] = ctx->destination.slot;
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Finds the slot of an address's subnet, and claims a slot for a new subnet.
+ * Finds the slot of an address's subnet, and claims a slot for a new subnet. If a named network contains the address,
+ * the slot belongs to the named network (networks.h), and everything that is said below about subnets applies to the
+ * named network.
  *
  * Anybody can send packets with forged source addresses. So a subnet gets a lasting slot only when an RTT has been
  * measured for it, because the sender of forged packets does not see the packets that it would have to answer. Until an
@@ -24,7 +26,9 @@
 
 #include "clock.h"
 #include "context.h"
+#include "embedded_ipv4.h"
 #include "hash.h"
+#include "networks.h"
 
 /* A newcomer gets a slot if all newcomers together have less than 1 / FREE_PER_NEWCOMER of the number of free slots. */
 #define FREE_PER_NEWCOMER 3
@@ -50,13 +54,14 @@ static __always_inline struct address masked(const struct address *address, stru
     return (struct address){.half = {address->half[0] & mask.half[0], address->half[1] & mask.half[1]}};
 }
 
+/* Returns the row of the covering prefix in `claims`. A named network counts as a covering prefix of its own. */
 static __always_inline u32 covering_row(const struct subnet_key *key)
 {
     u64 first = key->prefix.half[0], second = key->prefix.half[1];
 
     if (key->family == FAMILY_V4)
         second &= MASK64(COVERING_V4 + 32);
-    else {
+    else if (!NETWORKS || key->family == FAMILY_V6) {
         first &= MASK64(COVERING_V6);
         second = 0;
     }
@@ -172,16 +177,48 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
     return index;
 }
 
-/* Returns the slot of the endpoint's subnet. `answered`: an RTT has been measured for the subnet. */
-static __always_inline u32 slot_of(const struct context *ctx, const struct endpoint *endpoint, bool answered)
+/*
+ * Returns the slot of the endpoint's named network or subnet. `answered`: an RTT has been measured for it. Sets `split`
+ * to the flags of the address (enum network_flags), or to 0.
+ */
+static __always_inline u32 find_slot(const struct context *ctx, const struct endpoint *endpoint, bool answered,
+                                     u64 *split)
 {
+    struct address address = *endpoint->address;
+    u8 family = ctx->packet->family;
+
+    if (family == FAMILY_V6 && extract_ipv4(&address))
+        family = FAMILY_V4;
+    family = hide_from_verifier(ctx->packet, family);
+
     struct subnet_key key = {
-        .prefix = masked(endpoint->address, mask_of(ctx->packet->family)),
+        .prefix = masked(&address, mask_of(family)),
         .interface = ctx->interface,
-        .family = ctx->packet->family,
+        .family = family,
         .side = endpoint->side,
     };
+
+    *split = 0;
+#if NETWORKS
+    const struct network *network = find_network(&address, family);
+
+    if (network) {
+        *split = network->flags;
+        if (network->number) {
+            key.prefix = (struct address){.half = {network->number}};
+            key.family = FAMILY_NAMED;
+        }
+    }
+#endif
+
     u32 *slot = subnets.lookup(&key);
 
     return slot ? *slot : claim_slot(ctx, &key, answered);
+}
+
+static __always_inline u32 slot_of(const struct context *ctx, const struct endpoint *endpoint, bool answered)
+{
+    u64 split;
+
+    return find_slot(ctx, endpoint, answered, &split);
 }

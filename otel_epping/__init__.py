@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from otel_epping.errors import EppingError
     from otel_epping.kernel.collector import EppingCollector
     from otel_epping.kernel.config import EppingConfig
+    from otel_epping.otel.export_settings import ExportSettings
     from otel_epping.otel.install import attach, install
     from otel_epping.otel.metric_selection import MetricSelection
     from otel_epping.otel.producer import EppingMetricProducer
@@ -35,6 +36,7 @@ __all__ = [
     "EppingConfig",
     "EppingError",
     "EppingMetricProducer",
+    "ExportSettings",
     "Limits",
     "MetricSelection",
     "__version__",
@@ -47,6 +49,7 @@ _MODULES = {
     "EppingConfig": "otel_epping.kernel.config",
     "EppingError": "otel_epping.errors",
     "EppingMetricProducer": "otel_epping.otel.producer",
+    "ExportSettings": "otel_epping.otel.export_settings",
     "Limits": "otel_epping.series.limits",
     "MetricSelection": "otel_epping.otel.metric_selection",
     "attach": "otel_epping.otel.install",

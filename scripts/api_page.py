@@ -26,6 +26,7 @@ seconds.
 _MEMBERS: dict[str, tuple[str, ...]] = {
     "EppingCollector": ("attach", "detach", "close"),
     "EppingConfig": (),
+    "ExportSettings": (),
     "Limits": (),
     "MetricSelection": (),
     "EppingMetricProducer": ("produce",),

@@ -56,7 +56,8 @@ def _attribute(name: str) -> dict[str, Any]:
             ]
         }
     else:
-        found["type"] = {str: "string", bool: "boolean", int: "int"}[type(attribute.examples[0])]
+        type_ = {str: "string", bool: "boolean", int: "int"}[type(attribute.examples[0])]
+        found["type"] = f"template[{type_}]" if attribute.is_template else type_
         found["examples"] = [*attribute.examples]
     return found
 

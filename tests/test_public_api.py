@@ -14,12 +14,21 @@ from typing import Any
 import pytest
 
 import otel_epping
-from otel_epping import EppingCollector, EppingConfig, EppingError, EppingMetricProducer, Limits, MetricSelection
+from otel_epping import (
+    EppingCollector,
+    EppingConfig,
+    EppingError,
+    EppingMetricProducer,
+    ExportSettings,
+    Limits,
+    MetricSelection,
+)
 from otel_epping.instrumentor import environment_variables
 from otel_epping.kernel import libbpf
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import metric_table
-from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS
+from otel_epping.settings.definitions import DEFINITIONS, NETWORK_SETTINGS
+from otel_epping.settings.model import INTERFACE_SETTINGS
 from scripts import api_page
 from tests.support.command import converse
 from tests.support.lab_agent import eventually
@@ -55,7 +64,7 @@ def test_the_api_page_matches_the_docstrings() -> None:
     assert sorted(headings) == sorted(otel_epping.__all__)
 
 
-@pytest.mark.parametrize("cls", [EppingConfig, Limits, MetricSelection])
+@pytest.mark.parametrize("cls", [EppingConfig, ExportSettings, Limits, MetricSelection])
 def test_each_field_is_documented(cls: type) -> None:
     documented = re.findall(r"^(\w+)  +\S", inspect.getdoc(cls) or "", re.M)  # without the indent, as in Python 3.13
     assert sorted(documented) == sorted(field.name for field in dataclasses.fields(cls))
@@ -65,6 +74,7 @@ def test_the_instrumentors_variables_are_settings() -> None:
     names = {name for name in vars(environment_variables) if name.startswith("OTEL_")}
     fields = {field.name for cls in (EppingConfig, Limits, MetricSelection) for field in dataclasses.fields(cls)} | {
         *INTERFACE_SETTINGS,
+        *NETWORK_SETTINGS,
         "idle_timeout_ns",
     }
     assert names == {setting.variable for setting in DEFINITIONS if setting.field in fields} | {"OTEL_EPPING_CONFIG"}

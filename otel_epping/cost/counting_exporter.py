@@ -67,15 +67,14 @@ class CountingExporter:
         self._exporter = ProducerExporter(
             _NoExporter(),
             collector,
-            settings.limits,
+            settings,
             on_result=self._note,
-            selection=settings.selection,
             request_sender=self._counter,
         )
         self._resource = default_resource()
         self._sdk = InMemoryMetricReader()
         provider = MeterProvider(resource=self._resource, metric_readers=[self._sdk], shutdown_on_exit=False)
-        observe(provider, collector, [self._exporter], settings.selection)
+        observe(provider, collector, [self._exporter], settings.selection.exported)
 
     def _note(self, failure: Failure | None) -> None:
         self._failure = failure

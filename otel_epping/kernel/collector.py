@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.directions import Directions
 from otel_epping.kernel.read.flow_table import FlowTable
 from otel_epping.kernel.read.interface_counters import InterfaceCounters
+from otel_epping.kernel.read.named_networks import NamedNetworks
 from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.rows_in_use import RowsInUse
 from otel_epping.kernel.read.slot_tables import SlotTables
@@ -36,6 +38,7 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.read.waiting_rtts import count_waiting
 from otel_epping.kernel.reading import SHARED_SLOTS
 from otel_epping.kernel.wall_clock import Clock
+from otel_epping.networks.network import Networks
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +60,21 @@ class EppingCollector:
     `directions` contains the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix
     time in ns when the program was loaded. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
     freed. If `idle_timeout_ns` is 0, the slots of idle subnets are freed only when the table of slots is nearly full.
+    `networks` are the named networks in use. Call change_networks() to change them.
 
     Raises EppingError if the program cannot be loaded.
     """
 
-    def __init__(self, config: EppingConfig | None = None, idle_timeout_ns: int = IDLE_TIMEOUT_NS) -> None:
+    def __init__(
+        self,
+        config: EppingConfig | None = None,
+        idle_timeout_ns: int = IDLE_TIMEOUT_NS,
+        networks: Networks | None = None,
+    ) -> None:
         self.config = config or EppingConfig()
+        if networks is not None:
+            self.config = replace(self.config, named_networks=True)
+        self.networks = Networks()
         _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
         close_maps = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
@@ -85,9 +97,12 @@ class EppingCollector:
         counters = SubnetCounters(self._arrays["traffic"], self._arrays["flow_counters"], self._cpus)
         tables = SlotTables(self.program.maps, self._arrays, self.config)
         self.slots = Slots(tables, counters, self._control, self.config, idle_timeout_ns)
+        self._networks = NamedNetworks(self.program.maps, self._control, self.config)
         self._slots_in_use = RowsInUse(self._arrays["slots"], "state", SHARED_SLOTS)
         self._histograms_in_use = RowsInUse(self._arrays["histograms"], "slot", 1)
         self._fill(tables)
+        if networks is not None:
+            self.change_networks(networks)
 
     def __enter__(self) -> "EppingCollector":
         return self
@@ -141,6 +156,19 @@ class EppingCollector:
         _check_idle_timeout(idle_timeout_ns)
         with self._lock:
             self.slots.idle_ns = idle_timeout_ns
+
+    def change_networks(self, networks: Networks) -> None:
+        """Replaces the named networks, all at once. Takes up to 2 s for 100,000 prefixes.
+
+        A network with the same name and the same tags keeps its slots, even if its prefixes have changed. The slots of
+        all other earlier networks, and the slots of subnets that are now inside a named network, are freed when all
+        readers have read their final counts. Raises EppingError if the collector was created without named networks.
+        """
+        if not self.config.named_networks:
+            raise EppingError("the kernel program was loaded without named networks: set named_networks in the config")
+        with self._lock:
+            self._networks.change(networks)
+            self.networks = networks
 
     def now_ns(self) -> int:
         """Returns the current Unix time in ns, as the time of a reading.
@@ -197,6 +225,7 @@ class EppingCollector:
                 reader,
                 list(self._readers),  # strong references, so that no reader is freed while two threads read
                 self.slots,
+                self._networks,
                 self.directions,
                 self.attachments,
             )

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import methods
+from otel_epping.kernel import embedded_ipv4, methods
 from otel_epping.kernel.buckets import RTT_MAX_NS, SCALES, bucket_count
+from otel_epping.networks.network import MAX_PREFIXES
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
@@ -75,6 +76,10 @@ class EppingConfig:
     hook                "tcx", "clsact" or "auto". "auto" means "tcx" if the kernel has TCX (Linux 6.6 and later), and
                         "clsact" otherwise
     copies              if true, recognizes packets that are seen twice, at mirror ports and in captures
+    named_networks      if true, the program looks up the named networks of addresses. If EppingCollector is called with
+                        networks, it sets this field to true
+    embedded_ipv4       kinds of IPv6 addresses that count for the IPv4 address inside them: "nat64" (64:ff9b::/96),
+                        "6to4", "teredo", "mapped" (::ffff:0:0/96), "none", and prefixes of NAT64 in CIDR notation
     events              if true, writes each RTT and each flow event to a ring buffer, for `otel-epping watch`
     packet_clock        if true, reads the time from the packets of a capture, not from the kernel's clock
     """
@@ -89,6 +94,8 @@ class EppingConfig:
     methods: tuple[str, ...] = methods.ALL
     tunnels: bool = False
     hook: str = HOOKS[0]
+    named_networks: bool = False
+    embedded_ipv4: tuple[str, ...] = (embedded_ipv4.NAT64,)
     copies: bool = False
     events: bool = False
     packet_clock: bool = False
@@ -101,6 +108,7 @@ class EppingConfig:
         if self.hook not in HOOKS:
             raise EppingError(f"hook is {self.hook!r}: it must be one of {', '.join(HOOKS)}")
         methods.mask(self.methods)
+        embedded_ipv4.nat64_prefixes(self.embedded_ipv4)
 
     @property
     def max_slots(self) -> int:
@@ -126,12 +134,14 @@ class EppingConfig:
         """Number of blocks of 16 buckets, without the blocks of the overflow histogram."""
         return (15 * self.max_subnets // 2) << max(0, self.scale - 4)
 
-    def defines(self) -> dict[str, int]:
+    def defines(self) -> dict[str, int | str]:
         """Returns the constants of `bpf/config.h`, by name."""
-        constants = {
+        constants: dict[str, int | str] = {
             name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "copies", "events", "packet_clock")
         }
         constants["METHODS"] = methods.mask(self.methods)
+        constants |= {"NETWORKS": int(self.named_networks), "MAX_PREFIXES": MAX_PREFIXES}
         del constants["MAX_SUBNETS"]
         constants |= {"MAX_SLOTS": self.max_slots, "MAX_HISTOGRAMS": self.max_histograms, "MAX_BLOCKS": self.max_blocks}
+        constants |= embedded_ipv4.defines(self.embedded_ipv4)
         return constants | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus(), "TICK_NS": tick_ns()}

@@ -38,6 +38,8 @@ _BPF_PROG_TYPE_SCHED_CLS = 3
 # r0 = -1 (TCX_NEXT: the next program decides); exit
 _NOOP = bytes.fromhex("b7000000ffffffff 9500000000000000")
 _BATCH_SIZE = 4096  # elements
+# The kernel has no batch operation for this type of map (ENOTSUPP of linux/errno.h, EINVAL).
+_NO_BATCH = (524, errno.EINVAL)
 _MAX_PROGRAMS = 64  # BPF_MPROG_MAX, linux/bpf_mprog.h
 # struct bpf_prog_info, linux/bpf.h: the size of the members up to `name`, and the position of `name`
 _PROGRAM_INFO_BYTES = 80
@@ -239,6 +241,33 @@ def tc_detach(ifindex: int, point: int, handle: int, priority: int) -> None:
 def map_update(map_fd: int, key: bytes | None, value: bytes) -> None:
     """Sets an element of a map. If the map is a queue, pushes the value to the queue; `key` is None in this case."""
     _check(_library().bpf_map_update_elem(map_fd, key, value, 0))
+
+
+def map_update_all(map_fd: int, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+    """Sets many elements of a map. If an element occurs several times, the last value is valid."""
+    count = ctypes.c_uint32(len(keys))
+    pointers = ctypes.c_void_p(keys.ctypes.data), ctypes.c_void_p(values.ctypes.data)
+    if not len(keys) or _library().bpf_map_update_batch(map_fd, *pointers, ctypes.byref(count), None) == 0:
+        return
+    if ctypes.get_errno() not in _NO_BATCH:
+        _check(-1)
+    for key, value in zip(keys, values, strict=True):
+        map_update(map_fd, key.tobytes(), value.tobytes())
+
+
+def map_delete_all(map_fd: int, keys: npt.NDArray[Any]) -> None:
+    """Deletes elements of a map. Ignores elements that do not exist."""
+    begin = 0
+    while begin < len(keys):
+        count = ctypes.c_uint32(len(keys) - begin)
+        first = ctypes.c_void_p(keys[begin:].ctypes.data)
+        if _library().bpf_map_delete_batch(map_fd, first, ctypes.byref(count), None) == 0:
+            return
+        if ctypes.get_errno() != errno.ENOENT:
+            break
+        begin += count.value + 1  # the kernel stops at an element that does not exist
+    for key in keys[begin:]:
+        map_delete(map_fd, key.tobytes())
 
 
 def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:

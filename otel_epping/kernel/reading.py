@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A reading: a snapshot of the kernel program's maps, as arrays."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Words, as_matrix, grow
 from otel_epping.kernel.count_table import CounterTable, HistogramTable
 from otel_epping.kernel.sparse_histograms import SparseHistograms
+from otel_epping.networks.network import Network
 
 # The slots that have no owner, because many subnets share each of them (bpf/maps.h).
 OVERFLOW_SLOT = 0
@@ -16,6 +18,9 @@ UNANSWERED_SLOT = 1
 SHARED_SLOTS = 2
 
 OVERFLOW_HISTOGRAM = 0
+
+# The family in the key of a named network (bpf/maps.h). The first half of the key's prefix is the network's number.
+FAMILY_NAMED = 0
 
 
 class Gone(NamedTuple):
@@ -89,6 +94,10 @@ class Reading:
     interfaces_since_ns  (len(names),) Unix time in ns at which the counts of each interface start
     gone         the removed interfaces in `names`. The counts of removed interfaces do not change any more. When all
                  readers have delivered the counts of a removed interface, the number of the interface is freed
+    networks     the named networks by their numbers. If slots["key"]["family"] is FAMILY_NAMED, the owner of the row is
+                 a named network, and slots["key"]["prefix"]["half"][:, 0] is the number of this network. The networks
+                 include networks that are no longer in use, as long as a row has their number. Do not change the
+                 mapping
     """
 
     time_ns: int
@@ -106,6 +115,7 @@ class Reading:
     interfaces: Records
     interfaces_since_ns: Times
     gone: frozenset[Gone]
+    networks: Mapping[int, Network] = field(default_factory=dict)
 
     @property
     def counts(self) -> CounterTable:

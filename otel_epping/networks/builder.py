@@ -15,6 +15,7 @@ MAX_TEXT = 255  # The maximum number of characters of a name, and of the value o
 
 # `--group-by` has another meaning for these words.
 _RESERVED = {"subnet", "asn", "country"}
+_Tags = tuple[tuple[str, str], ...]
 _TAG = re.compile("[a-z][a-z0-9_]{0,62}")
 _PACKED = np.dtype([("address", "u1", 16), ("length", "u1")])
 
@@ -63,6 +64,8 @@ class NetworksBuilder:
         self._networks: list[Network] = []
         self._lines: list[int] = []  # The line that first defines each network.
         self._numbers: dict[str, int] = {}  # By name.
+        # Equal tags are one object: for 100,000 networks with two tags, this saves 28 MB.
+        self._combinations: dict[_Tags, _Tags] = {}
         self._numbers_by_fields: dict[tuple[str, ...], int] = {}
         self._rows: dict[bytes, int] = {}  # Packed prefix -> its index in the next two lists.
         self._prefix_numbers: list[int] = []
@@ -93,6 +96,7 @@ class NetworksBuilder:
             raise LineError("the name is missing: add a name after the prefix")
         values = [text and _clean(text, tag) for tag, text in zip(self._tags, fields[1:], strict=True)]
         tags = tuple(pair for pair in zip(self._tags, values, strict=True) if pair[1])
+        tags = self._combinations.setdefault(tags, tags)
         number = self._numbers.setdefault(name, len(self._networks))
         if number == len(self._networks):
             self._networks.append(Network(name, tags))

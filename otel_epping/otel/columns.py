@@ -13,7 +13,7 @@ from otel_epping.otel.metric import Metric
 from otel_epping.otel.metric_selection import Exported
 from otel_epping.series.projection import ColumnSums
 
-Labels = dict[str, str | bool]
+Labels = dict[str, str | bool | int]
 
 # A data point with this number as its column or method has no attributes of a column or method.
 NO_LABELS = -1

@@ -29,8 +29,8 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import private
 from otel_epping.otel.explicit_buckets import to_explicit
 from otel_epping.otel.export_batch import ExportBatch
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.first_export import FirstExport
-from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.otlp.failure import Failure, Once, kind_of
@@ -40,7 +40,6 @@ from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.sdk_deltas import UndeliveredDeltas
 from otel_epping.otel.sdk_timestamps import move_timestamps
 from otel_epping.otel.variables.certificates import Certificates
-from otel_epping.series.limits import Limits
 
 if TYPE_CHECKING:
     from otel_epping.otel.otlp.retries import RequestSender
@@ -76,18 +75,17 @@ class ProducerExporter(MetricExporter):
 
     `failed` counts failed requests. `rejected` counts data points that the receiver rejected although the receiver
     accepted the rest of the request. Rejected points must not be resent (OTLP specification, "Partial Success").
-    `limits` restrict the exported series. `selection` selects the exported metrics and their attributes. After each
-    export, `on_result` is called. Its argument is the failure of the export, or None after a success. With
-    `explicit_buckets`, histograms are exported with explicit buckets. `certificates` are the files that `inner` uses
-    for TLS. With `request_sender`, the encoded requests are passed to this sender, and not to `inner`.
+    `settings` decide what is exported. After each export, `on_result` is called. Its argument is the failure of the
+    export, or None after a success. With `explicit_buckets`, histograms are exported with explicit buckets.
+    `certificates` are the files that `inner` uses for TLS. With `request_sender`, the encoded requests are passed to
+    this sender, and not to `inner`.
     """
 
     def __init__(
         self,
         inner: MetricExporter,
         collector: EppingCollector,
-        limits: Limits | None = None,
-        selection: MetricSelection | None = None,
+        settings: ExportSettings | None = None,
         *,
         forward_sdk: bool = True,
         on_result: Callable[[Failure | None], None] | None = None,
@@ -96,7 +94,7 @@ class ProducerExporter(MetricExporter):
         request_sender: "RequestSender | None" = None,
     ) -> None:
         super().__init__(private.preferred_temporality(inner), private.preferred_aggregation(inner))
-        self.producer = EppingMetricProducer(collector, temporality_of(inner), limits, selection)
+        self.producer = EppingMetricProducer(collector, temporality_of(inner), settings)
         self.failed = 0
         self.rejected = 0
         self.export_seconds = 0.0  # duration of the latest export, including the reading of the maps

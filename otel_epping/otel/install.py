@@ -24,11 +24,10 @@ from opentelemetry.sdk.resources import Resource
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import private
 from otel_epping.otel.explicit_buckets import to_explicit
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.exporter import ProducerExporter, temporality_of
-from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.self_metrics import observe
-from otel_epping.series.limits import Limits
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +55,7 @@ def install(
     exporter: MetricExporter,
     collector: EppingCollector,
     interval_s: float | None = None,
-    limits: Limits | None = None,
-    selection: MetricSelection | None = None,
+    settings: ExportSettings | None = None,
 ) -> PeriodicExportingMetricReader:
     """Exports the collector's metrics through `exporter`, with the resource of the application's provider.
 
@@ -65,14 +63,14 @@ def install(
     application does not shut down the reader, the reader is shut down at exit. Call shutdown() and force_flush() on the
     reader, and not on the provider: the methods of the provider skip readers that were added after the provider was
     created (SDK 1.45). `interval_s` is the time between exports. By default, the variable OTEL_METRIC_EXPORT_INTERVAL
-    sets this time. `limits` restrict the exported series. `selection` selects the exported metrics and attributes.
+    sets this time. `settings` decide what is exported.
 
     Only the process that calls install() exports the collector's metrics. Forked children of this process do not export
     the collector's metrics. For example, the workers of a server are forked children if the server loads the
     application before it forks.
     """
-    wrapped = ProducerExporter(exporter, collector, limits, selection, forward_sdk=False)
-    observe(provider, collector, [wrapped], selection or MetricSelection())
+    wrapped = ProducerExporter(exporter, collector, settings, forward_sdk=False)
+    observe(provider, collector, [wrapped], wrapped.producer.exported)
     reader = _InstalledReader(wrapped, interval_s and interval_s * 1e3)
     provider.add_metric_reader(reader)
     export_without_data(reader, private.resource_of(provider))
@@ -84,8 +82,7 @@ def attach(
     reader: MetricReader,
     collector: EppingCollector,
     resource: Resource,
-    limits: Limits | None = None,
-    selection: MetricSelection | None = None,
+    settings: ExportSettings | None = None,
     *,
     explicit_buckets: bool | None = None,
 ) -> Callable[[], None]:
@@ -94,11 +91,11 @@ def attach(
     Returns a function that removes the collector's metrics from the reader again.
 
     A reader does not report whether an export succeeded. So with delta temporality, the counts of a failed export are
-    lost. Prefer install() where possible. `resource` is used only if the reader itself collects no metrics. `limits`
-    restrict the exported series. With `explicit_buckets`, histograms are converted to explicit buckets. By default,
-    histograms are converted only for a Prometheus reader. `selection` selects the exported metrics and attributes.
+    lost. Prefer install() where possible. `resource` is used only if the reader itself collects no metrics. `settings`
+    decide what is exported. With `explicit_buckets`, histograms are converted to explicit buckets. By default,
+    histograms are converted only for a Prometheus reader.
     """
-    producer = EppingMetricProducer(collector, temporality_of(reader), limits, selection)
+    producer = EppingMetricProducer(collector, temporality_of(reader), settings)
     return attach_producer(reader, producer, resource, explicit_buckets=explicit_buckets)
 
 

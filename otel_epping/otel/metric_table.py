@@ -8,7 +8,10 @@ exporting process. `make docs` generates docs/metrics.md and schemas/ from these
 from otel_epping.otel import agent_metrics
 from otel_epping.otel.metric import AGENT, ECN_GROUP, FLOW, INTERFACES, RTTS, TCP, TRAFFIC, Metric
 from otel_epping.otel.semconv import (
+    AS_NUMBER,
+    AS_ORGANIZATION,
     BOUND,
+    COUNTRY,
     ECN,
     FLOW_CLOSING,
     FLOW_OPENING,
@@ -17,6 +20,8 @@ from otel_epping.otel.semconv import (
     IO_DIRECTION,
     MAP,
     METHOD,
+    NETWORK_NAME,
+    NETWORK_TAG,
     NETWORK_TRANSPORT,
     NETWORK_TYPE,
     OUTCOME,
@@ -28,16 +33,19 @@ from otel_epping.otel.semconv import (
     TRAFFIC_CLASS,
 )
 
+# What a series stands for. No point has all of these attributes (series/grouping.py).
+NETWORK_KEYS = (SUBNET, NETWORK_TYPE, NETWORK_NAME, NETWORK_TAG, AS_NUMBER, AS_ORGANIZATION, COUNTRY)
+
 RTT = Metric(
     RTTS,
     "epping.rtt.duration",
     "s",
     "Round-trip time from the observing interface to the subnet that replied, and back.",
-    (SUBNET, NETWORK_TYPE, NETWORK_TRANSPORT, INTERFACE, SIDE, METHOD),
+    (*NETWORK_KEYS, NETWORK_TRANSPORT, INTERFACE, SIDE, METHOD),
     "exponential histogram",
 )
 
-_SUBNET_KEYS = (SUBNET, NETWORK_TYPE, INTERFACE, SIDE)
+_SUBNET_KEYS = (*NETWORK_KEYS, INTERFACE, SIDE)
 _DIRECTED_KEYS = (*_SUBNET_KEYS, SUBNET_DIRECTION)
 SUBNET_PACKETS = Metric(
     TRAFFIC,

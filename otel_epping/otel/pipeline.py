@@ -16,9 +16,9 @@ from opentelemetry.sdk.resources import Resource, ServiceInstanceIdResourceDetec
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import EppingCollector
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.exporter import ProducerExporter, temporality_of
 from otel_epping.otel.install import attach_producer, export_without_data
-from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.otlp.official_exporters import build
 from otel_epping.otel.producer import EppingMetricProducer
@@ -84,8 +84,7 @@ class Pipelines:
     service.instance.id if the OTEL_* variables do not set this attribute. If `instance_id` is None, the SDK generates
     an id. `on_result` is called after each export with the exporter's name and the failure; after a success, the
     failure is None. `variables` are the parsed OTEL_* variables; by default, the constructor reads the variables.
-    `limits` restrict the series of each exporter. `selection` selects the exported metrics and attributes. Raises
-    EppingError for invalid variables.
+    `settings` decide what each exporter exports. Raises EppingError for invalid variables.
     """
 
     def __init__(
@@ -95,15 +94,13 @@ class Pipelines:
         on_result: Callable[[str, Failure | None], None],
         instance_id: str | None = None,
         variables: standard.StandardVariables | None = None,
-        limits: Limits | None = None,
-        selection: MetricSelection | None = None,
+        settings: ExportSettings | None = None,
     ) -> None:
         if variables is None:
             variables = standard.read()
             variables.apply()
         self._resource = default_resource(instance_id)
-        self._limits = limits or Limits()
-        self._selection = selection or MetricSelection()
+        self._settings = settings or ExportSettings()
         try:
             self._build(collector, interval_s or variables.interval_s, variables, on_result)
         except ValueError as error:
@@ -134,8 +131,7 @@ class Pipelines:
             exporter = ProducerExporter(
                 built,
                 collector,
-                self._limits,
-                self._selection,
+                self._settings,
                 on_result=partial(on_result, name),
                 explicit_buckets=variables.explicit_buckets,
                 certificates=otlp.certificates if otlp else None,
@@ -148,10 +144,10 @@ class Pipelines:
         for reader in push:
             export_without_data(reader, self._resource)
         for reader in pull:
-            producer = EppingMetricProducer(collector, temporality_of(reader), self._limits, self._selection)
+            producer = EppingMetricProducer(collector, temporality_of(reader), self._settings)
             self._producers.append(producer)
             attach_producer(reader, producer, self._resource)
-        observe(self.provider, collector, self.exporters, self._selection)
+        observe(self.provider, collector, self.exporters, self._settings.selection.exported)
 
     def change_limits(self, limits: Limits) -> None:
         """Sets new limits for all exporters, from the next reading of each exporter on (see EppingMetricProducer)."""

@@ -22,13 +22,12 @@ from otel_epping.kernel.reading import SHARED_SLOTS, has_owner
 from otel_epping.otel import agent_metrics, metric_table, sdk_points
 from otel_epping.otel.columns import NO_LABELS, Labels
 from otel_epping.otel.export_batch import CounterSeries, ExportBatch, counter_series, rtt_series
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.interface_metrics import InterfaceMetrics, current_values
 from otel_epping.otel.metric import Metric as AgentMetric
-from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.otel.scope import SCOPE
 from otel_epping.otel.series_groups import series_groups
 from otel_epping.series.cardinality import CardinalityLimiter
-from otel_epping.series.limits import Limits
 from otel_epping.series.temporality import TemporalityTracker
 
 # By default, a gRPC receiver accepts requests of at most 4 MiB. A data point of a counter has about 220 bytes and the
@@ -43,9 +42,9 @@ class EppingMetricProducer:
 
     collector    the running collector; the producer creates its own reader of the maps
     temporality  CUMULATIVE by default. With DELTA, a point has the counts since the last delivered point of its series
-    limits       limits on the exported series. New limits can be set at any time, and apply from the next reading on
-    selection    the exported metrics and their attributes
+    settings     what is exported
 
+    limits         limits on the exported series. New limits can be set at any time, and apply from the next reading on
     read_seconds   duration of the latest reading, in seconds
     read_at_s      time.monotonic() at the end of the latest reading; until the first reading ends, the time when the
                    producer was created
@@ -57,10 +56,10 @@ class EppingMetricProducer:
         self,
         collector: EppingCollector,
         temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE,
-        limits: Limits | None = None,
-        selection: MetricSelection | None = None,
+        settings: ExportSettings | None = None,
     ) -> None:
-        self.limits = limits or Limits()
+        settings = settings or ExportSettings()
+        self.limits = settings.limits
         self.temporality = temporality
         self.read_seconds = 0.0
         self.read_at_s = time.monotonic()
@@ -69,10 +68,14 @@ class EppingMetricProducer:
         self._offset = buckets.first_index(collector.config.scale)
         self._started_ns = collector.started_ns
         self._reader = collector.reader()
-        self.exported = (selection or MetricSelection()).exported
+        self.exported = settings.selection.exported
         self._groups = series_groups(self.exported, self._reader.counters_dtype)
         self._limiter = CardinalityLimiter(
-            self.config, self._reader, self._started_ns, [group.projection for group in self._groups]
+            self.config,
+            self._reader,
+            self._started_ns,
+            [group.projection for group in self._groups],
+            settings.grouping,
         )
         self._trackers = [
             TemporalityTracker(
@@ -121,8 +124,9 @@ class EppingMetricProducer:
             self._reader.delivered = self._interfaces.delivered(waiting)
         reading = self._reader.read()
         self._interfaces.update(reading)
-        for tracker, series in zip(self._trackers, self._limiter.limit(reading, self.limits), strict=True):
-            tracker.update(series)
+        series = self._limiter.limit(reading, self.limits, self._collector.networks)
+        for tracker, series_reading in zip(self._trackers, series, strict=True):
+            tracker.update(series_reading)
         # No reference to the reading is kept. Otherwise, the next reading would need memory for another copy of all
         # buckets whenever it widens a histogram.
         self._own = {

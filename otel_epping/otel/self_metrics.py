@@ -20,7 +20,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import agent_metrics, scope, semconv
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.metric import Metric
-from otel_epping.otel.metric_selection import MetricSelection
+from otel_epping.otel.metric_selection import Exported
 from otel_epping.version import __version__
 
 _NS = 1e9
@@ -68,11 +68,11 @@ def observe(
     provider: MeterProvider,
     collector: EppingCollector,
     exporters: Sequence[ProducerExporter],
-    selection: MetricSelection,
+    exported: Exported,
 ) -> None:
     """Creates instruments of the provider for the collector and for the push exporters. `exporters` may be empty.
 
-    Creates only the instruments of metrics that are exported.
+    Creates only the instruments of metrics that are in `exported`.
 
     The instruments have data only in the process that calls this function, and not in forked children.
     """
@@ -95,7 +95,7 @@ def observe(
             return []
 
     for metric, look in (_of_collector(collector) | (_of_exporters(exporters) if exporters else {})).items():
-        if metric in selection.exported:
+        if metric in exported:
             create[metric.kind](
                 metric.name, callbacks=[partial(observe_now, look)], unit=metric.unit, description=metric.description
             )

@@ -12,8 +12,9 @@ September 2026:
        may still change: in OpenTelemetry's naming policy, an attribute name must not be the namespace of another
        attribute, and `network.peer.address` is an attribute. Until the name is accepted, OpenTelemetry advises
        applications not to add names to the namespace `network` (docs/general/naming.md). After that, change SUBNET.
-#4115  adds AS numbers, for example `network.peer.as.number`, as integers without the prefix "AS". The pull request is
-       open. No metric has an AS number yet.
+#4115  adds `network.peer.as.number`, an integer without the prefix "AS", and `network.peer.as.organization.name`. The
+       pull request is open. AS_NUMBER and AS_ORGANIZATION have these names. If the pull request changes the names,
+       change AS_NAMESPACE. When OpenTelemetry's registry defines the attributes, set `is_otel`.
 #4045  explains which address attributes to use at an observation point. The pull request is open, and defines no
        attribute for the observation point. Until such an attribute exists, INTERFACE and SIDE describe the observation
        point.
@@ -26,7 +27,7 @@ from otel_epping.version import __version__
 
 # The schema of all metrics. The specification requires that the URL ends with a version, and that the schema file can
 # be retrieved from the URL. The URL is not OpenTelemetry's, because OpenTelemetry's schema does not define our metrics.
-# Our registry (schemas/manifest.yaml) names the schema of OpenTelemetry that defines the attributes `network.*`.
+# Our registry (schemas/manifest.yaml) names the schema of OpenTelemetry that defines the other attributes.
 SCHEMA_URL = f"https://github.com/otel-epping/otel-epping/raw/main/schemas/{__version__}"
 OTEL_SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
@@ -39,6 +40,12 @@ IO_DIRECTION = "network.io.direction"
 OVERFLOW = "otel.metric.overflow"
 UNANSWERED = "epping.unanswered"
 SUBNET = "epping.subnet"
+NETWORK_NAME = "epping.network.name"
+NETWORK_TAG = "epping.network.tag"
+AS_NAMESPACE = "network.peer.as"
+AS_NUMBER = f"{AS_NAMESPACE}.number"
+AS_ORGANIZATION = f"{AS_NAMESPACE}.organization.name"
+COUNTRY = "geo.country.iso_code"
 SUBNET_DIRECTION = "epping.traffic.direction"
 SIDE = "epping.rtt.side"
 METHOD = "epping.rtt.method"
@@ -59,14 +66,15 @@ FLOW_REVERSE = "epping.flow.reverse"
 class Attribute:
     """Describes an attribute.
 
-    brief      what the attribute says about a data point
-    values     the closed set of values, and the meaning of each value; empty if the set is open
-    examples   examples of values, if the set is open
-    note       further facts
-    short      the name of the attribute in the setting `attributes`; empty if the setting cannot contain the attribute
-    needed     why the setting `attributes` must not leave out the attribute; empty if the attribute may be left out
-    is_otel    whether OpenTelemetry's registry defines the attribute; then our registry only refers to the definition
-    stability  a stability level of OpenTelemetry; OpenTelemetry's own attributes have the level of its registry
+    brief        what the attribute says about a data point
+    values       the closed set of values, and the meaning of each value; empty if the set is open
+    examples     examples of values, if the set is open
+    note         further facts
+    short        the attribute's name in the setting `attributes`; empty if the setting cannot contain the attribute
+    needed       why the setting `attributes` must not leave out the attribute; empty if the attribute may be left out
+    is_otel      whether OpenTelemetry's registry defines the attribute; then ours only refers to the definition
+    is_template  whether the attribute is a template: an exported name consists of the attribute's name, a dot and a key
+    stability    a stability level of OpenTelemetry; OpenTelemetry's own attributes have the level of its registry
     """
 
     brief: str
@@ -76,6 +84,7 @@ class Attribute:
     short: str = ""
     needed: str = ""
     is_otel: bool = False
+    is_template: bool = False
     stability: str = "development"
 
 
@@ -90,6 +99,34 @@ ATTRIBUTES = {
         {"ipv4": "IPv4", "ipv6": "IPv6"},
         is_otel=True,
         short="network_type",
+    ),
+    NETWORK_NAME: Attribute(
+        "The name of the named network.",
+        examples=("Miller", "Tower 7"),
+        note="A point of a named network has no subnet and no version of IP.",
+        short="name",
+    ),
+    NETWORK_TAG: Attribute(
+        "A tag of the named network or group. For example, `epping.network.tag.site` contains the tag `site`.",
+        examples=("Berlin", "100/20"),
+        short="tag",
+        is_template=True,
+    ),
+    AS_NUMBER: Attribute(
+        "The number of the autonomous system (AS) of all addresses of the subnet, network or group.",
+        examples=(64500, 65551),
+        short="asn",
+    ),
+    AS_ORGANIZATION: Attribute(
+        "The name of the organisation that holds the AS, as in the configured database.",
+        examples=("Example Networks",),
+        short="organization",
+    ),
+    COUNTRY: Attribute(
+        "The country of all addresses of the subnet, network or group, as an ISO 3166-1 code of two letters.",
+        examples=("DE", "US"),
+        is_otel=True,
+        short="country",
     ),
     NETWORK_TRANSPORT: Attribute(
         "The transport protocol of the packets that were timed.",
@@ -267,8 +304,9 @@ AGGREGATES = (OVERFLOW, UNANSWERED)
 # Requirement levels, in the notation of OpenTelemetry's registry. A metric of subnets has attributes of single subnets
 # (ON_SUBNETS, MAY_BE_ON_SUBNETS) and attributes of aggregates (ON_AGGREGATES).
 Level = str | dict[str, str]
-ON_SUBNETS: Level = {"conditionally_required": "The point belongs to one subnet or covering prefix."}
-MAY_BE_ON_SUBNETS: Level = {"recommended": "The point belongs to one subnet or covering prefix."}
+_OF_SUBNETS = "The point belongs to a subnet, a covering prefix, a named network or a group."
+ON_SUBNETS: Level = {"conditionally_required": _OF_SUBNETS}
+MAY_BE_ON_SUBNETS: Level = {"recommended": _OF_SUBNETS}
 ON_AGGREGATES: Level = {"conditionally_required": "The point is an aggregate. The point has no other attribute."}
 
 

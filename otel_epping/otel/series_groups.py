@@ -13,16 +13,25 @@ import numpy as np
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import METHODS
-from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT
+from otel_epping.kernel.reading import FAMILY_NAMED, OVERFLOW_SLOT, SHARED_SLOTS, UNANSWERED_SLOT
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.columns import Columns, Labels
 from otel_epping.otel.counters import SUBNET_COUNTERS
 from otel_epping.otel.metric_selection import Exported
+from otel_epping.series.details import Details
 from otel_epping.series.projection import Projection, SeriesReading
-from otel_epping.series.subnet import subnet_of
+from otel_epping.series.subnet import prefix_of
 
-# The attributes that identify the subnet of a row. A metric with these attributes is a metric of subnets.
-_ROW_ATTRIBUTES = frozenset({semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE})
+# The attribute of each field of Details.
+_DETAILS = {
+    semconv.NETWORK_NAME: "name",
+    semconv.NETWORK_TAG: "tags",
+    semconv.AS_NUMBER: "as_number",
+    semconv.AS_ORGANIZATION: "as_organization",
+    semconv.COUNTRY: "country",
+}
+# The attributes that identify the series of a row. A metric with the attribute SUBNET is a metric of subnets.
+_ROW_ATTRIBUTES = frozenset({semconv.SUBNET, semconv.NETWORK_TYPE, *_DETAILS, semconv.INTERFACE, semconv.SIDE})
 # The attributes of each shared row.
 _SHARED_LABELS: dict[int, Labels] = {
     OVERFLOW_SLOT: {semconv.OVERFLOW: True},
@@ -47,16 +56,25 @@ class SeriesGroup:
 
     def labels(self, reading: SeriesReading, row: int, config: EppingConfig) -> Labels:
         """Returns the attributes that the counters and the RTTs of a row have."""
-        subnet = subnet_of(reading, row, config)
-        if subnet is None:
+        if row < SHARED_SLOTS:
             return _SHARED_LABELS[row]
+        key = reading.slots["key"][row]
         labels: Labels = {
-            semconv.SUBNET: str(subnet.network),
-            semconv.NETWORK_TYPE: semconv.FAMILIES[subnet.network.version],
-            semconv.INTERFACE: subnet.interface,
-            semconv.SIDE: semconv.SIDES[subnet.side],
+            semconv.INTERFACE: reading.names[int(key["interface"])],
+            semconv.SIDE: semconv.SIDES[key["side"]],
         }
-        return {key: value for key, value in labels.items() if key in self.attributes}
+        if key["family"] != FAMILY_NAMED:
+            prefix = prefix_of(key, config)
+            labels |= {semconv.SUBNET: str(prefix), semconv.NETWORK_TYPE: semconv.FAMILIES[prefix.version]}
+        labels = {name: value for name, value in labels.items() if name in self.attributes}
+        # The projection has already removed the details that are not exported.
+        return labels | _labels_of(reading.details[int(key["details"])])
+
+
+def _labels_of(details: Details) -> Labels:
+    labels = {name: getattr(details, field) for name, field in _DETAILS.items() if name != semconv.NETWORK_TAG}
+    tags = {f"{semconv.NETWORK_TAG}.{tag}": value for tag, value in details.tags}
+    return {name: value for name, value in labels.items() if value is not None} | tags
 
 
 def _methods(exported: Exported) -> tuple[int, ...] | None:
@@ -83,6 +101,7 @@ def _group(attributes: frozenset[str], exported: Exported, counters: np.dtype[An
         has_subnet=semconv.SUBNET in attributes,
         has_family=semconv.NETWORK_TYPE in attributes,
         has_interface=semconv.INTERFACE in attributes,
+        details=frozenset(field for name, field in _DETAILS.items() if name in attributes),
         sums=columns.sums,
         methods=_methods(exported),
         has_active=metric_table.ACTIVE_FLOWS in exported,

@@ -23,9 +23,12 @@ The rules:
   A covering prefix has one of three lengths. The longest prefixes are created until half of the reserved quarter is in
   use. Prefixes of medium length are created until three quarters of the reserved quarter are in use. The shortest
   prefixes are created until the whole reserved quarter is in use.
+- Named networks and groups (grouping.py) follow the same rules as subnets. But they have no covering prefixes, so they
+  are counted on the overflow point if they are not exported individually.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,6 +39,8 @@ from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import packet_columns
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, SHARED_SLOTS, UNANSWERED_SLOT, Reading, RowOwners, has_owner
+from otel_epping.networks.network import Networks
+from otel_epping.series.grouping import Grouping, SeriesKeys
 from otel_epping.series.histogram_series import HistogramSeries
 from otel_epping.series.increments import Increments
 from otel_epping.series.limits import Limits
@@ -54,21 +59,29 @@ class CardinalityLimiter:
     max_series  the maximum number of subnets and covering prefixes that have series, as set at the latest reading
 
     `started_ns` is the Unix time in ns when counting started. The limits apply to the series that placement.py chooses,
-    before the projections merge series. At most one of the projections has RTTs.
+    before the projections merge series. At most one of the projections has RTTs. `grouping` says what a series stands
+    for.
     """
 
     def __init__(
-        self, config: EppingConfig, reader: Reader, started_ns: int, projections: Sequence[Projection]
+        self,
+        config: EppingConfig,
+        reader: Reader,
+        started_ns: int,
+        projections: Sequence[Projection],
+        grouping: Grouping,
     ) -> None:
         self.max_series = config.max_slots
         self._config = config
         self._previous_ns = started_ns  # time of the previous reading
-        keys = SubnetKeys(reader.slots_dtype["key"], config)
+        keys = SubnetKeys(config)
+        self._grouping = grouping
+        self._series_keys = SeriesKeys(grouping, config)
         self._owners = RowOwners()
         self._ranking = Ranking()
-        self._registry = SeriesRegistry(keys, reader.slots_dtype)
-        self._placement = Placement(keys, self._registry)
-        self._projected = [ProjectedSeries(each, keys, reader.slots_dtype) for each in projections]
+        self._registry = SeriesRegistry(keys)
+        self._placement = Placement(keys, self._series_keys, self._registry)
+        self._projected = [ProjectedSeries(each, keys, self._series_keys.details) for each in projections]
         packets = ColumnSums(packet_columns(reader.counters_dtype), np.zeros(1, np.int64))
         # Of each row, the counters that are exported are summed before their increments are computed. With the default
         # settings, the previous sums need a third of the memory that the previous counters would need.
@@ -95,14 +108,17 @@ class CardinalityLimiter:
         """Number of subnets in covering prefixes."""
         return self._placement.rolled_up
 
-    def limit(self, reading: Reading, limits: Limits) -> list[SeriesReading]:
-        """Returns the series of each projection.
+    def limit(self, reading: Reading, limits: Limits, networks: Networks) -> list[SeriesReading]:
+        """Returns the series of each projection. `networks` are the named networks in use.
 
         The result is valid until the next call. The minima and maxima cover the time since the previous call.
         """
         self.max_series = limits.max_series or self._config.max_slots
+        if not self._grouping.has_subnets:
+            limits = replace(limits, roll_up=False)
+        self._free_details()
         counts = CounterTable(self._sums.of(reading.counts.counters))
-        self._start(reading, counts)
+        self._start(reading, counts, networks)
         owned = has_owner(reading.generation)
         owned[:SHARED_SLOTS] = True
         rows = np.flatnonzero(owned)
@@ -121,7 +137,15 @@ class CardinalityLimiter:
         """Records that the receiver has all counts of the given series of a projection, up to the latest reading."""
         self._projected[projection].registry.pending[series] = False
 
-    def _start(self, reading: Reading, counts: CounterTable) -> None:
+    def _free_details(self) -> None:
+        """Frees the numbers of details that no subnet and no series has any more."""
+        details = self._series_keys.details
+        if details.is_crowded:
+            registries = [self._registry, *(each.registry for each in self._projected)]
+            used = [self._placement.details(), *(each.slots["key"]["details"] for each in registries)]
+            details.keep(np.concatenate(used))
+
+    def _start(self, reading: Reading, counts: CounterTable, networks: Networks) -> None:
         """Finds the subnets of the reading's rows, and updates the ranking of subnets."""
         self._registry.pending[:] = False
         for each in self._projected:
@@ -130,7 +154,7 @@ class CardinalityLimiter:
         self._increments.move(self._placement.newcomers(changed), UNANSWERED_SLOT)
         self._increments.start(counts, changed)
         self._histograms.start(reading.rtts)
-        self._ranking.reset(self._placement.update(reading, changed))
+        self._ranking.reset(self._placement.update(reading, changed, regroup=self._series_keys.refresh(networks)))
         subnets = self._placement.subnet_of
         self._ranking.update(
             len(self._placement.exists),

@@ -4,9 +4,10 @@
 There are three kinds of numbers. Some arrays are indexed by rows, some by subnets, and some by series:
 
 row     the number of a row of a reading. A row belongs to one slot. A subnet has two rows while its previous slot is
-        being reclaimed
-subnet  the number of a subnet on one side of an interface. When the subnet has no rows any more, the number is assigned
-        to another subnet. Number 0 means "no subnet"
+        being reclaimed. A group has a row for each of its subnets
+subnet  the number of a subnet, a named network or a group (grouping.py) on one side of an interface. When it has no
+        rows any more, the number is assigned to another one. Number 0 means "no subnet". In this module, "subnet"
+        stands for all three
 series  the number of a series (registry.py). A series belongs to a subnet or a covering prefix. Numbers 0 and 1 are the
         overflow point and the aggregate of the subnets that have not answered
 
@@ -21,7 +22,8 @@ import numpy as np
 
 from otel_epping.kernel.arrays import Flags, Indexes, grow
 from otel_epping.kernel.reading import OVERFLOW_SLOT, SHARED_SLOTS, Reading, has_owner
-from otel_epping.series.prefixes import Key, SubnetKeys
+from otel_epping.series.grouping import SeriesKeys
+from otel_epping.series.prefixes import KEY, Key, SubnetKeys
 from otel_epping.series.registry import OVERFLOW_SERIES, UNANSWERED_SERIES, SeriesRegistry
 
 NO_SUBNET = 0
@@ -49,11 +51,11 @@ class Placement:
     subnet_of      (rows,) the number of the subnet to which each row belongs; 0 for newcomers and rows without a subnet
     """
 
-    def __init__(self, keys: SubnetKeys, registry: SeriesRegistry) -> None:
+    def __init__(self, keys: SubnetKeys, series_keys: SeriesKeys, registry: SeriesRegistry) -> None:
         self.exists: Flags = np.zeros(1, np.bool_)
         self.is_individual: Flags = np.zeros(1, np.bool_)
         self.subnet_of: Indexes = np.full(SHARED_SLOTS, NO_SUBNET)
-        self._keys, self._registry = keys, registry
+        self._keys, self._series_keys, self._registry = keys, series_keys, registry
         # Arrays store the state of subnets in a third of the memory that one Python object per subnet would need.
         self._numbers: dict[Key, int] = {}
         self._key_of: list[Key] = [b""]  # (subnets,)
@@ -86,6 +88,10 @@ class Placement:
     def _on_overflow_point(self) -> Indexes:
         return np.flatnonzero(self.exists & (self._series == OVERFLOW_SERIES))
 
+    def details(self) -> Indexes:
+        """Returns the numbers of the details of all subnets."""
+        return np.frombuffer(b"".join(self._numbers), KEY)["details"].astype(np.int64)
+
     # ---- rows and their subnets
 
     def newcomers(self, changed: Indexes) -> Indexes:
@@ -96,15 +102,18 @@ class Placement:
         changed = changed[(changed >= SHARED_SLOTS) & (changed < len(self.subnet_of))]
         return np.asarray(changed[self.subnet_of[changed] == NO_SUBNET])
 
-    def update(self, reading: Reading, changed: Indexes) -> Indexes:
+    def update(self, reading: Reading, changed: Indexes, *, regroup: bool) -> Indexes:
         """Removes rows that have a new owner from their old subnets, and adds rows whose owner has answered.
 
         changed  the rows that have a new owner
+        regroup  whether the series keys of other rows may have changed, too
 
         Returns the subnets that lost all of their rows.
         """
         self.subnet_of = grow(self.subnet_of, len(reading.generation))
         lost = changed[self.subnet_of[changed] != NO_SUBNET]
+        if regroup:
+            lost = np.concatenate([lost, self._moved(reading, changed)])
         subnets = self.subnet_of[lost]
         self.subnet_of[lost] = NO_SUBNET
         np.subtract.at(self._rows, subnets, 1)
@@ -115,11 +124,21 @@ class Placement:
             self._key_of[number] = b""
         self._free += ended.tolist()
         answered = np.flatnonzero(has_owner(reading.generation) & reading.answered & (self.subnet_of == NO_SUBNET))
-        for row in answered[answered >= SHARED_SLOTS].tolist():
-            number = self._find(reading.slots["key"][row].tobytes())
+        added = answered[answered >= SHARED_SLOTS]
+        for row, key in zip(added.tolist(), self._series_keys.of(reading, added), strict=True):
+            number = self._find(key)
             self.subnet_of[row] = number
             self._rows[number] += 1
         return ended
+
+    def _moved(self, reading: Reading, changed: Indexes) -> Indexes:
+        """Returns the rows that are not in `changed`, and whose series key has changed."""
+        is_known = self.subnet_of != NO_SUBNET
+        is_known[changed] = False
+        rows = np.flatnonzero(is_known)
+        known = [self._key_of[number] for number in self.subnet_of[rows].tolist()]
+        keys = self._series_keys.of(reading, rows)
+        return rows[np.array([old != new for old, new in zip(known, keys, strict=True)], np.bool_)]
 
     def _find(self, key: Key) -> int:
         """Returns the number of a subnet. A new subnet is on the overflow point."""

@@ -12,7 +12,7 @@ No projection merges the two shared series with other series.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from otel_epping.kernel.count_table import CounterTable
 from otel_epping.kernel.read.min_max import NO_MIN_NS
 from otel_epping.kernel.reading import SHARED_SLOTS, Reading, RowOwners, RttTable, has_owner
 from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
+from otel_epping.series.details import DetailsNumbers
 from otel_epping.series.prefixes import SubnetKeys
 from otel_epping.series.registry import SeriesRegistry
 
@@ -64,6 +65,7 @@ class Projection:
     has_subnet     series of different subnets, and of subnets and covering prefixes, are not merged
     has_family     series of IPv4 and IPv6 are not merged. With `has_subnet`, they are never merged
     has_interface  series of different interfaces are not merged
+    details        the fields of Details that are kept. Series that differ only in other details are merged
     sums           the counters of a series
     methods        for each method, the number of the method under which its RTTs are added up; None if the series have
                    no RTTs
@@ -73,14 +75,15 @@ class Projection:
     has_subnet: bool
     has_family: bool
     has_interface: bool
+    details: frozenset[str]
     sums: ColumnSums
     methods: tuple[int, ...] | None
     has_active: bool
 
-    def keys(self, keys: Records) -> Records:
+    def keys(self, keys: Records, numbers: DetailsNumbers) -> Records:
         """Converts keys of placed series to keys of the projection's series.
 
-        Fields that the projection leaves out are 0.
+        Fields that the projection leaves out are 0. `numbers` are the numbers of details.
         """
         keys = keys.copy()
         if not self.has_subnet:
@@ -90,6 +93,7 @@ class Projection:
                 keys["family"] = 0
         if not self.has_interface:
             keys["interface"] = 0
+        keys["details"] = numbers.only(keys["details"], self.details)
         return keys
 
 
@@ -98,7 +102,8 @@ class SeriesReading:
     """The counts of all series of a projection at one moment. Arrays have one row per series, or as stated in RttTable.
 
     The counts of a series are the sums of the counts of all rows that belong to the series. Row 0 is the overflow
-    point, and row 1 is the aggregate of subnets that have not answered. The other fields are described in Reading.
+    point, and row 1 is the aggregate of subnets that have not answered. slots["key"] are the keys of the series, and
+    `details` are the details in these keys. The other fields are described in Reading.
     """
 
     time_ns: int
@@ -109,6 +114,7 @@ class SeriesReading:
     rtts: RttTable
     counts: CounterTable
     active: Counts
+    details: DetailsNumbers
 
 
 class ProjectedSeries:
@@ -117,10 +123,11 @@ class ProjectedSeries:
     `registry` contains the keys of the series, and `counts` contains the counters of the series.
     """
 
-    def __init__(self, projection: Projection, keys: SubnetKeys, slots: np.dtype[Any]) -> None:
+    def __init__(self, projection: Projection, keys: SubnetKeys, details: DetailsNumbers) -> None:
         self.projection = projection
-        self.registry = SeriesRegistry(keys, slots)
+        self.registry = SeriesRegistry(keys)
         self.counts = CounterTable.empty(len(projection.sums.starts))
+        self._details = details
         self._owners = RowOwners()
         # (placed series,) the projection's series for each placed series
         self._series: Indexes = np.arange(SHARED_SLOTS)
@@ -138,7 +145,7 @@ class ProjectedSeries:
         self._series = grow(self._series, len(placed))
         is_placed = has_owner(placed.generation)
         new = changed[is_placed[changed]]
-        keys = self.projection.keys(placed.slots["key"][new])
+        keys = self.projection.keys(placed.slots["key"][new], self._details)
         for number, key, since_ns in zip(new.tolist(), keys, placed.since_ns[new].tolist(), strict=True):
             self._series[number] = self.registry.find(key.tobytes(), since_ns)
         ended = self.registry.end_unused(np.bincount(self._series[is_placed], minlength=len(self.registry)))
@@ -182,6 +189,7 @@ class ProjectedSeries:
             rtts=rtts,
             counts=self.counts,
             active=active,
+            details=self._details,
         )
 
 

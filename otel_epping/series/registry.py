@@ -1,35 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """All series, with the key, the number, the start time and the delivery state of each series."""
 
-from typing import Any
-
 import numpy as np
 
 from otel_epping.kernel.arrays import Flags, Indexes, Records, Times, Words, grow
 from otel_epping.kernel.reading import OVERFLOW_SLOT, SHARED_SLOTS, UNANSWERED_SLOT, has_owner
-from otel_epping.series.prefixes import Key, SubnetKeys
+from otel_epping.series.prefixes import KEY, Key, SubnetKeys
 
 # The shared series have the same numbers as the shared slots.
 OVERFLOW_SERIES = OVERFLOW_SLOT
 UNANSWERED_SERIES = UNANSWERED_SLOT
 
+_SLOT = np.dtype([("key", KEY)])
+
 
 class SeriesRegistry:
-    """Gives numbers to series. Each series belongs to a subnet or to a covering prefix, except the shared series.
+    """Gives numbers to series. Each series belongs to a key (prefixes.py), except the shared series.
 
     The shared series always exist: the overflow point, and the aggregate of the subnets that have not answered. When
     any other series ends, its number can be assigned to a new series.
 
-    slots       (series,) records like Reading.slots, of which only the field `key` is used
+    slots       (series,) records with the field `key`, the key of the series
     since_ns    (series,) Unix time in ns at which the series started; 0 for shared series and for unused numbers
     generation  (series,) a number like Reading.generation
     pending     (series,) true if the series has counts that are not delivered
-    numbers     the key of each subnet and each covering prefix that has a series -> the number of the series
+    numbers     the key of each series -> the number of the series
     covering    the number of keys in `numbers` that are covering prefixes
     """
 
-    def __init__(self, keys: SubnetKeys, slots: np.dtype[Any]) -> None:
-        self.slots: Records = np.zeros(SHARED_SLOTS, slots)
+    def __init__(self, keys: SubnetKeys) -> None:
+        self.slots: Records = np.zeros(SHARED_SLOTS, _SLOT)
         self.since_ns: Times = np.zeros(SHARED_SLOTS, np.int64)
         self.generation: Words = np.zeros(SHARED_SLOTS, np.uint32)
         self.pending: Flags = np.zeros(SHARED_SLOTS, np.bool_)

@@ -83,7 +83,7 @@ def points_of(scope: ScopeMetrics) -> Counter[str]:
 def test_the_counts_are_those_of_the_points_of_a_producer(selection: MetricSelection, seed: int) -> None:
     bench = Bench(seed)
     exporter = bench.exporter(ExportSettings(selection, LIMITS))
-    producer = EppingMetricProducer(bench.collector, limits=LIMITS, selection=selection)
+    producer = EppingMetricProducer(bench.collector, settings=ExportSettings(selection, LIMITS))
     bench.run()
     export, scope = exporter.export(), producer.produce()
     counted = Counter({name: metric.points for name, metric in export.metrics.items() if name not in INSTRUMENTS})
@@ -162,7 +162,7 @@ def test_vendor_units() -> None:
     """An RTT histogram is counted as several units, and any other series is counted as one unit."""
     bench = Bench(7)
     exporter = bench.exporter(COMPLETE)
-    producer = EppingMetricProducer(bench.collector, limits=LIMITS, selection=COMPLETE.selection)
+    producer = EppingMetricProducer(bench.collector, settings=COMPLETE)
     bench.run()
     export = exporter.export()
     units = vendor_units(export, 30.0, scale=2)

@@ -26,6 +26,7 @@ from bench.timed_runs import TimedRuns, one_cpu
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import metric_table
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
@@ -275,7 +276,7 @@ class Outcome:
 def run(bench: Bench, limits: Limits, scenario: Scenario) -> Outcome:
     """Sends the packets of a scenario, and adds up the exports. There is an export every 10 s of the packets' time."""
     flood = Flood(bench, scenario)
-    producer = EppingMetricProducer(bench.collector, limits=limits)
+    producer = EppingMetricProducer(bench.collector, settings=ExportSettings(limits=limits))
     receiver = Receiver(producer)
     receiver.export()  # the counts of earlier tests
     before = _exported(receiver)
@@ -309,7 +310,7 @@ def measure_agent(forged: int, attackers: int) -> dict[str, float]:
     """
     bench = Bench(CONFIG)
     flood = Flood(bench, Scenario(forged, attackers))
-    producer = EppingMetricProducer(bench.collector, limits=LIMITS)
+    producer = EppingMetricProducer(bench.collector, settings=ExportSettings(limits=LIMITS))
     encoder = BatchEncoder(bench.config)
     kept_mb = peak_mb = cpu_s = 0.0
     resource = ResourceMetrics(Resource({}), [], "")

@@ -74,6 +74,15 @@ REFUSED = {
     "network.type has the undeclared value 'ipx'": dataclasses.replace(
         FLOWS, data=counter(SUBNET | {semconv.NETWORK_TYPE: "ipx"}, False)
     ),
+    "undeclared attribute epping.network.tag": dataclasses.replace(
+        FLOWS, data=counter(SUBNET | {semconv.NETWORK_TAG: "Berlin"}, False)
+    ),
+    "epping.network.tag.site has the type int, not str": dataclasses.replace(
+        FLOWS, data=counter(SUBNET | {f"{semconv.NETWORK_TAG}.site": 7}, False)
+    ),
+    "network.peer.as.number has the type str, not int": dataclasses.replace(
+        FLOWS, data=counter(SUBNET | {semconv.AS_NUMBER: "AS64500"}, False)
+    ),
     "an aggregate has several attributes": dataclasses.replace(
         FLOWS, data=counter(SUBNET | {semconv.OVERFLOW: True}, False)
     ),
@@ -95,6 +104,13 @@ def scope(metric: Metric, schema_url: str = semconv.SCHEMA_URL, name: str = "ote
     return ScopeMetrics(InstrumentationScope(name, "1", schema_url), [metric], schema_url)
 
 
+NAMED: dict[str, Any] = {
+    semconv.NETWORK_NAME: "Miller",
+    f"{semconv.NETWORK_TAG}.site": "Berlin",
+    semconv.AS_NUMBER: 64500,
+    semconv.COUNTRY: "DE",
+    semconv.SIDE: "external",
+}
 FORMS = pytest.mark.parametrize("check", [in_the_sdk, over_otlp])
 
 
@@ -114,7 +130,8 @@ def test_what_is_not_declared_is_refused(check: Callable[[Contract, ScopeMetrics
 def test_what_is_declared_is_allowed(check: Callable[[Contract, ScopeMetrics], None]) -> None:
     contract = Contract()
     overflow = dataclasses.replace(FLOWS, data=counter({semconv.OVERFLOW: True}, False))
-    for metric in (GOOD, FLOWS, overflow):
+    named = dataclasses.replace(FLOWS, data=counter(NAMED, False))
+    for metric in (GOOD, FLOWS, overflow, named):
         check(contract, scope(metric))
     assert contract.exported == {GOOD.name, FLOWS.name}
 

@@ -55,7 +55,7 @@ def bench() -> Iterator[Bench]:
 
 def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, sink: Sink) -> None:
     ping_each_other(bench, 3000)
-    reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink), bench.collector, 60, *EVERYTHING)
+    reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink), bench.collector, 60, EVERYTHING)
     reader.force_flush()
     assert len(sink.requests) > 2
     assert max(received.size for received in sink.received) <= 2.5 * 2**20
@@ -105,7 +105,7 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
         )
 
     monkeypatch.setattr(Reader, "read", read_heavy)
-    reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink), bench.collector, 60, *EVERYTHING)
+    reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink), bench.collector, 60, EVERYTHING)
     reader.force_flush()
     sizes = [received.size for received in sink.received]
     print("\n[measured] heaviest requests, bytes:", sizes)
@@ -133,7 +133,7 @@ def test_an_export_keeps_its_deadline_and_the_next_one_continues(
     monkeypatch.setattr(exporter_module, "_MIN_TIMEOUT_S", 0.0)
     ping_each_other(bench, 200)
     slow = Slow(sink.grpc_endpoint, insecure=True)
-    wrapped = ProducerExporter(slow, bench.collector, EVERYTHING[0], selection=EVERYTHING[1])
+    wrapped = ProducerExporter(slow, bench.collector, EVERYTHING)
     reader = PeriodicExportingMetricReader(wrapped, float("inf"), export_timeout_millis=500)
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)
@@ -180,7 +180,7 @@ def test_a_request_that_always_fails_does_not_block_others(
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
     ping_each_other(bench, 200)
     poisoned = Poisoned(sink.grpc_endpoint, insecure=True)
-    reader = install(MeterProvider(shutdown_on_exit=False), poisoned, bench.collector, 60, *EVERYTHING)
+    reader = install(MeterProvider(shutdown_on_exit=False), poisoned, bench.collector, 60, EVERYTHING)
     for _ in range(2):
         reader.force_flush()
     found = {point.attributes[semconv.SUBNET] for point in sink.points(PACKETS)}
@@ -230,7 +230,7 @@ def test_only_failed_requests_are_repeated(bench: Bench, sink: Sink, monkeypatch
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
     delta: dict[type, AggregationTemporality] = {sdk_metrics.Histogram: AggregationTemporality.DELTA}
     moody = Moody(sink.grpc_endpoint, insecure=True, preferred_temporality=delta)
-    reader = install(MeterProvider(shutdown_on_exit=False), moody, bench.collector, 60, *EVERYTHING)
+    reader = install(MeterProvider(shutdown_on_exit=False), moody, bench.collector, 60, EVERYTHING)
     ping_each_other(bench, 200)
     for _ in range(6):
         reader.force_flush()

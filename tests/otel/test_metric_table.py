@@ -12,6 +12,7 @@ import pytest
 from otel_epping.kernel import methods
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import FAMILY_NAMED
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.columns import Columns
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
@@ -65,7 +66,7 @@ def test_labels_are_the_enumerators_in_their_order(labels: tuple[str, ...], name
 
 @pytest.mark.unit
 def test_families_are_those_of_the_program() -> None:
-    assert {f"v{number}": number for number in semconv.FAMILIES} == enum("family")
+    assert {"named": FAMILY_NAMED} | {f"v{number}": number for number in semconv.FAMILIES} == enum("family")
     assert semconv.FAMILIES == {4: "ipv4", 6: "ipv6"}
 
 
@@ -114,7 +115,7 @@ def test_an_axis_or_an_attribute_distinguishes_the_counters_of_a_metric() -> Non
 def test_every_attribute_of_a_point_is_in_the_tables() -> None:
     used = {key for metric in metric_table.METRICS for key in metric.keys}
     assert used | {*semconv.AGGREGATES} == set(semconv.ATTRIBUTES)
-    of_subnet = {semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE}
+    of_subnet = {*metric_table.NETWORK_KEYS, semconv.INTERFACE, semconv.SIDE}
     for base, table in ((of_subnet, SUBNET_COUNTERS), ({semconv.INTERFACE}, INTERFACE_COUNTERS)):
         for counter in table:
             keys = {*base, *counter.attributes, *((counter.axis[0],) if counter.axis else ())}

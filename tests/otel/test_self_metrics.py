@@ -18,6 +18,7 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import agent_metrics, metric_table
 from otel_epping.otel.counters import INTERFACE_COUNTERS
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.install import install
 from otel_epping.otel.metric import Metric
 from tests.long.pressure import Load, run
@@ -47,7 +48,7 @@ def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], N
     """Yield a function that exports the kernel's counts, and then exports the instruments of the same reader."""
     own = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     provider = MeterProvider(metric_readers=[own], shutdown_on_exit=False)
-    reader = install(provider, exporter(sink), collector, 60, selection=ALL_METRICS)
+    reader = install(provider, exporter(sink), collector, 60, ExportSettings(ALL_METRICS))
 
     def export() -> None:
         assert reader.force_flush()

@@ -18,6 +18,7 @@ from otel_epping.replay import counts
 from otel_epping.replay import subnet_table as subnet_table
 from otel_epping.replay.capture import Capture, PacketBatch
 from otel_epping.replay.replayer import MAX_WIRE_LENGTH, Replayer
+from otel_epping.series.grouping import Grouping
 from tests.support.captures import BEGIN_NS, SECOND, Packet, compressed, interface, pcap, pcapng, section, simple
 from tests.support.conversation import Conversation, check, rows_of
 from tests.support.link_types import LINKS
@@ -47,7 +48,8 @@ def table(replayer: Replayer) -> str:
 
     A reader returns minima and maxima only for the time since its previous reading.
     """
-    return subnet_table.table(replayer.reader().read(), replayer.config)
+    reader = replayer.reader()
+    return subnet_table.table(reader.read(), reader, replayer, Grouping())
 
 
 def unanswered(replayer: Replayer) -> int:

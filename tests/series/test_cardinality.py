@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import SHARED_SLOTS
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.claims import recount
@@ -98,8 +99,9 @@ def test_totals_are_exact_and_series_are_monotonic(
     first.apply(narrow)
     chance = random.Random(seed)
     crowd = Crowd(narrow)
+    export = ExportSettings(limits=first.limits)
     producers = [
-        EppingMetricProducer(narrow.collector, temporality, first.limits) for temporality in (CUMULATIVE, DELTA, DELTA)
+        EppingMetricProducer(narrow.collector, temporality, export) for temporality in (CUMULATIVE, DELTA, DELTA)
     ]
     receivers = [Receiver(producer) for producer in producers]
     most = (bounds and bounds.limits.max_series) or CONFIG.max_slots
@@ -120,7 +122,7 @@ def test_totals_are_exact_and_series_are_monotonic(
         if whole:
             receiver.check(crowd.truth)
         recount(narrow)
-    late, counted = EppingMetricProducer(narrow.collector, CUMULATIVE, first.limits), counted_before(narrow)
+    late, counted = EppingMetricProducer(narrow.collector, CUMULATIVE, export), counted_before(narrow)
     # The late reader makes the first reading. If the counts of a slot were final before the late reader was created,
     # the slot does not wait for this reader.
     checks = [(Receiver(late, is_late=True), counted), *((receiver, crowd.truth) for receiver in receivers)]

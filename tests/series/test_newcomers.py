@@ -11,12 +11,15 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT
 from otel_epping.otel import agent_metrics, metric_table, semconv
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.many_subnets import PACKETS, RTTS, Receiver, network_of
 from tests.support.synthetic_kernel import SyntheticCollector, SyntheticKernel
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+DEFAULT = Limits()
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 CONFIG = EppingConfig(max_subnets=64, scale=0)
@@ -33,9 +36,9 @@ def kernel() -> SyntheticKernel:
     return SyntheticKernel(CONFIG)
 
 
-def receiver_of(kernel: SyntheticKernel, temporality: AggregationTemporality, limits: Limits | None = None) -> Receiver:
+def receiver_of(kernel: SyntheticKernel, temporality: AggregationTemporality, limits: Limits = DEFAULT) -> Receiver:
     collector: Any = SyntheticCollector(kernel)
-    return Receiver(EppingMetricProducer(collector, temporality, limits))
+    return Receiver(EppingMetricProducer(collector, temporality, ExportSettings(limits=limits)))
 
 
 def packets_of(receiver: Receiver, subnet: int) -> int:

@@ -12,10 +12,12 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.reading import FAMILY_NAMED
 from otel_epping.otel import metric_table
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
-from otel_epping.series.prefixes import SubnetKeys
+from otel_epping.series.prefixes import KEY, SubnetKeys
 from tests.support.many_subnets import CLIENT, PACKETS, RTTS, Crowd, Receiver, emptied, network_of
 from tests.support.prog_test_run import MS, Bench
 
@@ -39,7 +41,7 @@ def bench(wide: Bench) -> Bench:
 
 
 def receiver_of(bench: Bench, limits: Limits, temporality: AggregationTemporality = CUMULATIVE) -> Receiver:
-    return Receiver(EppingMetricProducer(bench.collector, temporality, limits))
+    return Receiver(EppingMetricProducer(bench.collector, temporality, ExportSettings(limits=limits)))
 
 
 def exported(receiver: Receiver) -> set[str]:
@@ -174,9 +176,9 @@ def test_a_subnet_with_enough_rtts_of_any_method_is_exported_individually(bench:
     assert receiver.total(RTT)[RTTS] == 7
 
 
-def test_covering_prefixes_are_shorter_prefixes_of_the_same_address(every: Bench) -> None:
-    dtype = every.slots.dtype["key"]
-    key = np.zeros((), dtype)
+def test_covering_prefixes_are_shorter_prefixes_of_the_same_address() -> None:
+    key = np.zeros((), KEY)
+    key["details"] = 7
     for family, address, expected in (
         (4, "10.11.12.0", ["10.11.0.0/16", "10.0.0.0/8", "0.0.0.0/0"]),
         (6, "2001:db8:1234::", ["2001:db8::/32", "2001::/16", "::/0"]),
@@ -184,19 +186,22 @@ def test_covering_prefixes_are_shorter_prefixes_of_the_same_address(every: Bench
         network = ip_network(address)
         packed = (b"" if family == 6 else bytes(10) + b"\xff\xff") + network.network_address.packed
         key["prefix"]["half"], key["family"] = np.frombuffer(packed, np.uint64), family
-        keys = SubnetKeys(dtype, CONFIG)
+        keys = SubnetKeys(CONFIG)
         for (level, found), text in zip(keys.covering(key.tobytes()), expected, strict=True):
             wide = ip_network(text)
             record = keys.record(found)
             address_bits = record["prefix"]["half"].tobytes()[12 if family == 4 else 0 :]
             assert address_bits == wide.network_address.packed
             assert {4: 24, 6: 48}[family] - int(record["shorter"]) == wide.prefixlen
+            assert not record["details"]
             assert keys.is_covering(found), level
     # If the prefix of a subnet is short, the subnet has fewer covering prefixes.
-    few = SubnetKeys(dtype, EppingConfig(prefix_v4=8, prefix_v6=0))
+    few = SubnetKeys(EppingConfig(prefix_v4=8, prefix_v6=0))
     assert [level for level, _ in few.covering(key.tobytes())] == []
     key["family"] = 4
     assert [level for level, _ in few.covering(key.tobytes())] == [2]
+    key["family"] = FAMILY_NAMED
+    assert [level for level, _ in few.covering(key.tobytes())] == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import SHARED_SLOTS, Gone, Reading
 from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.metric import ECN_GROUP, FLOW, GROUPS, INTERFACES, RTTS, TCP, TRAFFIC
 from otel_epping.otel.metric_selection import ALL, MetricSelection, attributes_of
 from otel_epping.otel.producer import EppingMetricProducer
@@ -146,8 +147,8 @@ def test_merged_points_are_sums_of_the_points_of_all(
 ) -> None:
     kernel, selection = Kernel(), MetricSelection((ALL,), attributes)
     collector: Any = SyntheticCollector(kernel)
-    every = Receiver(EppingMetricProducer(collector, temporality, limits, ALL_METRICS))
-    some = Receiver(EppingMetricProducer(collector, temporality, limits, selection))
+    every = Receiver(EppingMetricProducer(collector, temporality, ExportSettings(ALL_METRICS, limits)))
+    some = Receiver(EppingMetricProducer(collector, temporality, ExportSettings(selection, limits)))
     for events, arrives in [*steps, ([], True)]:
         for name, *arguments in events:
             getattr(kernel, name)(*arguments)
@@ -176,7 +177,7 @@ def test_a_merged_series_lives_as_long_as_one_of_its_subnets() -> None:
     kernel = Kernel()
     collector: Any = SyntheticCollector(kernel)
     selection = MetricSelection((RTTS,), {RTTS: ("side",)})
-    receiver = Receiver(EppingMetricProducer(collector, AggregationTemporality.CUMULATIVE, Limits(), selection))
+    receiver = Receiver(EppingMetricProducer(collector, AggregationTemporality.CUMULATIVE, ExportSettings(selection)))
     for subnet in (0, 1, 2, 6):
         kernel.rtt(subnet, subnet % 6, 10**6)
     receiver.export()
@@ -196,9 +197,8 @@ def test_the_shared_points_are_not_merged_with_points_without_attributes() -> No
     kernel, chance = Kernel(), random.Random(3)
     collector: Any = SyntheticCollector(kernel)
     selection = MetricSelection((TRAFFIC,), {TRAFFIC: ("side", "direction")})
-    receiver = Receiver(
-        EppingMetricProducer(collector, AggregationTemporality.DELTA, Limits(max_series=2, roll_up=False), selection)
-    )
+    export = ExportSettings(selection, Limits(max_series=2, roll_up=False))
+    receiver = Receiver(EppingMetricProducer(collector, AggregationTemporality.DELTA, export))
     for _ in range(300):
         subnet = chance.randrange(SUBNETS)
         kernel.packet(subnet, 100)

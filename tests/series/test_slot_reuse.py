@@ -21,6 +21,7 @@ from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM
 from otel_epping.otel import agent_metrics, metric_table, semconv
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.metric import Metric
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
@@ -28,6 +29,8 @@ from tests.support.many_subnets import CLOSED, OPENED, PACKETS, RTTS, Bounds, Cr
 from tests.support.prog_test_run import EXTERNAL, MS, SECOND, Bench
 
 pytestmark = pytest.mark.parallel
+
+DEFAULT = Limits()
 
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
@@ -52,10 +55,8 @@ def crowd(narrow: Bench) -> Crowd:
     return Crowd(emptied(narrow, IDLE_S * SECOND))
 
 
-def receiver_of(
-    bench: Bench, temporality: AggregationTemporality = CUMULATIVE, limits: Limits | None = None
-) -> Receiver:
-    return Receiver(EppingMetricProducer(bench.collector, temporality, limits))
+def receiver_of(bench: Bench, temporality: AggregationTemporality = CUMULATIVE, limits: Limits = DEFAULT) -> Receiver:
+    return Receiver(EppingMetricProducer(bench.collector, temporality, ExportSettings(limits=limits)))
 
 
 def packets(receiver: Receiver, subnet: int) -> int:
@@ -267,7 +268,7 @@ def test_a_new_slot_is_not_idle(crowd: Crowd) -> None:
     reading = reader.read()
     assert reading.answered.any()
     rows = len(reading.slots)
-    found = Found(reading.slots, np.zeros(rows, np.uint64), np.zeros(rows, np.bool_))
+    found = Found(reading.slots, np.zeros(rows, np.uint64), np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
     slots.take_back(reader, [reader], slots.now_ns(), found)
     assert slots.retired == 0
     assert slot(crowd, 1)

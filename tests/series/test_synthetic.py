@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.many_subnets import PACKETS, Receiver, network_of
@@ -63,7 +64,7 @@ def test_totals_are_exact_and_series_are_monotonic(steps: list[Any], limits: Lim
     kernel, chance = SyntheticKernel(CONFIG), random.Random(seed)
     collector: Any = SyntheticCollector(kernel)
     receivers = [
-        Receiver(EppingMetricProducer(collector, temporality, limits))
+        Receiver(EppingMetricProducer(collector, temporality, ExportSettings(limits=limits)))
         for temporality in (AggregationTemporality.CUMULATIVE, *[AggregationTemporality.DELTA] * 2)
     ]
     answered: set[int] = set()

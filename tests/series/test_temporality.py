@@ -16,6 +16,7 @@ from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.count_table import CounterTable
 from otel_epping.kernel.read.min_max import NO_MIN_NS
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, OVERFLOW_SLOT, SHARED_SLOTS, RttTable
+from otel_epping.series.details import DetailsNumbers
 from otel_epping.series.projection import SeriesReading
 from otel_epping.series.temporality import TemporalityTracker, Unsent
 from tests.support.readings import dense, runs_of
@@ -101,6 +102,7 @@ class Kernel:
             rtts=self._rtts(),
             counts=CounterTable(self.counters.copy()),
             active=np.zeros(len(self.created_ns), np.uint64),
+            details=DetailsNumbers(),
         )
 
 

@@ -20,7 +20,7 @@ from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel.producer import EppingMetricProducer
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
-_TYPES = {"string": str, "boolean": bool, "int": int}
+_TYPES = {"string": str, "template[string]": str, "boolean": bool, "int": int}
 
 
 class ContractError(AssertionError):
@@ -30,12 +30,13 @@ class ContractError(AssertionError):
 @dataclass(frozen=True)
 class Allowed:
     """The type of an attribute, and all its values if the set of values is closed. `alone`: a point with the attribute
-    has no other attribute."""
+    has no other attribute. `template`: exported names consist of the attribute's name, a dot and a key."""
 
     type: type
     values: frozenset[Any] | None = None
     required: bool = False
     alone: bool = False
+    template: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class Declared:
     unit: str
     attributes: dict[str, Allowed]
     required: frozenset[str]
+
+    def find(self, key: str) -> Allowed | None:
+        """Return which values an exported attribute may have."""
+        if key in self.attributes:
+            return None if self.attributes[key].template else self.attributes[key]
+        names = (name for name, each in self.attributes.items() if each.template and key.startswith(f"{name}."))
+        return next((self.attributes[name] for name in names), None)
 
 
 def _allowed(reference: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> Allowed:
@@ -59,7 +67,8 @@ def _allowed(reference: dict[str, Any], definitions: dict[str, dict[str, Any]]) 
         values = frozenset(reference["examples"])
         return Allowed(type(reference["examples"][0]), values if "closed" in ours else None, required)
     if isinstance(definition["type"], str):
-        return Allowed(_TYPES[definition["type"]], None, required, "alone" in ours)
+        template = definition["type"].startswith("template")
+        return Allowed(_TYPES[definition["type"]], None, required, "alone" in ours, template)
     values = frozenset(member["value"] for member in definition["type"]["members"])
     return Allowed(type(next(iter(values))), values, required)
 
@@ -127,7 +136,7 @@ class Contract:
 def _check_attributes(name: str, metric: Declared, attributes: Mapping[str, Any]) -> None:
     alone = False
     for key, value in attributes.items():
-        allowed = metric.attributes.get(key)
+        allowed = metric.find(key)
         if allowed is None:
             raise ContractError(f"{name}: undeclared attribute {key}")
         if type(value) is not allowed.type:

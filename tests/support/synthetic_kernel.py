@@ -23,6 +23,7 @@ from otel_epping.kernel.reading import (
     Reading,
     RttTable,
 )
+from otel_epping.networks.network import Networks
 from tests.support.many_subnets import IO, PACKETS, RTT_NS, RTTS, address_of
 from tests.support.readings import runs_of
 
@@ -268,6 +269,7 @@ class SyntheticCollector:
 
     def __init__(self, kernel: SyntheticKernel) -> None:
         self.config, self.started_ns, self.reader = kernel.config, STARTED_NS, kernel.reader
+        self.networks = Networks()
         self.slots = SimpleNamespace(retired=0)
         self.attachments = SimpleNamespace(state=dict, kernel_packets={})
         self.directions = SimpleNamespace(flows={})

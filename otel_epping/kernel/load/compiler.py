@@ -181,7 +181,7 @@ def with_line_directives(lines: list[SourceLine]) -> str:
     return "\n".join(text)
 
 
-def compile_source(bcc: Any, text: str, defines: dict[str, int], debug_option: str, debug: int = 0) -> Any:
+def compile_source(bcc: Any, text: str, defines: dict[str, int | str], debug_option: str, debug: int = 0) -> Any:
     """Returns BCC's module of the compiled text.
 
     `debug_option` is the compiler's option for debug information (-g0, -g). `debug` has BCC's flags for debug output.
@@ -240,7 +240,7 @@ def direct_map_fds(module: Any) -> list[int]:
     return [module[table].map_fd for table in DIRECT_TABLES]
 
 
-def explain(bcc: Any, libbpf: Any, source: list[SourceLine], defines: dict[str, int], failure: LoadError) -> None:
+def explain(bcc: Any, libbpf: Any, source: list[SourceLine], defines: dict[str, int | str], failure: LoadError) -> None:
     """Adds the source location and the verifier's verdict to a failure. Prints the last lines of the verifier's log."""
     texts = [line.text for line in source]
     with verifier_log.captured_stderr() as listing:

@@ -12,11 +12,15 @@ FIRST_EPOCH = 1  # the program uses epoch 0 for "no slot is cached"
 
 
 class Control:
-    """The present epoch of the slots, and the number of the present interval. Any thread may use this object."""
+    """The present epoch of the slots, the number of the present interval, and the number of the trie of named networks.
+
+    Any thread may use this object.
+    """
 
     def __init__(self, control: Map) -> None:
         self.epoch = FIRST_EPOCH
         self.interval = 0
+        self.networks = 0
         self._map = control
         self._lock = threading.Lock()
 
@@ -32,9 +36,19 @@ class Control:
             self.interval += 1
             self.write()
 
+    def use_networks(self, trie: int) -> None:
+        """Changes the trie of named networks that the program uses, and begins a new epoch. Raises OSError."""
+        with self._lock:
+            self.networks = trie
+            self.write()  # first, so that a CPU that reads the new epoch uses the new trie
+            self.epoch += 1
+            self.write()
+
     def write(self) -> None:
-        """Writes the epoch and the number of the interval into the map. Raises OSError."""
+        """Writes all values into the map. Raises OSError."""
         assert self._map.layout
         value = np.zeros(1, map_array.dtype_of(self._map.layout))
         value["epoch"], value["interval"] = self.epoch, self.interval
+        if "networks" in (value.dtype.names or ()):  # only in a program with named networks
+            value["networks"] = self.networks
         libbpf.map_update(self._map.fd, np.uint32(0).tobytes(), value.tobytes())

@@ -17,6 +17,7 @@ from otel_epping.kernel.read.directions import Directions, Traffic
 from otel_epping.kernel.read.flow_table import FlowTable
 from otel_epping.kernel.read.interface_counters import InterfaceCounters
 from otel_epping.kernel.read.min_max import MinMax, decode
+from otel_epping.kernel.read.named_networks import NamedNetworks
 from otel_epping.kernel.read.parallel import run_parallel
 from otel_epping.kernel.read.rtt_reader import RttReader
 from otel_epping.kernel.read.sketch import Sketch, ranks_of
@@ -55,6 +56,7 @@ class Interval:
     reader       the reader that makes this reading
     readers      all readers, including `reader`
     slots        the program's slots
+    networks     the named networks
     directions   the directions of the flows of each interface
     attachments  the interfaces that are or were watched
     """
@@ -65,6 +67,7 @@ class Interval:
     reader: "Reader"
     readers: list["Reader"]
     slots: Slots
+    networks: NamedNetworks
     directions: Directions
     attachments: Attachments
 
@@ -226,13 +229,16 @@ class Reader:
                 interfaces=interfaces,
                 interfaces_since_ns=interfaces_since_ns,
                 gone=self._gone,
+                networks=interval.networks.by_number,
             )
             # The following steps may give slots to new owners. So the reading must already contain all data of the
             # slots.
             interval.slots.fold_newcomers(slots, interval.readers)
-            found = Found(slots, packets_of(reading.counters), active != 0)
+            obsolete = interval.networks.obsolete(slots, owners)
+            found = Found(slots, packets_of(reading.counters), active != 0, obsolete)
             interval.slots.take_back(self, interval.readers, began_ns, found)
             interval.end_interfaces(self._interfaces, self._slots)
+            interval.networks.tidy(slots)
         return reading
 
     def _prepare(self, owners: Words) -> None:

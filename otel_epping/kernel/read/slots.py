@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides which slots are reclaimed, and when a reclaimed slot is free.
 
-Three kinds of slots are reclaimed:
+Four kinds of slots are reclaimed:
 
 - slots of newcomers that have not answered for NEWCOMER_NS (bpf/subnet.h)
 - slots in which nothing was counted during the idle timeout
+- slots of earlier named networks, and of subnets that are now inside a named network (named_networks.py)
 - the quietest slots of the largest covering prefixes, if too few slots, histograms or blocks are free
 
 Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps:
@@ -59,14 +60,16 @@ _STEP = 32
 class Found(NamedTuple):
     """The state of the first `rows` slots when a reader read them.
 
-    slots   (rows,) the program's records
-    events  (rows,) a number that changes whenever a packet is counted in the slot
-    active  (rows,) true if the subnet has an active flow. A subnet with an active flow is not idle
+    slots     (rows,) the program's records
+    events    (rows,) a number that changes whenever a packet is counted in the slot
+    active    (rows,) true if the subnet has an active flow. A subnet with an active flow is not idle
+    obsolete  (rows,) true if the slot must be reclaimed, because its owner no longer exists
     """
 
     slots: Records
     events: Counts
     active: Flags
+    obsolete: Flags
 
 
 @dataclass
@@ -192,7 +195,7 @@ class Slots:
     # ---- answered subnets
 
     def take_back(self, reader: object, readers: Collection[object], began_ns: int, found: Found) -> None:
-        """Reclaims the slots of idle subnets, and further slots if room is needed.
+        """Reclaims the slots of idle subnets, obsolete slots, and further slots if room is needed.
 
         Frees the reclaimed slots whose final counts all readers have read.
 
@@ -211,7 +214,7 @@ class Slots:
         self._events[:rows] = found.events
         candidates = np.flatnonzero((states == ANSWERED) & ~self._is_closing[:rows])
         changed_ns = self._changed_ns[candidates]
-        goes = (now_ns - changed_ns >= self.idle_ns) & (self.idle_ns != 0)
+        goes = (now_ns - changed_ns >= self.idle_ns) & (self.idle_ns != 0) | found.obsolete[candidates]
         staying = np.flatnonzero(~goes)
         missing = min(self._missing() - int(np.count_nonzero(goes)), len(staying))
         if missing > 0:

@@ -50,22 +50,25 @@ class HistogramArrays(NamedTuple):
     max_ns: Counts
 
 
-@lru_cache(1024)
-def _attribute(number: int, key: str, value: str | bool) -> bytes:
-    any_value = AnyValue(bool_value=value) if isinstance(value, bool) else AnyValue(string_value=value)
+@lru_cache(1024, typed=True)  # True and 1 are different values
+def _attribute(number: int, key: str, value: str | bool | int) -> bytes:
+    if isinstance(value, bool):
+        any_value = AnyValue(bool_value=value)
+    else:
+        any_value = AnyValue(int_value=value) if isinstance(value, int) else AnyValue(string_value=value)
     return b"".join(protobuf.field(number, KeyValue(key=key, value=any_value).SerializeToString()))
 
 
-def _attributes(number: int, pairs: Mapping[str, str | bool]) -> bytes:
+def _attributes(number: int, pairs: Mapping[str, str | bool | int]) -> bytes:
     return b"".join([_attribute(number, key, value) for key, value in pairs.items()])
 
 
-def number_attributes(pairs: Mapping[str, str | bool]) -> bytes:
+def number_attributes(pairs: Mapping[str, str | bool | int]) -> bytes:
     """Encodes attributes for number_points()."""
     return _attributes(NumberDataPoint.ATTRIBUTES_FIELD_NUMBER, pairs)
 
 
-def histogram_attributes(pairs: Mapping[str, str | bool]) -> bytes:
+def histogram_attributes(pairs: Mapping[str, str | bool | int]) -> bytes:
     """Encodes attributes for histogram_points().
 
     The field number differs from the field number of number_attributes().

@@ -237,8 +237,8 @@ def packets(number: int) -> list[int]:
 def test_an_interface_ends_when_all_exporters_have_delivered(
     host: Namespace, collector: EppingCollector, clock: Time, temporality: AggregationTemporality
 ) -> None:
-    first = Exporter(EppingMetricProducer(collector, temporality, *EVERYTHING))
-    second = Exporter(EppingMetricProducer(collector, DELTA, *EVERYTHING))
+    first = Exporter(EppingMetricProducer(collector, temporality, EVERYTHING))
+    second = Exporter(EppingMetricProducer(collector, DELTA, EVERYTHING))
     appear(host, collector, "va")
     send("va", 3)
     first.export()
@@ -284,7 +284,7 @@ def test_an_interface_ends_when_all_exporters_have_delivered(
 def test_series_continue_if_the_interface_returns_before_they_end(
     host: Namespace, collector: EppingCollector, clock: Time
 ) -> None:
-    exporter = Exporter(EppingMetricProducer(collector, CUMULATIVE, *EVERYTHING))
+    exporter = Exporter(EppingMetricProducer(collector, CUMULATIVE, EVERYTHING))
     for turn in range(1, 4):
         appear(host, collector, "va")
         send("va", 5)
@@ -379,7 +379,7 @@ def test_thousands_of_names(collector: EppingCollector, clock: Time) -> None:
     Each interface gets a number. At the end, all numbers are free.
     """
     exporters = [
-        Exporter(EppingMetricProducer(collector, temporality, *EVERYTHING)) for temporality in (CUMULATIVE, DELTA)
+        Exporter(EppingMetricProducer(collector, temporality, EVERYTHING)) for temporality in (CUMULATIVE, DELTA)
     ]
     attachments = collector.attachments
     for begin in range(0, 5000, 250):

@@ -18,6 +18,7 @@ from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.reading import OVERFLOW_HISTOGRAM, Reading
 from otel_epping.kernel.sparse_histograms import SparseHistograms
+from otel_epping.series.details import DetailsNumbers
 from otel_epping.series.projection import SeriesReading
 from otel_epping.series.temporality import TemporalityTracker, Unsent
 from tests.support.prog_test_run import EXTERNAL, Bench
@@ -58,6 +59,7 @@ def series_of(reading: Reading) -> SeriesReading:
         reading.rtts,
         reading.counts,
         reading.active,
+        DetailsNumbers(),
     )
 
 

@@ -17,6 +17,7 @@ from otel_epping.kernel.read.slot_tables import ANSWERED, FREE, NEWCOMER, states
 from otel_epping.kernel.read.slots import GRACE_NS, NEWCOMER_NS
 from otel_epping.kernel.read.subnet_counters import packets_of
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT, Reading, has_owner
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from tests.support.claims import recount
@@ -166,8 +167,8 @@ def test_a_newcomer_that_answers_while_its_key_is_deleted_waits_for_all_readers(
 
 def receiver_of(crowd: Crowd) -> Receiver:
     """Return a receiver of all series. The receiver also adds up the counts of slots that have been freed."""
-    limits = Limits(max_series=CONFIG.max_slots)
-    return Receiver(EppingMetricProducer(crowd.bench.collector, AggregationTemporality.CUMULATIVE, limits))
+    settings = ExportSettings(limits=Limits(max_series=CONFIG.max_slots))
+    return Receiver(EppingMetricProducer(crowd.bench.collector, AggregationTemporality.CUMULATIVE, settings))
 
 
 def settle(crowd: Crowd, *receivers: Receiver) -> None:

@@ -43,7 +43,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 class Fixed(EppingConfig):
     """A configuration whose hash functions have a fixed key, so that the model can compute the same hashes."""
 
-    def defines(self) -> dict[str, int]:
+    def defines(self) -> dict[str, int | str]:
         return super().defines() | {"HASH_KEY": HASH_KEY}
 
 

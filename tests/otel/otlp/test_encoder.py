@@ -26,6 +26,7 @@ from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.counters import SUBNET_COUNTERS
+from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.producer import EppingMetricProducer
@@ -73,7 +74,7 @@ def talk(bench: Bench, draw: random.Random, conversations: list[Conversation]) -
 def test_a_request_equals_that_of_the_sdks_encoder(bench: Bench, temporality: AggregationTemporality) -> None:
     draw = random.Random(11)
     conversations: list[Conversation] = []
-    producer = EppingMetricProducer(bench.collector, temporality, selection=ALL_METRICS)
+    producer = EppingMetricProducer(bench.collector, temporality, ExportSettings(ALL_METRICS))
     encoder = BatchEncoder(producer.config)
     seen: set[str] = set()
     for _ in range(8):
@@ -100,7 +101,7 @@ def test_a_request_with_shared_points_and_covering_prefixes_equals_that_of_the_s
 ) -> None:
     draw, kernel = random.Random(12), SyntheticKernel(CONFIG, rows=30, histograms=30)
     collector: Any = SyntheticCollector(kernel)
-    producer = EppingMetricProducer(collector, temporality, Limits(max_series=12), ALL_METRICS)
+    producer = EppingMetricProducer(collector, temporality, ExportSettings(ALL_METRICS, Limits(max_series=12)))
     encoder = BatchEncoder(producer.config)
     for _ in range(6):
         for _ in range(100):
