@@ -13,12 +13,8 @@ from otel_epping.networks.prefix_text import unpacked
 
 MAX_TEXT = 255  # The maximum number of characters of a name, and of the value of a tag.
 
-# These words have another meaning for `--group-by`, or another meaning in the file.
-_RESERVED = {
-    "subnet": "--group-by subnet",
-    "asn": "--group-by asn",
-    "country": "--group-by country",
-}
+# `--group-by` has another meaning for these words.
+_RESERVED = {"subnet", "asn", "country"}
 _Tags = tuple[tuple[str, str], ...]
 _TAG = re.compile("[a-z][a-z0-9_]{0,62}")
 _PACKED = np.dtype([("address", "u1", 16), ("length", "u1")])
@@ -32,11 +28,12 @@ def tag_name(text: str) -> str:
     name = re.sub(r"[\s-]+", "_", text.strip().lower())
     if name in _RESERVED:
         raise LineError(
-            f"the column {name} cannot be a tag, because of {_RESERVED[name]}: rename it, for example to own_{name}"
+            f"{name} cannot be a tag, because --group-by {name} has another meaning: rename it, for example to "
+            f"own_{name}"
         )
     if not _TAG.fullmatch(name):
         raise LineError(
-            f"the column {quoted(text)} cannot be a tag: rename it with up to 63 letters a-z, digits and _, and a "
+            f"{quoted(text)} cannot be a tag: rename it with up to 63 letters a-z, digits and _, and a "
             "letter at the start"
         )
     return name

@@ -78,13 +78,12 @@ def _columns(header: list[str]) -> list[str]:
     return columns
 
 
-def read(path: str, lines: Iterator[Row], is_complete: bool) -> Networks:
-    """Returns the networks in the rows `lines`, which start with the header.
-
-    `is_complete` is true if the file ends with the end of a line.
+def read(path: str, text: str) -> Networks:
+    """Returns the networks in a CSV text.
 
     Raises EppingError with the file, the line, the cause and the cure for each line that is invalid.
     """
+    lines = rows(path, text)
     header = next(lines, None)
     if not header:
         raise EppingError(f"{path} contains only comments: {_EXAMPLE}")
@@ -98,22 +97,23 @@ def read(path: str, lines: Iterator[Row], is_complete: bool) -> Networks:
     # itemgetter() returns a tuple only for two or more indexes.
     fields_of = itemgetter(name, *(columns.index(tag) for tag in tags), name)
     width = len(columns)
-    shortened: int | None = None
+    is_complete = text.endswith(("\n", "\r"))
+    unfinished_line = None if is_complete else sum(1 for _ in io.StringIO(text, newline=""))
     for fields, line, last_line in lines:
         if last_line > line:
             builder.errors.add(line, _OPEN_QUOTE)
             break
-        shortened = line if len(fields) < width else None
         if len(fields) != width:
+            if len(fields) < width and line == unfinished_line:
+                builder.errors.add(line, "the file ends in the middle of this line: write the file completely")
+                continue
             if any(fields[width:]):
-                text = f"the line has {len(fields)} columns, and the header has {width}"
-                builder.errors.add(line, f"{text}: put quotes around a text that contains a comma")
+                cause = f"the line has {len(fields)} columns, and the header has {width}"
+                builder.errors.add(line, f"{cause}: put quotes around a text that contains a comma")
                 continue
             fields = (fields + [""] * width)[:width]
         try:
             builder.add(line, packed(fields[cidr]), fields_of(fields)[:-1])
         except LineError as error:
             builder.errors.add(line, error)
-    if shortened and not is_complete:
-        builder.errors.add(shortened, "the file ends in the middle of this line: write the file completely")
     return builder.build()

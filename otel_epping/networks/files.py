@@ -46,8 +46,8 @@ def _content(path: str) -> bytes:
         raise EppingError(f"{path} is a directory: name the file in the directory") from None
     except PermissionError:
         raise EppingError(
-            f"cannot read {path}: Permission denied: allow all users to read the file and to enter its directories, "
-            "because the agent does not keep root's right to read all files"
+            f"cannot read {path}: Permission denied: allow the user of the agent to read the file and to enter its "
+            "directories. The agent drops the right of root to read all files"
         ) from None
     except FileNotFoundError:
         raise EppingError(f"{path} does not exist: create the file, or correct the path") from None
@@ -122,10 +122,7 @@ def read(path: str) -> Networks:
 
         return yaml_file.read(path, text)
     _check_is_csv(path, text)
-    is_complete = text.endswith(("\n", "\r"))
-    if _is_libreqos(path, text):
-        return libreqos.read(path, csv_file.rows(path, text, strict=False), is_complete, _tree(path))
-    return csv_file.read(path, csv_file.rows(path, text), is_complete)
+    return libreqos.read(path, text, _tree(path)) if _is_libreqos(path, text) else csv_file.read(path, text)
 
 
 def watch(path: str) -> FileWatch:

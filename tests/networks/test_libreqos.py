@@ -110,6 +110,20 @@ def test_the_columns_of_all_versions_are_found_by_their_names(tmp_path: Path) ->
         assert tags_by_name(networks) == {"Miller": tags}
 
 
+def test_lines_of_version_2_0_after_the_header_of_version_2_2_are_read(tmp_path: Path) -> None:
+    """The example file of LibreQoS 2.2 contains such lines."""
+    header = NEW.removesuffix(",sqm")
+    line = '7,"Miller",7,Device 7,AP_9,,"100.64.0.1, 100.64.0.2",2001:db8::/56,1,1,155,20,'
+    networks = read(tmp_path, f"{header}\n{line}\n")
+    assert set(names_by_prefix(networks)) == {"100.64.0.1/32", "100.64.0.2/32", "2001:db8::/56"}
+    assert tags_by_name(networks) == {"Miller": {"circuit_id": "7", "parent_node": "AP_9", "plan": "155/20 Mbps"}}
+    cut = "8,Smith,8,Device 8,AP_9,,,,100.64.0.3,2001:db8::/56,1,1,1"
+    assert error(tmp_path, f"{header}\n{line}\n{cut}") == (
+        "ShapedDevices.csv:3: the line has 13 columns, and LibreQoS needs 14: write the line completely, and close all "
+        "quotes"
+    )
+
+
 def test_network_json_adds_the_levels_site_and_tower(tmp_path: Path) -> None:
     parents = ["AP_A", "AP_9", "Mill", "North", "AP_alone", "unknown", ""]
     lines = [device(str(i), f"c{i}", parent, f"100.64.0.{i}") for i, parent in enumerate(parents)]
@@ -160,7 +174,7 @@ def test_the_last_circuit_of_an_address_counts_as_in_libreqos(tmp_path: Path, ca
     assert names_by_prefix(networks) == {"100.64.0.1/32": "a", "100.64.0.2/32": "b"}
     assert caplog.messages == [
         f"{tmp_path}/ShapedDevices.csv: line 3: 100.64.0.2/32 is also in line 2, in another circuit: the last line "
-        "counts, as in LibreQoS. Circuits share 1 prefixes"
+        "counts, as in LibreQoS. Prefixes in several circuits: 1"
     ]
 
 
@@ -189,7 +203,14 @@ def test_encodings_are_read_as_in_libreqos(tmp_path: Path) -> None:
             "3: the circuit '1' has the Parent Node 'AP_B' here, and 'AP_A' in line 2: use one Parent Node for all "
             "devices of a circuit",
         ),
-        ("2,b,1,Device,AP_A,,100.64.0.2", "3: the file ends in the middle of this line: write the file completely"),
+        (
+            "2,b,1,Device,AP_A,,100.64.0.2",
+            "3: the line has 7 columns, and LibreQoS needs 12: write the line completely, and close all quotes",
+        ),
+        (
+            '2,"b,1,Device,AP_A,,100.64.0.2,,1,1,1,1,\n3,c,1,Device,AP_A,,100.64.0.3,,1,1,1,1,',
+            "3: the line has 2 columns, and LibreQoS needs 12: write the line completely, and close all quotes",
+        ),
         (
             device("2", "b" * 256, "AP_A", "100.64.0.2"),
             f"3: the name '{'b' * 60}...' has 256 characters: shorten it to at most 255",

@@ -92,7 +92,7 @@ ONE = "write each network as - {cidr: 198.51.100.0/24, name: Office}"
         ("  cidr: &a 10.0.0.0/8\n  site: *a", "2: the value of site is an alias: write the value itself"),
         (
             "  country: NL",
-            "2: the column country cannot be a tag, because of --group-by country: rename it, for example to "
+            "2: country cannot be a tag, because --group-by country has another meaning: rename it, for example to "
             "own_country",
         ),
         ('  cidr: 10.0.0.0/8\n  site: "\\e[2J"', r"3: site '\x1b[2J' contains control characters: remove them"),
