@@ -95,8 +95,16 @@ class Agent:
 
     @property
     def rss_kb(self) -> int:
+        return self._memory_kb("VmRSS")
+
+    @property
+    def peak_kb(self) -> int:
+        """The greatest memory that the agent has had."""
+        return self._memory_kb("VmHWM")
+
+    def _memory_kb(self, field: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0])
+        return int(status.split(f"{field}:")[1].split()[0])
 
 
 @contextmanager
