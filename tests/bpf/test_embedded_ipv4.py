@@ -165,10 +165,10 @@ def test_a_capture_of_a_mobile_network() -> None:
     """Each packet of the NAT64 /48 counts for an IPv4 subnet, and no other count changes."""
     totals = []
     for kinds in (("none",), ("nat64",)):
-        with Replayer(EppingConfig(embedded_ipv4=kinds)) as replayer:
-            with Capture(str(CAPTURE)) as capture:
-                for batch in capture.ethernet_batches():
-                    replayer.feed(batch)
+        replayer = Replayer(EppingConfig(embedded_ipv4=kinds))
+        with replayer, Capture(str(CAPTURE)) as capture:
+            for batch in capture.ethernet_batches():
+                replayer.feed(batch)
             reading = replayer.reader().read()
             keys = reading.slots["key"]
             is_v4 = (keys["family"] == 4) & (reading.created_ns != 0)

@@ -4,16 +4,18 @@
 import ipaddress
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.read import named_networks
-from tests.support.named import Address, Counts, Oracle, Prefix, feed, networks_of
-from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, START_NS, Bench
+from tests.support.named import Address, Counts, Oracle, Prefix, echo, feed, networks_of
+from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, START_NS, Bench, Flow
 
 pytestmark = pytest.mark.parallel
 
@@ -129,3 +131,72 @@ def test_100_000_prefixes() -> None:
         feed(bench, packets, START_NS, entry)
         assert counts.new() == expected(oracle, packets, entry)
     bench.close()
+
+
+def sums_of(bench: Bench, owner: Callable[[int], str]) -> dict[tuple[str, int], npt.NDArray[np.int64]]:
+    """Return the sum of the RTTs and all buckets, for each owner and method."""
+    found: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+    for row in np.flatnonzero(bench.histograms["ended"]).tolist():
+        record = bench.histograms[row]
+        counts = np.append(bench.buckets_of(row).astype(np.int64), np.int64(record["sum_ns"]))
+        key = owner(int(record["slot"])), int(record["method"])
+        found[key] = found[key] + counts if key in found else counts
+    return found
+
+
+def test_the_histogram_of_a_network_is_the_sum_of_its_addresses() -> None:
+    """The same packets twice: once with names, and once with a subnet for each address."""
+    rng = random.Random(7)
+    names: dict[Prefix, str] = {
+        ipaddress.ip_network(prefix): name
+        for prefix, name in {
+            "10.0.0.0/8": "big", "10.1.2.0/24": "branch", "10.1.2.16/28": "big", "10.1.2.17/32": "host",
+            "198.51.100.0/22": "isp", "2001:db8::/32": "isp", "2001:db8:1::/48": "branch", "2001:db8:1:2::/64": "host",
+            "2001:db8:1:2::7/128": "big",
+        }.items()
+    }  # fmt: skip
+    common = {"packet_clock": True, "max_subnets": 4096, "max_flows": 4096, "sample_interval_ns": 0}
+    with_names = EppingConfig(named_networks=True, **common)  # type: ignore[arg-type]
+    per_address = EppingConfig(prefix_v4=32, prefix_v6=128, **common)  # type: ignore[arg-type]
+    hosts: list[Address] = [
+        ipaddress.ip_address(address)
+        for address in (
+            "10.0.0.1", "10.200.3.4", "10.1.2.3", "10.1.2.15", "10.1.2.16", "10.1.2.17", "10.1.2.31", "10.1.2.32",
+            "198.51.103.9", "198.51.104.9", "192.0.2.1", "192.0.2.200", "2001:db8:1:2::7", "2001:db8:1:2::8",
+            "2001:db8:1:3::7", "2001:db8:1::", "2001:db8:2::1", "2001:db9::1", "2001:db9:0:5::1",
+        )
+    ]  # fmt: skip
+    benches = Bench(with_names), Bench(per_address)
+    benches[0].collector.change_networks(networks_of(names))
+    clients = ipaddress.ip_address("172.16.0.1"), ipaddress.ip_address("2001:db8:1:2::ffff")
+    for number in range(1500):
+        host = rng.choice(hosts)
+        client = clients[host.version == 6]
+        at_ns, rtt_ns = START_NS + number * MS, int(rng.lognormvariate(16, 1))
+        packets: list[tuple[str, bytes, int]] = [
+            (EGRESS, echo(client, host, number), at_ns),
+            (INGRESS, echo(host, client, number, reply=True), at_ns + rtt_ns),
+        ]
+        if number % 2:
+            flow = Flow(benches[0], 1, str(client), str(host))
+            flow.ports = 1024 + number, 443
+            packets = [
+                (EGRESS, flow.frame(0, "A", 1, 0, b""), at_ns),
+                (EGRESS, flow.frame(0, "PA", 2, 0, b"data"), at_ns + 2 * MS),
+                (INGRESS, flow.frame(1, "PA", 9, 2, b"data"), at_ns + 2 * MS + rtt_ns),
+                (EGRESS, flow.frame(0, "A", 30, 9, b""), at_ns + 3 * MS + rtt_ns),
+            ]
+        for bench in benches:
+            for entry, data, time_ns in packets:
+                bench.feeders[entry].set(data)
+                bench.feeders[entry].run(time_ns)
+    oracle, owners = Oracle(names, with_names), Counts(benches[0])
+    found = sums_of(benches[0], lambda slot: owners.owner(slot)[0])
+    expected = sums_of(benches[1], lambda slot: oracle(benches[1].describe(slot)[0].network_address))
+    assert found.keys() == expected.keys()
+    assert {name for name, _ in found} > {"big", "branch", "host", "isp"}
+    for key, counts in expected.items():
+        np.testing.assert_array_equal(found[key], counts, str(key))
+    assert sum(int(counts[:-1].sum()) for counts in found.values()) == 1500
+    for bench in benches:
+        bench.close()

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.reading import FAMILY_NAMED
+from otel_epping.kernel.reading import FAMILY_NAMED, Reading
 from otel_epping.networks.network import PREFIX, Network, Networks
-from tests.support.prog_test_run import Bench
+from tests.support.prog_test_run import EXTERNAL, Bench
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -103,3 +103,49 @@ def feed(bench: Bench, packets: Iterable[tuple[Address, Address, bool]], at_ns: 
     for source, destination, tcp in packets:
         feeder.set(frame(source, destination, tcp))
         feeder.run(at_ns)
+
+
+def echo(source: Address, destination: Address, number: int, reply: bool = False) -> bytes:
+    """Return an echo request, or the reply to the request with this number."""
+    is_v4 = source.version == 4
+    kind = (0 if reply else 8) if is_v4 else (129 if reply else 128)
+    plain = frame(source, destination)
+    at = 14 + (9 if is_v4 else 6)  # protocol of IPv4, next header of IPv6
+    body = struct.pack("!BBHHH", kind, 0, 0, number >> 16, number & 0xFFFF)
+    return plain[:at] + bytes([1 if is_v4 else 58]) + plain[at + 1 : -20] + body + bytes(12)
+
+
+class Totals:
+    """Adds up what one reader reads: the packets from each external owner, and its RTTs."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.reader = bench.collector.reader()
+        self.rows: dict[str, set[tuple[int, int]]] = {}
+        self._counts: dict[tuple[str, int, int], tuple[int, int]] = {}
+        self._lengths = {4: bench.config.prefix_v4, 6: bench.config.prefix_v6}
+
+    def read(self) -> Reading:
+        reading = self.reader.read()
+        used = reading.rtts.generation & 1 == 1
+        rtts = np.bincount(reading.rtts.rows[used], reading.rtts.buckets.totals()[used], len(reading.slots))
+        packets = reading.counters["classes"]["from"]["packets"].sum(axis=1)
+        keys = reading.slots["key"]
+        for row in np.flatnonzero((reading.generation & 1 == 1) & (keys["side"] == EXTERNAL)).tolist():
+            key, generation = keys[row], int(reading.generation[row])
+            if key["family"] == FAMILY_NAMED:
+                name = reading.networks[int(key["prefix"]["half"][0])].name
+            else:
+                packed = key["prefix"].tobytes()
+                address = ipaddress.ip_address(packed[12:] if key["family"] == 4 else packed)
+                name = str(ipaddress.ip_network((address, self._lengths[address.version])))
+            self.rows.setdefault(name, set()).add((row, generation))
+            self._counts[name, row, generation] = int(packets[row]), int(rtts[row])
+        return reading
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Return the packets and the RTTs of each name and each subnet, in all its slots."""
+        found: dict[str, tuple[int, int]] = {}
+        for (name, _, _), (packets, rtts) in self._counts.items():
+            before = found.get(name, (0, 0))
+            found[name] = before[0] + packets, before[1] + rtts
+        return found
