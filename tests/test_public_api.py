@@ -3,6 +3,7 @@
 for a complete measurement."""
 
 import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from otel_epping.instrumentor import environment_variables
 from otel_epping.kernel import libbpf
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import metric_table
-from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS
+from otel_epping.settings.definitions import DEFINITIONS, NETWORK_SETTINGS
+from otel_epping.settings.model import INTERFACE_SETTINGS
 from scripts import api_page
 from tests.support.command import converse
 from tests.support.lab_agent import eventually
@@ -64,7 +66,7 @@ def test_the_api_page_matches_the_docstrings() -> None:
 
 @pytest.mark.parametrize("cls", [EppingConfig, ExportSettings, Limits, MetricSelection])
 def test_each_field_is_documented(cls: type) -> None:
-    documented = re.findall(r"^ +(\w+)  +\S", cls.__doc__ or "", re.M)
+    documented = re.findall(r"^(\w+)  +\S", inspect.getdoc(cls) or "", re.M)  # without the indent, as in Python 3.13
     assert sorted(documented) == sorted(field.name for field in dataclasses.fields(cls))
 
 
@@ -72,6 +74,7 @@ def test_the_instrumentors_variables_are_settings() -> None:
     names = {name for name in vars(environment_variables) if name.startswith("OTEL_")}
     fields = {field.name for cls in (EppingConfig, Limits, MetricSelection) for field in dataclasses.fields(cls)} | {
         *INTERFACE_SETTINGS,
+        *NETWORK_SETTINGS,
         "idle_timeout_ns",
     }
     assert names == {setting.variable for setting in DEFINITIONS if setting.field in fields} | {"OTEL_EPPING_CONFIG"}

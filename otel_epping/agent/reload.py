@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the settings file again after SIGHUP, and applies the changes while the agent runs."""
+"""Reads the settings file and the file of named networks again after SIGHUP, and applies the changes."""
 
 import logging
 from collections.abc import Callable
@@ -8,8 +8,10 @@ from dataclasses import replace
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
+from otel_epping.networks.follower import FilesFollower
 from otel_epping.series.limits import Limits
-from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS, Settings
+from otel_epping.settings.definitions import DEFINITIONS
+from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ class Reloader:
     """Holds the settings in effect, and applies new settings.
 
     `reread` reads the settings file again, and returns the resulting settings. `reread` raises EppingError if the file
-    is invalid. `change_limits` sets the limits on series for all exporters.
+    is invalid. `change_limits` sets the limits on series for all exporters. `files` follows the file of named networks.
     """
 
     def __init__(
@@ -33,15 +35,17 @@ class Reloader:
         interfaces: InterfaceMonitor,
         collector: EppingCollector,
         change_limits: Callable[[Limits], None],
+        files: FilesFollower,
     ) -> None:
-        self._change_limits = change_limits
+        self._change_limits, self._files = change_limits, files
         self._settings, self._reread, self._interfaces, self._collector = settings, reread, interfaces, collector
         self._needs_restart = {each.field for each in DEFINITIONS if not each.spec.reloadable}
 
-    def reload(self) -> None:
+    def reload(self, done: Callable[[], None]) -> None:
         """Applies the changes that do not need a restart. Logs the changes that need a restart.
 
-        If the file is invalid, logs an error and changes nothing.
+        If the settings file is invalid, logs an error and changes nothing. A thread reads the named networks again.
+        Calls `done` when all changes are applied, maybe in this thread.
         """
         try:
             new = self._reread(self._settings)
@@ -49,16 +53,27 @@ class Reloader:
                 raise EppingError("no interface is selected: set interface, lan or mirror")
         except EppingError as error:
             _log.error("the settings are unchanged: %s", error)
+            done()
             return
+        self._apply(new)
+        if self._settings.networks:
+            self._files.reload(self._settings.networks, done)
+        else:
+            done()
+
+    def _apply(self, new: Settings) -> None:
         changed = [each for each in DEFINITIONS if getattr(new, each.field) != getattr(self._settings, each.field)]
-        ignored = [each.key for each in changed if each.field in self._needs_restart]
+        needs_restart = self._needs_restart
+        if not (new.networks and self._settings.networks):  # the program was loaded with or without named networks
+            needs_restart = {*needs_restart, "networks"}
+        ignored = [each.key for each in changed if each.field in needs_restart]
         if ignored:
             _log.warning(
                 "these settings changed, and take effect after a restart: %s",
                 ", ".join(ignored),
                 extra={"keys": ignored},
             )
-        applied = [each for each in changed if each.field not in self._needs_restart]
+        applied = [each for each in changed if each.field not in needs_restart]
         keys = [each.key for each in applied]
         _log.info("settings reloaded; changes applied: %s", ", ".join(keys) or "none", extra={"keys": keys})
         values = {each.field: getattr(new, each.field) for each in applied}

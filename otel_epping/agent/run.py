@@ -5,7 +5,7 @@ import logging
 import select
 from collections.abc import Callable, Collection
 from concurrent.futures import wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from otel_epping.agent.health import Health, as_text, listed
@@ -19,15 +19,19 @@ from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.read.parallel import run_parallel
+from otel_epping.networks.follower import FilesFollower
+from otel_epping.networks.network import Networks
 from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.variables import standard
-from otel_epping.process import descriptors
+from otel_epping.process import descriptors, heap
 from otel_epping.process.signals import STOP_S, SignalPipe, Stop, exit_now
+from otel_epping.settings import names
 from otel_epping.settings.model import Settings
 from otel_epping.version import __version__
 
 if TYPE_CHECKING:
     from otel_epping.agent.probe_server import ProbeServer
+    from otel_epping.otel.otlp.failure import Failure
     from otel_epping.otel.pipeline import Pipelines
 
 _log = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ class Agent:
 
     # Attributes that load() sets.
     _instance: InstanceId
+    _files: FilesFollower
     _collector: EppingCollector
     # Attributes that serve() sets.
     _interfaces: InterfaceMonitor
@@ -90,11 +95,16 @@ class Agent:
 
         A new thread inherits the capabilities of the thread that starts it. So the order of the steps is important:
 
-        1. Open the port for health probes, because a port below 1024 requires a capability.
-        2. Start the loader thread, which loads the program and then drops the capabilities of the loader thread.
-        3. Drop the capabilities of the main thread.
-        4. Start all other threads, which are the threads of the probe server, of the libraries and of the exporters.
+        1. Read the files that describe networks, in a thread that has dropped its capabilities. The agent also has no
+           capabilities when it reads a file again. So a file that only root can read is an error at the start.
+        2. Open the port for health probes, because a port below 1024 requires a capability.
+        3. Start the loader thread, which loads the program and then drops the capabilities of the loader thread.
+        4. Drop the capabilities of the main thread.
+        5. Start all other threads, which are the threads of the probe server, of the libraries and of the exporters,
+           and the thread that follows the files.
         """
+        with run_parallel(self._read_files) as reading:
+            self._files = self._resources.enter_context(closing(reading.result()))
         self._instance = self._resources.enter_context(InstanceId(self._settings.selection.all))
         probe_server = self._listen_for_probes()
         with run_parallel(self._load_program) as loading:
@@ -129,10 +139,10 @@ class Agent:
         self._pipelines = Pipelines(
             collector,
             interval_s,
-            self._export_status,
+            self._end_export,
             self._instance.value,
             self._variables,
-            self._settings.export,
+            self._settings.export(self._files.databases),
         )
         self._interfaces.begin()
         self._hooks = HookMonitor(collector.attachments, collector.interface_packets)
@@ -146,14 +156,17 @@ class Agent:
         )
         self._log_start()
         self._notifier.ready(as_text(self._health.ready()))
-        reloader = Reloader(self._settings, self._reread, self._interfaces, collector, self._pipelines.change_limits)
+        self._files.start(collector.change_networks)
+        reloader = Reloader(
+            self._settings, self._reread, self._interfaces, collector, self._pipelines.change_limits, self._files
+        )
         watchdog = Watchdog(self._notifier, self._health)
         while not self._stop.is_set():
             readable = self._wait(watchdog.wait_s())
             watchdog.report()
             if self._signals.take_hangup():
-                with self._notifier.reloading("reloading the settings"):
-                    reloader.reload()
+                self._notifier.reloading()
+                reloader.reload(lambda: self._notifier.ready(as_text(self._health.ready())))
             elif self._interfaces.fileno() in readable or self._interfaces.is_outdated:
                 self._interfaces.follow()
                 self._stop.wait(_PAUSE_S)
@@ -199,8 +212,13 @@ class Agent:
         probes = {"/livez": self._health.live, "/readyz": self._health.ready}
         return ProbeServer(*self._settings.health_endpoint, probes)
 
+    def _read_files(self) -> FilesFollower:
+        """Drops the capabilities of the calling thread, and reads the files that describe networks."""
+        capabilities.drop()
+        return names.open_files(self._settings)
+
     def _load_program(self) -> EppingCollector:
-        collector = EppingCollector(self._settings.kernel, self._settings.idle_timeout_ns)
+        collector = EppingCollector(self._settings.kernel, self._settings.idle_timeout_ns, self._files.networks)
         capabilities.drop()
         return collector
 
@@ -211,6 +229,11 @@ class Agent:
         and to remove the filter when the agent stops.
         """
         return capabilities.drop_capabilities({"CAP_NET_ADMIN"} if self._hook == "clsact" else ())
+
+    def _end_export(self, exporter: str, failure: "Failure | None") -> None:
+        """Records the result of an export. The memory of the export is free now, so it is returned to the kernel."""
+        self._export_status(exporter, failure)
+        heap.trim()
 
     def _wait(self, watchdog_s: float | None) -> list[int]:
         """Waits for a signal, a message about interfaces, or the next periodic task. Returns readable descriptors."""
@@ -239,6 +262,21 @@ class Agent:
                 "version": __version__,
             },
         )
+        if self._files.networks:
+            _log_networks(self._settings, self._files.networks)
+
+
+def _log_networks(settings: Settings, networks: Networks) -> None:
+    """Logs the number of named networks, and warns if a limit is lower than this number."""
+    _log.info(
+        "%d named networks with %d prefixes in %s",
+        len(networks.networks),
+        len(networks.prefixes),
+        settings.networks,
+        extra={"networks": len(networks.networks), "prefixes": len(networks.prefixes)},
+    )
+    for warning in names.warnings(settings, networks):
+        _log.warning("%s", warning)
 
 
 def _warn_of_capabilities(kept: Collection[str]) -> None:

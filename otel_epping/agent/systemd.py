@@ -10,8 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from otel_epping.agent.health import Health, as_text
 
@@ -61,17 +60,12 @@ class Notifier:
         """
         self._send(f"STATUS={status}", *(["WATCHDOG=1"] if alive and self._has_watchdog else []))
 
-    @contextmanager
-    def reloading(self, status: str) -> Iterator[None]:
-        """Reports that the settings are being reloaded while the body of the with statement runs.
+    def reloading(self) -> None:
+        """Reports that the settings are being reloaded. Call ready() when the reload is complete.
 
         Units with Type=notify-reload require a message at the start and at the end of a reload.
         """
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        try:
-            yield
-        finally:
-            self.ready(status)
 
     def stopping(self, status: str) -> None:
         """Reports that the agent is about to end."""

@@ -15,7 +15,7 @@ from itertools import chain
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf
+from otel_epping.kernel import libbpf, prefix_table
 from otel_epping.kernel.attach import clsact, interfaces, other_programs, tcx
 from otel_epping.kernel.attach.attachments import choose_hook
 from otel_epping.kernel.attach.interface_monitor import present
@@ -24,7 +24,11 @@ from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.netlink import links
 from otel_epping.kernel.read.histograms import BLOCK
-from otel_epping.settings.options import COMMAND, kernel_options, option
+from otel_epping.networks.databases import Databases
+from otel_epping.networks.network import MAX_PREFIXES, Networks
+from otel_epping.settings import names
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, check_options, option
 from otel_epping.settings.types import Interfaces
 
 _MIB = 2**20
@@ -33,6 +37,9 @@ _MIB = 2**20
 # temporality (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_PER_SUBNET = 10 * 1024
+# Maximum additional memory of the agent for each prefix of a named network, while the file is read again
+# (docs/networks.md).
+_AGENT_BYTES_PER_PREFIX = 1600
 # The checks in _ENVIRONMENT are reported only if they fail.
 _ENVIRONMENT: dict[str, Callable[[], object]] = {
     "file systems": requirements.check_file_systems,
@@ -90,8 +97,26 @@ def _memory(collector: EppingCollector) -> str:
     return (
         f"{total / _MIB:.1f} MiB in the kernel for --max-subnets {collector.config.max_subnets} at scale "
         f"{collector.config.scale} and {collector.config.max_flows} flows ({per_cpu / _MIB:.1f} MiB of it for each of "
-        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent for each exporter when all of it is used"
+        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent for each exporter if all tables are full"
     )
+
+
+def _networks(networks: Networks, config: EppingConfig) -> str:
+    """Returns the number of named networks, and the memory that they take while they are changed."""
+    prefixes = len(networks.prefixes)
+    kernel, agent = prefix_table.kernel_bytes(networks, config), _AGENT_BYTES_PER_PREFIX * prefixes
+    per_prefix = [f"{each / prefixes * MAX_PREFIXES / _MIB:.0f} MiB" for each in (kernel, agent)]
+    return (
+        f"{len(networks.networks):,} named networks with {prefixes:,} prefixes: at most {kernel / _MIB:.1f} MiB in the "
+        f"kernel and {agent / _MIB:.1f} MiB in the agent ({per_prefix[0]} and {per_prefix[1]} for each "
+        f"{MAX_PREFIXES:,} prefixes)"
+    )
+
+
+def _database(path: str) -> str:
+    """Returns a text about a database that can be used. Raises EppingError if the database cannot be used."""
+    Databases([path])
+    return f"{path} is valid"
 
 
 def _room(collector: EppingCollector) -> str:
@@ -169,15 +194,17 @@ def interface_findings(texts: Sequence[str], config: EppingConfig) -> Iterator[F
 @option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
               help="Also print the programs on the hooks of this interface, their order, and whether they can hide "
               "packets from otel-epping. May be given several times.")  # fmt: skip
-@kernel_options
-def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> None:
+@check_options
+def check(settings: Settings, interface: tuple[str, ...], verbose: bool) -> None:
     """Check whether this machine can run otel-epping.
 
-    Compiles and loads the kernel program without attaching it, and prints the memory that the program takes. For each
-    missing requirement, prints the cure. The exit code is 1 if a requirement is missing.
+    Compiles and loads the kernel program without attaching it, and prints the memory that the program takes. Also
+    checks the file of named networks and the databases. For each missing requirement, prints the cure. The exit code is
+    1 if a requirement is missing or a file is invalid.
     """
     missing = 0
-    for finding in chain(findings(config, verbose), interface_findings(interface, config) if interface else ()):
+    of_interfaces = interface_findings(interface, settings.kernel) if interface else ()
+    for finding in chain(findings(settings, verbose), of_interfaces):
         missing += not finding.ok
         click.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name:14} {finding.text}")
         if finding.detail:
@@ -185,11 +212,12 @@ def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> No
     sys.exit(1 if missing else 0)
 
 
-def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
+def findings(settings: Settings, verbose: bool = False) -> Iterator[Finding]:
     """Yields the lines of the report about the machine, in the order in which the loader needs the requirements.
 
     With `verbose`, also yields the reports of the verifier.
     """
+    config = settings.kernel
     yield _find("kernel", lambda: f"{requirements.check_kernel()}: {requirements.tested_kernel()}")
     yield _find("BTF", requirements.describe_btf)
     for name, check_environment in _ENVIRONMENT.items():
@@ -207,8 +235,14 @@ def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
         yield system_call
         return
     yield _find("hook", partial(_hook, config))
+    networks = None
     try:
-        with EppingCollector(config) as collector:
+        networks = names.read(settings, settings.networks) if settings.networks else None
+    except EppingError as error:
+        yield from (Finding("networks", False, line) for line in str(error).splitlines())
+    yield from (_find("database", partial(_database, path)) for path in settings.database)
+    try:
+        with EppingCollector(config, networks=networks) as collector:
             program = collector.program
             tried = requirements.tested_bcc(program.bcc_version)
             yield Finding("compiler", True, f"{program.compiler}, in {program.interpreter}: {tried}")
@@ -216,6 +250,9 @@ def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
             yield Finding("run time", True, _run_time())
             yield Finding("room", True, _room(collector))
             yield Finding("memory", True, _memory(collector))
+            if networks:
+                yield Finding("networks", True, _networks(networks, config))
+                yield from (Finding("networks", True, warning) for warning in names.warnings(settings, networks))
             if verbose:
                 yield Finding("verifier", True, _verifier(collector))
     except EppingError as error:

@@ -5,7 +5,8 @@ import json
 
 import click
 
-from otel_epping.settings.model import DEFINITIONS, Settings
+from otel_epping.settings.definitions import DEFINITIONS
+from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, all_options, option, sources
 from otel_epping.settings.types import text_of
 

@@ -5,6 +5,7 @@ import click
 
 from otel_epping.kernel.attach import interfaces
 from otel_epping.otel.variables import standard
+from otel_epping.settings import names
 from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
 from otel_epping.settings.options import COMMAND, export_options, naming_source, option
 from otel_epping.settings.types import Duration
@@ -40,15 +41,17 @@ def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str)
     from otel_epping.cost.report import report
     from otel_epping.replay.run import last_error
 
-    export = settings.export
+    with naming_source(context):
+        opened = names.open_files(settings)
+    export = settings.export(opened.databases)
     failures: list[str] = []
     if files:
-        result, failures = run.measure_captures(files, settings.kernel, export, interval_s)
+        result, failures = run.measure_captures(files, settings.kernel, opened.networks, export, interval_s)
     else:
         for name in settings.selection.names:
             with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
                 interfaces.find(name)
-        result = run.measure_interfaces(settings, export, duration / 1e9, interval_s)
+        result = run.measure_interfaces(settings, opened.networks, export, duration / 1e9, interval_s)
     click.echo(report(result, format))
     if failures:
         raise last_error(failures)

@@ -30,5 +30,7 @@ def run(settings: Settings) -> None:
             interfaces.find(name)
     from otel_epping.agent.run import run as run_agent  # slow, because the module imports the exporters
 
-    if not run_agent(settings, partial(reread, context)):
+    with naming_source(context):
+        is_delivered = run_agent(settings, partial(reread, context))
+    if not is_delivered:
         raise EppingError("the last interval was not delivered: is OTEL_EXPORTER_OTLP_ENDPOINT right?")

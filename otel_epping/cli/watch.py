@@ -23,6 +23,7 @@ from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities
+from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
 from otel_epping.process import descriptors
 from otel_epping.process.signals import Stop
 from otel_epping.settings.options import COMMAND, kernel_options, naming_source, option
@@ -84,8 +85,9 @@ class _LossReport:
               help="Like --interface, but for a mirror, SPAN or TAP port, which receives the packets of both "
                    "directions.")  # fmt: skip
 @option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Output format, as in ePPing.")
+@option("--redact", is_flag=True, help="Print pseudonyms such as host-1 instead of addresses.")
 @kernel_options
-def watch(config: EppingConfig, interface: tuple[str, ...], mirror: tuple[str, ...], format: str) -> None:
+def watch(config: EppingConfig, interface: tuple[str, ...], mirror: tuple[str, ...], format: str, redact: bool) -> None:
     """Print each RTT, and each flow that opens or closes, until Ctrl-C."""
     roles = {}
     for name, role, texts in (("interface", Role.WAN, interface), ("mirror", Role.MIRROR, mirror)):
@@ -98,10 +100,10 @@ def watch(config: EppingConfig, interface: tuple[str, ...], mirror: tuple[str, .
         roles.update(dict.fromkeys(found, role))
     if not roles:
         raise click.UsageError("Missing option '-i' / '--interface', or '--mirror'.")
-    _print_events(roles, config, format, sys.stdout)
+    _print_events(roles, config, format, Pseudonyms() if redact else unchanged, sys.stdout)
 
 
-def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, stream: TextIO) -> None:
+def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, show: Show, stream: TextIO) -> None:
     """Prints the events of the interfaces in `roles` to `stream`, until SIGINT or SIGTERM.
 
     Raises EppingError if the start fails, and OSError if writing to `stream` fails.
@@ -119,7 +121,7 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
             collector.attachments.attach(name, role)
         monitor = HookMonitor(collector.attachments, collector.interface_packets)
         monitor.check()
-        writer = EventWriter(format, stream, WallClock())
+        writer = EventWriter(format, stream, WallClock(), show)
         print(f"otel-epping: watching {', '.join(roles)}", file=sys.stderr)
         due_ns = 0
         while not stop.is_set():

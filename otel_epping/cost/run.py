@@ -15,6 +15,7 @@ from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities
+from otel_epping.networks.network import Networks
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.process import descriptors
 from otel_epping.process.signals import Stop, enable_keyboard_interrupt
@@ -30,7 +31,11 @@ _STEP_S = 1.0
 
 
 def measure_captures(
-    paths: Sequence[str], config: EppingConfig, export: ExportSettings, interval_s: float
+    paths: Sequence[str],
+    config: EppingConfig,
+    networks: Networks | None,
+    export: ExportSettings,
+    interval_s: float,
 ) -> tuple[Measurement, list[str]]:
     """Measures the packets of captures, and returns the result and the failures to read files.
 
@@ -40,7 +45,7 @@ def measure_captures(
     files = InputFiles(paths)
     if files.none_readable:
         raise last_error(files.failures)
-    with closing(Replayer(config)) as replayer:
+    with closing(Replayer(config, networks)) as replayer:
         meter = Meter(replayer, export)
         enable_keyboard_interrupt()
         with suppress(KeyboardInterrupt), progress_bar("reading", files.total_bytes()) as progress:
@@ -52,14 +57,16 @@ def measure_captures(
         return meter.result(source, (replayer.latest_ns - replayer.started_ns) / _NS, interval_s), files.failures
 
 
-def measure_interfaces(settings: Settings, export: ExportSettings, duration_s: float, interval_s: float) -> Measurement:
+def measure_interfaces(
+    settings: Settings, networks: Networks | None, export: ExportSettings, duration_s: float, interval_s: float
+) -> Measurement:
     """Measures the selected interfaces for a while, or until SIGINT or SIGTERM.
 
     Raises EppingError if the start fails, or if no packet was seen.
     """
     descriptors.raise_limit()
     stop = Stop("stopped at once; nothing was measured")
-    with EppingCollector(settings.kernel, settings.idle_timeout_ns) as collector:
+    with EppingCollector(settings.kernel, settings.idle_timeout_ns, networks) as collector:
         # agent/run.py explains why CAP_NET_ADMIN is kept with clsact. otel-epping has only one thread at this point.
         if kept := capabilities.drop_capabilities({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else ()):
             click.echo(f"otel-epping: {capabilities.describe(kept)}", err=True)

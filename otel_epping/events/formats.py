@@ -24,6 +24,7 @@ import numpy as np
 
 from otel_epping.events.ring_buffer import RTT, Events
 from otel_epping.kernel.methods import METHODS
+from otel_epping.networks.pseudonyms import Show, unchanged
 
 FORMATS = ("standard", "json", "jsonl", "ppviz")
 
@@ -38,7 +39,7 @@ _METHOD_FIELDS = tuple("" if method.name in _EPPING_METHODS else f',"method":"{m
 
 
 class _Event(NamedTuple):
-    """One event as Python values: ports in host byte order, addresses as 16 bytes."""
+    """One event as Python values: ports in host byte order, addresses as text."""
 
     time_ns: int
     rtt_ns: int
@@ -47,8 +48,8 @@ class _Event(NamedTuple):
     sent_bytes: int
     received_packets: int
     received_bytes: int
-    source: bytes
-    destination: bytes
+    source: str
+    destination: str
     source_port: int
     destination_port: int
     type: int
@@ -60,18 +61,20 @@ class _Event(NamedTuple):
     egress: int
 
 
-def _column(events: Events, name: str) -> list[Any]:
+def _column(events: Events, name: str, show: Show) -> list[Any]:
     column = events[name]
+    if column.dtype.names:  # struct address
+        packed = np.ascontiguousarray(column).view("V16").tolist()
+        addresses = map(_address, events["family"].tolist(), packed)
+        return [show("host", address) for address in addresses]
     if name.endswith("_port"):
         column = column.view(">u2")
-    if column.dtype.names:  # struct address
-        column = np.ascontiguousarray(column).view("V16")
     plain: list[Any] = column.tolist()
     return plain
 
 
-def _rows(events: Events) -> Iterator[_Event]:
-    return map(_Event._make, zip(*(_column(events, name) for name in _Event._fields), strict=True))
+def _rows(events: Events, show: Show) -> Iterator[_Event]:
+    return map(_Event._make, zip(*(_column(events, name, show) for name in _Event._fields), strict=True))
 
 
 @lru_cache(65536)
@@ -90,8 +93,7 @@ def _protocol(event: _Event) -> str:
 
 
 def _flow(event: _Event) -> str:
-    source, destination = _address(event.family, event.source), _address(event.family, event.destination)
-    return f"{source}:{event.source_port}+{destination}:{event.destination_port}"
+    return f"{event.source}:{event.source_port}+{event.destination}:{event.destination_port}"
 
 
 def _standard(event: _Event, unix_ns: int) -> str:
@@ -112,8 +114,8 @@ def _ppviz(event: _Event, unix_ns: int) -> str:
 def _json(event: _Event, unix_ns: int) -> str:
     common = (
         f'"timestamp":{unix_ns}'
-        f',"src_ip":"{_address(event.family, event.source)}","src_port":{event.source_port}'
-        f',"dest_ip":"{_address(event.family, event.destination)}","dest_port":{event.destination_port}'
+        f',"src_ip":"{event.source}","src_port":{event.source_port}'
+        f',"dest_ip":"{event.destination}","dest_port":{event.destination_port}'
         f',"protocol":"{_protocol(event)}"'
     )
     if event.type == RTT:
@@ -136,13 +138,15 @@ def _jsonl(event: _Event, unix_ns: int) -> str:
 class EventWriter:
     """Writes events to a text stream in one of FORMATS. The caller flushes the stream.
 
-    `to_unix_ns` converts a time of the program's clock in ns to Unix time in ns.
+    `to_unix_ns` converts a time of the program's clock in ns to Unix time in ns. `show` returns the text to write for
+    an address.
     """
 
-    def __init__(self, format: str, stream: TextIO, to_unix_ns: Callable[[int], int]) -> None:
+    def __init__(self, format: str, stream: TextIO, to_unix_ns: Callable[[int], int], show: Show = unchanged) -> None:
         self._line = {"standard": _standard, "json": _json, "jsonl": _jsonl, "ppviz": _ppviz}[format]
         self._stream = stream
         self._to_unix_ns = to_unix_ns
+        self._show = show
         self._separator = "," if format == "json" else ""
         self._has_written = False
         self._end = "]\n" if format == "json" else ""
@@ -151,7 +155,9 @@ class EventWriter:
 
     def write(self, events: Events) -> None:
         """Writes events, an array of the shape (events,), in the given order."""
-        text = self._separator.join(self._line(event, self._to_unix_ns(event.time_ns)) for event in _rows(events))
+        text = self._separator.join(
+            self._line(event, self._to_unix_ns(event.time_ns)) for event in _rows(events, self._show)
+        )
         if text and self._has_written:
             text = self._separator + text
         self._stream.write(text)

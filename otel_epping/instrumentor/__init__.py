@@ -87,7 +87,9 @@ from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, presen
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.install import attach
 from otel_epping.otel.private import metric_readers, resource_of
-from otel_epping.settings.model import BY_KEY, Settings
+from otel_epping.settings import names
+from otel_epping.settings.definitions import BY_KEY
+from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, all_options
 
 _log = logging.getLogger("otel_epping")
@@ -167,14 +169,18 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not _claim(undo):
             _log.info("another process in this network namespace already measures the network")
             return
-        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns)
+        files = names.open_files(settings)
+        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns, files.networks)
         undo.callback(collector.close)
+        undo.callback(files.close)
+        files.start(collector.change_networks)
         interface_monitor = InterfaceMonitor(collector.attachments, settings.selection)
         undo.callback(interface_monitor.close)
         interface_monitor.begin()
+        export = settings.export(files.databases)
         # The SDK (1.45) has no public function that returns the readers or the resource of a provider.
         for reader in metric_readers(provider):
-            undo.callback(attach(reader, collector, resource_of(provider), settings.export))
+            undo.callback(attach(reader, collector, resource_of(provider), export))
         undo.callback(provider.force_flush)
         undo.callback(collector.attachments.detach_all)
         monitor = HookMonitor(collector.attachments, collector.interface_packets)

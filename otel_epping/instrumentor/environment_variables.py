@@ -68,3 +68,18 @@ OTEL_EPPING_ROLL_UP = "OTEL_EPPING_ROLL_UP"
 
 OTEL_EPPING_MIN_SAMPLES = "OTEL_EPPING_MIN_SAMPLES"
 """Number of RTT samples that a subnet must have before it is exported individually."""
+
+OTEL_EPPING_NETWORKS = "OTEL_EPPING_NETWORKS"
+"""File with the names and tags of networks: CSV, YAML, or ShapedDevices.csv of LibreQoS; docs/networks.md."""
+
+OTEL_EPPING_NETWORK_TAGS = "OTEL_EPPING_NETWORK_TAGS"
+"""Tags of the named networks to export as attributes, comma-separated."""
+
+OTEL_EPPING_DATABASE = "OTEL_EPPING_DATABASE"
+"""Databases in MaxMind format with AS numbers, AS organisations or countries, comma-separated."""
+
+OTEL_EPPING_GROUP_BY = "OTEL_EPPING_GROUP_BY"
+"""What a series stands for: `subnet`, `name`, `asn`, `country`, or a tag of the named networks."""
+
+OTEL_EPPING_EMBEDDED_IPV4 = "OTEL_EPPING_EMBEDDED_IPV4"
+"""Kinds of IPv6 addresses that count for the IPv4 address inside them, comma-separated, for example `nat64`."""

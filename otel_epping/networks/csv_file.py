@@ -15,6 +15,8 @@ from otel_epping.networks.prefix_text import packed
 
 _EXAMPLE = "start the file with a header, such as cidr,name,site"
 
+_OPEN_QUOTE = "the quoted text does not end in this line: add the closing quote"
+
 # The messages of csv.Error -> cause and cure.
 _CAUSES = {
     "unexpected end of data": "the file ends inside a quoted text: add the closing quote, or the missing lines",
@@ -31,14 +33,15 @@ class Row(NamedTuple):
     last_line: int
 
 
-def rows(path: str, text: str) -> Iterator[Row]:
+def rows(path: str, text: str, strict: bool = True) -> Iterator[Row]:
     """Yields the rows of a CSV file, without empty rows and without lines that start with #.
 
-    Raises EppingError with the file and the line if the file is not CSV.
+    If quotes are misplaced and `strict` is false, yields the fields that a lenient program would read. If `strict` is
+    true, raises EppingError with the file and the line.
     """
     # With newline="", a line ends with LF, CR LF or CR.
     lines = ("\n" if line.lstrip().startswith("#") else line for line in io.StringIO(text, newline=""))
-    reader = csv.reader(lines, strict=True, skipinitialspace=True)
+    reader = csv.reader(lines, strict=strict, skipinitialspace=True)
     first_line = 1
     try:
         for fields in reader:
@@ -47,6 +50,8 @@ def rows(path: str, text: str) -> Iterator[Row]:
             first_line = reader.line_num + 1
     except csv.Error as error:
         cause = next((cause for start, cause in _CAUSES.items() if str(error).startswith(start)), f"{error}")
+        if reader.line_num > first_line:
+            cause = _OPEN_QUOTE
         raise EppingError(f"{path}:{first_line}: {cause}") from None
 
 
@@ -60,7 +65,7 @@ def _columns(header: list[str]) -> list[str]:
             if len(header) == 1 and delimiter in header[0]:
                 raise LineError(f"{what} separate the columns: save the file with commas")
         try:
-            packed(names[0])
+            packed(names[0] if names else "")
         except LineError:
             raise LineError(f"the header {quoted(','.join(header))} has no column cidr: {_EXAMPLE}") from None
         raise LineError(f"the file has no header: {_EXAMPLE}")
@@ -73,11 +78,15 @@ def _columns(header: list[str]) -> list[str]:
     return columns
 
 
-def read(path: str, header: Row, lines: Iterator[Row], is_complete: bool) -> Networks:
-    """Returns the networks in the rows `lines`. `is_complete` is true if the file ends with the end of a line.
+def read(path: str, text: str) -> Networks:
+    """Returns the networks in a CSV text.
 
     Raises EppingError with the file, the line, the cause and the cure for each line that is invalid.
     """
+    lines = rows(path, text)
+    header = next(lines, None)
+    if not header:
+        raise EppingError(f"{path} contains only comments: {_EXAMPLE}")
     try:
         columns = _columns(header.fields)
     except LineError as error:
@@ -88,22 +97,23 @@ def read(path: str, header: Row, lines: Iterator[Row], is_complete: bool) -> Net
     # itemgetter() returns a tuple only for two or more indexes.
     fields_of = itemgetter(name, *(columns.index(tag) for tag in tags), name)
     width = len(columns)
-    shortened: int | None = None
+    is_complete = text.endswith(("\n", "\r"))
+    unfinished_line = None if is_complete else sum(1 for _ in io.StringIO(text, newline=""))
     for fields, line, last_line in lines:
         if last_line > line:
-            builder.errors.add(line, "the quoted text does not end in this line: add the closing quote")
+            builder.errors.add(line, _OPEN_QUOTE)
             break
-        shortened = line if len(fields) < width else None
         if len(fields) != width:
+            if len(fields) < width and line == unfinished_line:
+                builder.errors.add(line, "the file ends in the middle of this line: write the file completely")
+                continue
             if any(fields[width:]):
-                text = f"the line has {len(fields)} columns, and the header has {width}"
-                builder.errors.add(line, f"{text}: put quotes around a text that contains a comma")
+                cause = f"the line has {len(fields)} columns, and the header has {width}"
+                builder.errors.add(line, f"{cause}: put quotes around a text that contains a comma")
                 continue
             fields = (fields + [""] * width)[:width]
         try:
             builder.add(line, packed(fields[cidr]), fields_of(fields)[:-1])
         except LineError as error:
             builder.errors.add(line, error)
-    if shortened and not is_complete:
-        builder.errors.add(shortened, "the file ends in the middle of this line: write the file completely")
     return builder.build()

@@ -3,8 +3,8 @@
 
 The file is copied into memory. A mapped file would be opened faster. But if another process truncates a mapped file,
 the kernel ends the process that reads the mapping (SIGBUS). The library's decoder in C is not used, because it only
-reads mapped files. With the decoder in Python, a damaged file causes at most an exception. docs/performance.md has the
-time of a look-up.
+reads mapped files. With the decoder in Python, a damaged file causes at most an exception. docs/databases.md has the
+times of look-ups.
 """
 
 import io

@@ -2,8 +2,8 @@
 """AS numbers, AS organisations and countries of networks, from one or more databases in MaxMind format."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from otel_epping.errors import EppingError
 from otel_epping.networks.database import Database, Prefix
@@ -13,16 +13,24 @@ from otel_epping.process.escaping import escaped
 
 _log = logging.getLogger(__name__)
 
-# The number of networks whose places are stored. It is at least the number of subnets of most agents.
-_STORED = 1 << 17
+# Maximum number of networks whose places are stored, about 0.4 kB for each. If there are more, all places are dropped,
+# and looked up again when they are needed.
+_MAX_PLACES = 1 << 17
 
 
-def _place(databases: Sequence[Database], prefixes: tuple[Prefix, ...]) -> Place:
+class _State(NamedTuple):
+    """The databases in use, by path, and the places that were found in them."""
+
+    databases: dict[str, Database]
+    places: dict[tuple[Prefix, ...], Place]
+
+
+def _place(databases: dict[str, Database], prefixes: tuple[Prefix, ...]) -> Place:
     """Returns for each value the value of the first database that has it.
 
     The AS organisation is from the first database that has the same AS number, so both belong together.
     """
-    places = [each.place(prefixes) for each in databases]
+    places = [each.place(prefixes) for each in databases.values()]
     number = next((each.as_number for each in places if each.as_number), None)
     return Place(
         number,
@@ -44,45 +52,49 @@ class Databases:
     def __init__(self, paths: Sequence[str]) -> None:
         self.generation = 0
         self._watches = {path: FileWatch(path) for path in paths}
-        self._databases: dict[str, Database] = {}
+        databases: dict[str, Database] = {}
         failures = []
         for path in self._watches:
             try:
-                self._databases[path] = Database(path)
+                databases[path] = Database(path)
             except EppingError as error:
                 failures.append(str(error))
         if failures:
             raise EppingError("; ".join(failures))
-        self._look_up = self._stored_look_up()
+        self._state = _State(databases, {})
 
     def of(self, prefixes: Iterable[Prefix]) -> Place:
         """Returns the place of a network with these prefixes. The first database that has a value decides.
 
         A database has a value for a network if the value is the same for every address of all prefixes.
         """
-        return self._look_up(tuple(prefixes))
+        network = tuple(prefixes)
+        databases, places = self._state
+        if (place := places.get(network)) is None:
+            if len(places) >= _MAX_PLACES:
+                places.clear()
+            place = places[network] = _place(databases, network)
+        return place
 
     def reopen(self) -> bool:
         """Reads the databases whose files have changed. Returns True if a database was replaced.
 
-        The method is called once per second, and costs one stat() per database if no file has changed. If a new file
-        cannot be used, logs an error and keeps the old database.
+        Call the method about once per second. If no file has changed, it costs one stat() per database. If a file has
+        changed, the method looks up all stored places in the new database, which may take seconds. So call the method
+        in a thread that nothing waits for. Meanwhile of() returns the old places. If a new file cannot be used, the
+        method logs an error and keeps the old database.
         """
-        is_replaced = False
-        for path, watch in self._watches.items():
-            if watch.has_changed():
-                try:
-                    self._databases[path] = Database(path)
-                except EppingError as error:
-                    _log.error("the old database stays in use: %s", error)
-                else:
-                    _log.info("database %s read again", escaped(path))
-                    is_replaced = True
-        if is_replaced:
-            self._look_up = self._stored_look_up()
-            self.generation += 1
-        return is_replaced
-
-    def _stored_look_up(self) -> Callable[[tuple[Prefix, ...]], Place]:
-        """Returns a function that looks up a network in the current databases, and stores the places that it found."""
-        return lru_cache(_STORED)(partial(_place, tuple(self._databases.values())))
+        changed = {}
+        for path in [path for path, watch in self._watches.items() if watch.has_changed()]:
+            try:
+                changed[path] = Database(path)
+            except EppingError as error:
+                _log.error("the old database stays in use: %s", error)
+        if not changed:
+            return False
+        databases = self._state.databases | changed
+        # Another thread may add places meanwhile. These places are looked up again when they are needed.
+        self._state = _State(databases, {network: _place(databases, network) for network in list(self._state.places)})
+        self.generation += 1
+        _log.info("read databases again: %s", ", ".join(map(escaped, changed)), extra={"files": list(changed)})
+        return True

@@ -46,15 +46,15 @@ def _content(path: str) -> bytes:
         raise EppingError(f"{path} is a directory: name the file in the directory") from None
     except PermissionError:
         raise EppingError(
-            f"cannot read {path}: Permission denied: allow all users to read the file and to enter its directories, "
-            "because the agent does not keep root's right to read all files"
+            f"cannot read {path}: Permission denied: allow the user of the agent to read the file and to enter its "
+            "directories. The agent drops the right of root to read all files"
         ) from None
     except FileNotFoundError:
         raise EppingError(f"{path} does not exist: create the file, or correct the path") from None
     except (OSError, ValueError) as error:
         raise EppingError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if not content.strip():
-        raise EppingError(f"{path} is empty: write the names of networks into the file")
+        raise EppingError(f"{path} is empty: write the file again")
     if len(content) > MAX_BYTES:
         raise EppingError(f"{path} is larger than {MAX_BYTES >> 20} MiB: name a file with names of networks")
     return content
@@ -80,21 +80,27 @@ def _text(path: str, content: bytes) -> str:
         text = content.decode("utf-16" if is_utf_16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         text = content.decode("cp1252", "replace")
-        header = next(csv_file.rows(path, text), None)
-        if not header or not libreqos.is_header(header.fields):
+        if not _is_libreqos(path, text):
             line = content.count(b"\n", 0, error.start) + 1
             raise EppingError(f"{path}:{line}: this line is not UTF-8: save the file as UTF-8") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise EppingError(
-            f"{path}:{line}: this line contains NUL bytes: the file is damaged or not text: write the file again"
-        )
+        raise EppingError(f"{path}:{line}: this line contains NUL bytes: write the file again, as UTF-8 text")
     return text
+
+
+def _is_libreqos(path: str, text: str) -> bool:
+    """Returns true if a CSV file has the header of ShapedDevices.csv."""
+    try:
+        header = next(csv_file.rows(path, text, strict=False), None)
+    except EppingError:
+        return False
+    return header is not None and libreqos.is_header(header.fields)
 
 
 def _tree(path: str) -> Tree | None:
     """Returns the tree of network.json in the folder of a file, or None if network.json does not exist."""
-    file = Path(path).with_name(NETWORK_JSON)
+    file = Path(path).parent / NETWORK_JSON
     return Tree(str(file), _text(str(file), _content(str(file)))) if file.exists() else None
 
 
@@ -116,18 +122,12 @@ def read(path: str) -> Networks:
 
         return yaml_file.read(path, text)
     _check_is_csv(path, text)
-    rows = csv_file.rows(path, text)
-    header = next(rows, None)
-    if not header:
-        raise EppingError(f"{path} contains only comments: add a header, such as cidr,name, and the names of networks")
-    if libreqos.is_header(header.fields):
-        return libreqos.read(path, header, rows, _tree(path))
-    return csv_file.read(path, header, rows, is_complete=text.endswith(("\n", "\r")))
+    return libreqos.read(path, text, _tree(path)) if _is_libreqos(path, text) else csv_file.read(path, text)
 
 
 def watch(path: str) -> FileWatch:
     """Returns a watch of the files that read() reads."""
-    return FileWatch(path, str(Path(path).with_name(NETWORK_JSON)))
+    return FileWatch(path, str(Path(path).parent / NETWORK_JSON))
 
 
 def _check_is_csv(path: str, text: str) -> None:

@@ -16,7 +16,7 @@ MAX_PREFIXES = 100_000
 PREFIX = np.dtype([("address", "u1", 16), ("length", "u4"), ("network", "u4")])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Network:
     """A named network. The name and the tags identify the network.
 

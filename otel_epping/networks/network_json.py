@@ -9,6 +9,12 @@ from otel_epping.errors import EppingError
 from otel_epping.process.escaping import escaped
 
 
+def readable(text: str) -> str:
+    """Returns a text of LibreQoS in one line, with unprintable characters escaped."""
+    text = text.strip()
+    return text if text.isprintable() else escaped(" ".join(text.split()))
+
+
 class Levels(NamedTuple):
     """The levels above a circuit.
 
@@ -68,7 +74,7 @@ class Tree:
 
     def _add(self, parent: dict[str, Any], above: Levels) -> None:
         for key, node in _children(parent):
-            name = escaped(" ".join(key.split()))
+            name = readable(key)
             levels = Levels(above.site or name, name) if _is_site(node) else above
             self._by_name.setdefault(name, levels)
             if node_id := node.get("id"):

@@ -47,7 +47,9 @@ def _text(event: yaml.Event, what: str) -> str:
 def _value_events(events: Iterator[yaml.Event]) -> list[yaml.Event]:
     """Returns the events of the next value: one event, or all events of a list or a mapping."""
     found = [next(events)]
-    depth = isinstance(found[0], yaml.CollectionStartEvent) + 0
+    if not isinstance(found[0], yaml.CollectionStartEvent):
+        return found
+    depth = 1
     while depth:
         found.append(event := next(events))
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -23,6 +23,20 @@ def network_keys(group_by: str) -> set[str]:
     return keys.get(group_by, {NETWORK_TAG})
 
 
+def check_attributes(selection: MetricSelection, group_by: str) -> None:
+    """Raises EppingError if an attribute is selected that no series has with this value of Grouping.group_by."""
+    missing = {*NETWORK_KEYS} - network_keys(group_by)
+    for group, names in selection.attributes.items():
+        known = attributes_of(group)
+        for name in names:
+            if known[name] in missing:
+                possible = [each for each, key in known.items() if key not in missing]
+                raise EppingError(
+                    f"the attribute {name} is selected for group {group}, but no series has it if series are grouped "
+                    f"by {group_by}: choose among {', '.join(possible)}"
+                )
+
+
 @dataclass(frozen=True)
 class ExportSettings:
     """The settings that decide what is exported. Raises EppingError for an attribute that no series would have.
@@ -37,13 +51,4 @@ class ExportSettings:
     grouping: Grouping = field(default_factory=Grouping)
 
     def __post_init__(self) -> None:
-        missing = {*NETWORK_KEYS} - network_keys(self.grouping.group_by)
-        for group, names in self.selection.attributes.items():
-            known = attributes_of(group)
-            for name in names:
-                if known[name] in missing:
-                    possible = [each for each, key in known.items() if key not in missing]
-                    raise EppingError(
-                        f"the attribute {name} is selected for group {group}, but no series has it if series are "
-                        f"grouped by {self.grouping.group_by}: choose among {', '.join(possible)}"
-                    )
+        check_attributes(self.selection, self.grouping.group_by)

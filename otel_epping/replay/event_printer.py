@@ -8,6 +8,7 @@ import numpy as np
 from otel_epping.events.formats import EventWriter
 from otel_epping.events.idle_flows import IdleFlowCloser
 from otel_epping.events.ring_buffer import EventReader
+from otel_epping.networks.pseudonyms import Show
 from otel_epping.replay.capture import PacketBatch
 from otel_epping.replay.capture.packet_batch import UNTIMED_NS
 from otel_epping.replay.replayer import Replayer
@@ -22,14 +23,15 @@ class EventPrinter:
     The events and the order of the events depend only on the packets, and not on the sizes of the batches. For this
     purpose, the class checks for idle flows before the first packet that is at least _IDLE_CHECK_INTERVAL_NS later than
     the last check. The time of this packet becomes the time of the check. `format` is one of events.formats.FORMATS.
+    `show` returns the text to print for an address.
     """
 
-    def __init__(self, replayer: Replayer, format: str) -> None:
+    def __init__(self, replayer: Replayer, format: str, show: Show) -> None:
         self._replayer = replayer
         self._reader = EventReader(replayer)
         self._idle_flows = IdleFlowCloser(replayer, self._reader.dtype)
         self._next_check_ns = UNTIMED_NS + 1
-        self._writer = EventWriter(format, sys.stdout, lambda time_ns: time_ns)
+        self._writer = EventWriter(format, sys.stdout, lambda time_ns: time_ns, show)
 
     @property
     def lost(self) -> int:

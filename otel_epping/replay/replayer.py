@@ -25,6 +25,7 @@ from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.networks.network import Networks
 from otel_epping.replay.capture.packet_batch import UNTIMED_NS, Bytes, Int64Array, PacketBatch
 
 CAPTURE = Interface("capture", 1, ETHERNET_HEADER_BYTES)
@@ -148,8 +149,8 @@ class Replayer(EppingCollector):
     step_back_ns   the greatest number of ns by which a packet of steps_back is earlier than the previous packet
     """
 
-    def __init__(self, config: EppingConfig) -> None:
-        super().__init__(replace(config, packet_clock=True, copies=True))
+    def __init__(self, config: EppingConfig, networks: Networks | None = None) -> None:
+        super().__init__(replace(config, packet_clock=True, copies=True), networks=networks)
         self.attachments.register(CAPTURE, Role.CAPTURE)
         self.started_ns, self.latest_ns = 1, 0
         self.too_short = self.too_long = self.untimed = 0

@@ -20,6 +20,8 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.networks.network import Networks
+from otel_epping.networks.pseudonyms import Show, unchanged
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.otlp.failure import Failure
@@ -42,10 +44,13 @@ def run(
     events: str | None = None,
     otlp: ExportSettings | None = None,
     grouping: Grouping | None = None,
+    networks: Networks | None = None,
+    show: Show = unchanged,
 ) -> bool:
     """Replays captures and prints the result. If `otlp` is not None, also exports the result.
 
-    `grouping` says what a line of the table stands for.
+    `grouping` says what a line of the table stands for. `networks` are the named networks. `show` returns the text to
+    print for an address or a name.
 
     `events` is None or one of events.formats.FORMATS. If `events` is a format, each event is printed to standard output
     in this format, and the report is printed to standard error. Returns True if all files were processed. After Ctrl-C,
@@ -63,8 +68,8 @@ def run(
     files = InputFiles(paths)
     if files.none_readable:
         raise last_error(files.failures)
-    with closing(Replayer(replace(config, events=events is not None))) as replayer:
-        session = ReplaySession(replayer, files, events, grouping or Grouping())
+    with closing(Replayer(replace(config, events=events is not None), networks)) as replayer:
+        session = ReplaySession(replayer, files, events, grouping or Grouping(), show)
         session.process_files()
         is_complete = session.is_complete and bool(replayer.latest_ns)
         # The reader of the export must exist before the report reads the counts. When the counts are read, only the
@@ -94,13 +99,15 @@ class ReplaySession:
     is_complete   True if process_files() reached the end of the last file. It stays False after Ctrl-C.
     """
 
-    def __init__(self, replayer: Replayer, files: InputFiles, event_format: str | None, grouping: Grouping) -> None:
+    def __init__(
+        self, replayer: Replayer, files: InputFiles, event_format: str | None, grouping: Grouping, show: Show
+    ) -> None:
         self.is_complete = False
         self._replayer = replayer
         self._files = files
-        self._grouping = grouping
+        self._grouping, self._show = grouping, show
         self._reader = replayer.reader()
-        self._events = EventPrinter(replayer, event_format) if event_format else None
+        self._events = EventPrinter(replayer, event_format, show) if event_format else None
         self._seconds = 0.0
 
     def process_files(self) -> None:
@@ -130,7 +137,7 @@ class ReplaySession:
             self._events.close()
             click.echo("\n".join(lines), err=True)
         elif packet_count(self._replayer, reading) or not self._files.failures:
-            networks = table(reading, self._reader, self._replayer, self._grouping)
+            networks = table(reading, self._reader, self._replayer, self._grouping, self._show)
             click.echo("\n".join([networks, "", *lines]))
 
     def _progress(self) -> AbstractContextManager[Callable[[int], object]]:

@@ -14,6 +14,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import OVERFLOW_SLOT, UNANSWERED_SLOT, Reading, RttTable
+from otel_epping.networks.pseudonyms import Show, unchanged
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.columns import Labels
 from otel_epping.otel.series_groups import series_groups
@@ -40,21 +41,23 @@ class _Columns:
         first = "network" if self._group_by == SUBNET and has_names else self._group_by
         self.headings = ["AS" if first == ASN else first, *(["AS", "country"] if self._has_places else [])]
 
-    def cells(self, labels: Labels) -> list[str]:
-        """Returns the cells of a series with these attributes."""
-        autonomous_system = " ".join(
-            str(labels[key]) for key in (semconv.AS_NUMBER, semconv.AS_ORGANIZATION) if key in labels
-        )
+    def cells(self, labels: Labels, show: Show = unchanged) -> list[str]:
+        """Returns the cells of a series with these attributes. `show` returns the text for a subnet or a name."""
+
+        def shown(kind: str, key: str) -> str:
+            return show(kind, str(labels[key])) if key in labels else ""
+
+        network, subnet = shown("network", semconv.NETWORK_NAME), shown("subnet", semconv.SUBNET)
+        number, organization = shown("AS", semconv.AS_NUMBER), shown("organization", semconv.AS_ORGANIZATION)
+        autonomous_system = f"{number} {organization}".strip()
         country = str(labels.get(semconv.COUNTRY, ""))
-        named = {
-            SUBNET: labels.get(semconv.NETWORK_NAME) or labels.get(semconv.SUBNET),
-            NAME: labels.get(semconv.NETWORK_NAME),
-            ASN: autonomous_system,
-            COUNTRY: country,
-        }
-        first = named.get(self._group_by, labels.get(f"{semconv.NETWORK_TAG}.{self._group_by}"))
+        named = {SUBNET: network or subnet, NAME: network, ASN: autonomous_system, COUNTRY: country}
+        if self._group_by in named:
+            first = named[self._group_by]
+        else:
+            first = shown(self._group_by, f"{semconv.NETWORK_TAG}.{self._group_by}")
         places = [autonomous_system or _NONE, country or _NONE] if self._has_places else []
-        return [str(first or f"no {self.headings[0]}"), *places]
+        return [first or f"no {self.headings[0]}", *places]
 
     def shared(self, text: str) -> list[str]:
         """Returns the cells of a line that many networks share."""
@@ -71,12 +74,12 @@ def _times(rtts: RttTable, number: int, scale: int) -> list[str]:
 
 
 def _lines(
-    reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping, columns: _Columns
+    reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping, columns: _Columns, show: Show
 ) -> Iterator[list[str]]:
     """Yields the cells of each line of the table.
 
     The table has one line per network or group and method, and one line for all subnets that have not answered. The
-    lines are sorted by the number of packets, in descending order.
+    lines are sorted by the number of packets, in descending order, and then by the texts without pseudonyms.
     """
     config = collector.config
     (group,) = series_groups(_EXPORTED, reader.counters_dtype)
@@ -92,12 +95,12 @@ def _lines(
     plural = "s" * (reading.unanswered != 1)
     shared = {OVERFLOW_SLOT: _OVERFLOW, UNANSWERED_SLOT: f"never answered ({reading.unanswered:,} subnet{plural})"}
     rows = [row for row in range(len(packets)) if packets[row] or row in histograms]
-    first = {
-        row: columns.shared(shared[row]) if row in shared else columns.cells(group.labels(series, row, config))
-        for row in rows
-    }
-    for row in sorted(rows, key=lambda row: (-packets[row], first[row])):
-        cells, sums = first[row], [f"{packets[row]:,}", f"{octets[row]:,}"]
+
+    def first_cells(row: int, show: Show = unchanged) -> list[str]:
+        return columns.shared(shared[row]) if row in shared else columns.cells(group.labels(series, row, config), show)
+
+    for row in sorted(rows, key=lambda row: (-packets[row], first_cells(row))):
+        cells, sums = first_cells(row, show), [f"{packets[row]:,}", f"{octets[row]:,}"]
         for number in sorted(histograms.get(row, []), key=lambda number: int(series.rtts.methods[number])):
             label = "all" if row == OVERFLOW_SLOT else METHODS[series.rtts.methods[number]].name
             yield [*cells, label, *_times(series.rtts, number, config.scale), *sums]
@@ -107,15 +110,18 @@ def _lines(
             yield [*cells, _NONE, "0", *("" for _ in _TIMES), *sums]
 
 
-def table(reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping) -> str:
+def table(
+    reading: Reading, reader: Reader, collector: EppingCollector, grouping: Grouping, show: Show = unchanged
+) -> str:
     """Returns the table as text. `reader` has read the counts of the collector.
 
-    The packets and bytes of a network are sums of both directions.
+    The packets and bytes of a network are sums of both directions. `show` returns the text to print for a subnet or a
+    name.
     """
     columns = _Columns(grouping, has_names=collector.config.named_networks)
     headings = [*columns.headings, "method", "RTTs", *_TIMES, "packets", "bytes"]
     left_columns = len(columns.headings) + 1
-    lines = [headings, *_lines(reading, reader, collector, grouping, columns)]
+    lines = [headings, *_lines(reading, reader, collector, grouping, columns, show)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.settings.model import BY_KEY, Definition
+from otel_epping.settings.definitions import BY_KEY, Definition
 from otel_epping.settings.types import Attributes, Names
 
 if TYPE_CHECKING:

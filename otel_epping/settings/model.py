@@ -11,24 +11,35 @@ values: pydantic would take an additional 9 MB of memory and 90 ms at the start,
 MB of memory. The rules of pydantic and msgspec for checking values are different from the rules of Click.
 """
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import click
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUT_NS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
+from otel_epping.networks.databases import Databases
 from otel_epping.otel import metric_selection
-from otel_epping.otel.export_settings import ExportSettings
+from otel_epping.otel.export_settings import ExportSettings, check_attributes
+from otel_epping.series.grouping import SUBNET, Grouping
 from otel_epping.series.limits import RANGES, Limits
-from otel_epping.settings.types import METHODS, METRICS, Attributes, Duration, Interfaces, Names
+from otel_epping.settings import required_files
+from otel_epping.settings.spec import ContradictionError, Spec
+from otel_epping.settings.types import (
+    EMBEDDED_IPV4,
+    METHODS,
+    METRICS,
+    TAGS,
+    Attributes,
+    Duration,
+    FilePath,
+    GroupBy,
+    Interfaces,
+)
 
-PREFIX = "OTEL_EPPING_"
 INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
-AGENT_SETTINGS = ("health_port", "health_address", "log_format", "log_level")  # no effect on the exported data
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -37,32 +48,11 @@ _LIMIT_DEFAULTS = Limits()
 _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
 
 
-class Spec(NamedTuple):
-    """The properties of a setting, except its names and its default.
-
-    short       the short flag, or ""
-    kernel      True if the setting is a field of EppingConfig. The commands run, check, watch and replay have the
-                setting as an option, but see `live_only`.
-    live_only   True if the setting is about interfaces. Then the command replay does not have the setting as an option.
-    reloadable  True if a new value in the file takes effect after SIGHUP. Otherwise a new value takes effect after a
-                restart.
-    unset       the text that is shown as the default if the default is None
-    """
-
-    type: click.ParamType[Any]
-    help: str
-    short: str = ""
-    kernel: bool = False
-    live_only: bool = False
-    reloadable: bool = False
-    unset: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The values of all settings. Each value was converted from text by the type of its setting.
 
-    Raises EppingError if `metrics` and `attributes` contradict each other.
+    Raises ContradictionError if the values of several settings contradict each other.
     """
 
     interface: Annotated[
@@ -178,7 +168,7 @@ class Settings:
         Spec(
             click.IntRange(*LIMITS["max_subnets"]),
             "Number of subnets for which there is room, if each subnet is seen on two interfaces. If the room is "
-            "nearly used up, the quietest subnets make room for others.",
+            "nearly used up, the slots of the quietest subnets are freed for other subnets.",
             kernel=True,
         ),
     ] = _KERNEL_DEFAULTS.max_subnets
@@ -246,9 +236,59 @@ class Settings:
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.min_samples
+    networks: Annotated[
+        str | None,
+        Spec(
+            FilePath(),
+            "File with the names and tags of networks: CSV with the header cidr,name and further columns, YAML, or "
+            "ShapedDevices.csv of LibreQoS. Addresses outside of all named networks are counted in subnets. The agent "
+            "reads the file again when it changes.",
+            reloadable=True,
+            unset="none",
+        ),
+    ] = None
+    network_tags: Annotated[
+        tuple[str, ...],
+        Spec(TAGS, "Tags of the named networks to export as attributes, separated by commas."),
+    ] = ()
+    database: Annotated[
+        tuple[str, ...],
+        Spec(
+            FilePath(),
+            "Database in MaxMind format with AS numbers, AS organisations or countries, which are exported as "
+            "attributes. The agent opens the database again when the file is replaced. May be given several times.",
+        ),
+    ] = ()
+    group_by: Annotated[
+        str,
+        Spec(
+            GroupBy(),
+            "What a series stands for. subnet: each named network, and each subnet outside of the named networks. "
+            "name: each named network; all other addresses are one group. asn, country: each AS number or country of "
+            "the databases. A tag of the named networks, for example site: each value of the tag.",
+        ),
+    ] = SUBNET
+    embedded_ipv4: Annotated[
+        tuple[str, ...],
+        Spec(
+            EMBEDDED_IPV4,
+            "IPv6 addresses that count for the IPv4 address inside them, separated by commas. nat64: addresses in "
+            "64:ff9b::/96. mapped: addresses in ::ffff:0:0/96. Name other prefixes of a NAT64 in CIDR notation, for "
+            "example 2001:db8:64::/96.",
+            kernel=True,
+        ),
+    ] = _KERNEL_DEFAULTS.embedded_ipv4
 
     def __post_init__(self) -> None:
-        _ = self.exported
+        try:
+            _ = self.exported
+        except EppingError as error:
+            raise ContradictionError(str(error), ["metrics", "attributes"]) from None
+        required_files.check(self.networks, self.network_tags, self.database, self.group_by)
+        try:
+            check_attributes(self.exported, self.group_by)
+        except EppingError as error:
+            raise ContradictionError(str(error), ["attributes", "group_by"]) from None
 
     @property
     def health_endpoint(self) -> tuple[str, int] | None:
@@ -267,7 +307,7 @@ class Settings:
         If a mirror port is watched, the program detects duplicates (`copies`), because a mirror port may receive a
         packet twice.
         """
-        values = {each.field: getattr(self, each.field) for each in DEFINITIONS if each.spec.kernel}
+        values = {each.name: getattr(self, each.name) for each in fields(EppingConfig) if hasattr(self, each.name)}
         return EppingConfig(**values, copies=bool(self.mirror))
 
     @property
@@ -275,55 +315,11 @@ class Settings:
         """The limits on series."""
         return Limits(self.max_series or None, self.min_samples, self.roll_up)
 
-    @property
-    def export(self) -> ExportSettings:
-        """The settings that decide what is exported."""
-        return ExportSettings(self.exported, self.limits)
+    def export(self, databases: Databases | None) -> ExportSettings:
+        """Returns the settings that decide what is exported. `databases` are the opened databases of `database`."""
+        return ExportSettings(self.exported, self.limits, Grouping(self.group_by, self.network_tags, databases))
 
     @property
     def exported(self) -> metric_selection.MetricSelection:
         """The exported metrics, and the attributes of each metric."""
         return metric_selection.MetricSelection(self.metrics, self.attributes or {})
-
-
-class Definition(NamedTuple):
-    """A setting: a field of Settings with its spec and its default, and the names that are derived from the field."""
-
-    field: str
-    spec: Spec
-    default: Any
-
-    @property
-    def key(self) -> str:
-        """The name of the setting in a settings file."""
-        return self.field.removesuffix("_ns")
-
-    @property
-    def flag(self) -> str:
-        """The name of the setting on the command line."""
-        return "--" + self.key.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """The name of the environment variable."""
-        return PREFIX + self.key.upper()
-
-    @property
-    def multiple(self) -> bool:
-        """True if the flag may be given several times, with one value each time."""
-        return isinstance(self.default, tuple) and not isinstance(self.spec.type, Names)
-
-
-def _definitions() -> Iterator[Definition]:
-    hints = get_type_hints(Settings, include_extras=True)
-    for field in dataclasses.fields(Settings):
-        (spec,) = hints[field.name].__metadata__
-        yield Definition(field.name, spec, field.default)
-
-
-DEFINITIONS = tuple(_definitions())
-# The settings in each of these sets may contradict each other. The error message then names the sources of the
-# settings.
-METRIC_SETTINGS = {"metrics", "attributes"}
-SERIES_SETTINGS = {field.name for field in dataclasses.fields(Limits)}
-BY_KEY = {each.key: each for each in DEFINITIONS}

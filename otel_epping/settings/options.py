@@ -12,15 +12,17 @@ import click
 
 from otel_epping.errors import EppingError
 from otel_epping.settings import file
-from otel_epping.settings.model import (
+from otel_epping.settings.definitions import (
     AGENT_SETTINGS,
     DEFINITIONS,
     METRIC_SETTINGS,
+    NETWORK_SETTINGS,
     PREFIX,
     SERIES_SETTINGS,
     Definition,
-    Settings,
 )
+from otel_epping.settings.model import Settings
+from otel_epping.settings.spec import ContradictionError
 from otel_epping.settings.types import text_of
 
 # The context settings of Click for all commands.
@@ -135,7 +137,7 @@ def _with_options(
         _check_variables(ctx)
         del given["config"]
         values = {definition.field: given.pop(definition.field) for definition in definitions}
-        with naming_source(ctx, METRIC_SETTINGS):
+        with naming_source(ctx):
             settings = Settings(**values)
         return command(**arguments(settings), **given)
 
@@ -155,15 +157,20 @@ def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with_options([each for each in DEFINITIONS if each.spec.kernel], command, _kernel_config)
 
 
+def check_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the kernel program and of networks. The command receives the option values as `settings`."""
+    definitions = [each for each in DEFINITIONS if each.spec.kernel or each.field in NETWORK_SETTINGS]
+    return _with_options(definitions, command, lambda settings: {"settings": settings})
+
+
 def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the kernel program and of exports, except the options about interfaces and time.
+    """Adds the options of the kernel program, of networks and of exports, except the options about interfaces and time.
 
     The command receives the option values as `settings`.
     """
+    exported = METRIC_SETTINGS | SERIES_SETTINGS | NETWORK_SETTINGS
     definitions = [
-        each
-        for each in DEFINITIONS
-        if (each.spec.kernel and not each.spec.live_only) or each.field in METRIC_SETTINGS | SERIES_SETTINGS
+        each for each in DEFINITIONS if (each.spec.kernel and not each.spec.live_only) or each.field in exported
     ]
     return _with_options(definitions, command, lambda settings: {"settings": settings})
 
@@ -197,15 +204,17 @@ def _source(ctx: click.Context, field: str) -> str:
 
 
 @contextmanager
-def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
+def naming_source(ctx: click.Context, fields: Collection[str] = ()) -> Iterator[None]:
     """Adds the sources of the settings in `fields` to the start of an EppingError's message.
 
-    The error comes from the body of the `with` statement. A source is a variable or a line of the settings file. Flags
-    are not added.
+    The error comes from the body of the `with` statement. If the error is a ContradictionError, the sources of its
+    settings are added instead. A source is a variable or a line of the settings file. Flags are not added.
     """
     try:
         yield
     except EppingError as error:
+        if isinstance(error, ContradictionError):
+            fields = error.fields
         found = [_source(ctx, field) for field in sorted(fields)]
         where = ", ".join(each for each in found if each and not each.startswith("--"))
         raise EppingError(f"{where}: {error}", error.detail) if where else error from error.__cause__

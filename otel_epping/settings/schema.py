@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from otel_epping.settings.model import DEFINITIONS, Definition
+from otel_epping.settings.definitions import DEFINITIONS, Definition
 from otel_epping.settings.types import schema_of, text_of
 
 

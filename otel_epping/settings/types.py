@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import methods
+from otel_epping.kernel import embedded_ipv4, methods
 from otel_epping.kernel.attach import selection
 from otel_epping.otel import metric_selection
 from otel_epping.otel.metric import GROUPS
+from otel_epping.series.grouping import ASN, COUNTRY, NAME, SUBNET
 
 _UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "": 10**9}
 _DURATION = r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|)"
@@ -67,17 +68,53 @@ class Interfaces(click.ParamType[str]):
         return re.findall(r"\s*/.*?/\s*(?=,|$)|[^,]+", rv, re.DOTALL)
 
 
+class FilePath(click.ParamType[str]):
+    """The path of a file. A variable may contain several paths, separated by commas, if the setting has several."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the path. Fails if the path is empty."""
+        path = str(value).strip()
+        if not path:
+            self.fail("the path is empty: name a file, or remove the setting", param, ctx)
+        return path
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Splits the value at commas."""
+        return _names(rv)
+
+
+class GroupBy(click.ParamType[str]):
+    """What a series stands for: one of `known`, or a tag of the file of named networks."""
+
+    name = "group"
+    known = (SUBNET, NAME, ASN, COUNTRY)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the text. Fails if the text is empty."""
+        text = str(value).strip()
+        if not text:
+            self.fail(f"the text is empty: choose among {', '.join(self.known)}, or a tag of the networks", param, ctx)
+        return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 class Names(click.ParamType[tuple[str, ...]]):
-    """Names separated by commas, all of which are in `known`. `check` raises EppingError if a name is unknown."""
+    """Names separated by commas.
+
+    known   the names that are always allowed
+    check   raises EppingError if a name is not allowed
+    others  describes allowed names that are not in `known`; "" if there are none
+    """
 
     name = "name,..."
 
-    def __init__(self, known: Sequence[str], check: Callable[[tuple[str, ...]], object]) -> None:
-        self.known, self._check = known, check
+    def __init__(self, known: Sequence[str], check: Callable[[tuple[str, ...]], object], others: str = "") -> None:
+        self.known, self._check, self.others = known, check, others
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Returns the names. If a name is unknown, fails with a message that lists the known names."""
@@ -93,6 +130,9 @@ class Names(click.ParamType[tuple[str, ...]]):
 
 METHODS = Names(methods.ALL, methods.mask)
 METRICS = Names(metric_selection.SELECTIONS, metric_selection.check_metrics)
+EMBEDDED_IPV4 = Names(embedded_ipv4.NAMES, embedded_ipv4.nat64_prefixes, "prefixes of a NAT64")
+# The names of tags are compared with the file of named networks when the file is read (names.py).
+TAGS = Names((), tuple, "tags of the networks")
 
 
 class Attributes(click.ParamType[dict[str, tuple[str, ...]]]):
@@ -142,7 +182,7 @@ def schema_of(kind: click.ParamType[Any]) -> dict[str, Any]:
         seconds = {"type": "number", "minimum": kind.min_ns / 1e9, "maximum": kind.max_ns / 1e9}
         return {"anyOf": [time, seconds]}
     if isinstance(kind, Names):
-        return {"type": "array", "items": {"enum": list(kind.known)}}
+        return {"type": "array", "items": {"type": "string"} if kind.others else {"enum": list(kind.known)}}
     if isinstance(kind, Attributes):
         groups = {group: list(metric_selection.attributes_of(group)) for group in GROUPS}
         lists = {group: {"type": "array", "items": {"enum": names}} for group, names in groups.items()}
@@ -159,7 +199,9 @@ def allowed(kind: click.ParamType[Any]) -> str:
     if isinstance(kind, Duration):
         return f"{text_of(kind, kind.min_ns)} to {text_of(kind, kind.max_ns)}"
     if isinstance(kind, Names):
-        return ", ".join(f"`{name}`" for name in kind.known)
+        return ", ".join([*(f"`{name}`" for name in kind.known), *([kind.others] if kind.others else [])])
+    if isinstance(kind, GroupBy):
+        return ", ".join([*(f"`{name}`" for name in kind.known), TAGS.others])
     if isinstance(kind, Attributes):
         return "see [metrics.md](metrics.md#groups)"
     if isinstance(kind, click.Choice):

@@ -18,6 +18,7 @@ from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import agent_metrics, semconv
+from otel_epping.settings import names
 from otel_epping.settings.model import Settings
 from tests.support.command import Agent, converse
 
@@ -86,18 +87,20 @@ def test_a_failed_change_of_interfaces_is_repeated_at_the_next_reload(
     with ns.entered(), EppingCollector(EppingConfig(max_subnets=64, max_flows=64)) as collector:
         follower = InterfaceMonitor(collector.attachments, before.selection)
         follower.begin()
-        reload = Reloader(before, lambda _: wanted, follower, collector, lambda _: None).reload
+        reloader = Reloader(before, lambda _: wanted, follower, collector, lambda _: None, names.open_files(before))
+        done: list[bool] = []
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
         try:
-            reload()
+            reloader.reload(lambda: done.append(True))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         cause = "cannot watch the new selection of interfaces (Too many open files)"
         assert f"the selection of interfaces is unchanged: {cause}" in caplog.text
         assert collector.attachments.watched == ["lo"]
-        reload()
+        reloader.reload(lambda: done.append(True))
+        assert len(done) == 2
         assert "up1" in collector.attachments.watched
         follower.close()
     assert caplog.text.count("was loaded without a mirror port") == (field == "mirror")

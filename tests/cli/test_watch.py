@@ -173,6 +173,20 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
     )
 
 
+def test_redacted_output(lab: Lab, watch: Callable[..., Watch]) -> None:
+    """A host has the same pseudonym in all events. Ports stay."""
+    one = watch(lab.router, "-i", WAN_INTERFACE, "--sample-interval", "0", "--redact").watching()
+    for address in (lab.addresses[0], lab.addresses[0]):
+        reset(lab, address)
+    eventually(lambda: sum(" closing " in line for line in one.lines) >= 2, PATIENCE_S, "the flows are closed")
+    assert one.stop() == 0
+    ends = [end for line in one.lines for end in re.findall(r"[^ +]+:\d+", line.split(maxsplit=1)[1])]
+    hosts = {end.rpartition(":")[0] for end in ends}
+    assert hosts == {"host-1", "host-2"}
+    assert {end for end in ends if end.endswith(f":{traffic.PORT}")} <= {f"{host}:{traffic.PORT}" for host in hosts}
+    assert not re.search(r"\d+\.\d+\.\d+\.\d+|::", "".join(one.lines) + one.log)
+
+
 def test_ctrl_c_ends_the_json_array(ns: Namespace, watch: Callable[..., Watch]) -> None:
     one = watch(ns, "-i", "lo", "--format", "json", "--methods", "tcp_timestamp").watching()
     converse(ns)

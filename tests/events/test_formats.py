@@ -18,6 +18,7 @@ from otel_epping.events.formats import FORMATS, EventWriter
 from otel_epping.events.ring_buffer import CLOSING, OPENING, RTT, EventReader, Events
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import ALL
+from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
 from tests.support.prog_test_run import Bench
 
 pytestmark = pytest.mark.parallel
@@ -139,9 +140,9 @@ def events_of(text: str, dtype: np.dtype[np.void]) -> Events:
     return events
 
 
-def written(format: str, *batches: Events) -> str:
+def written(format: str, *batches: Events, show: Show = unchanged) -> str:
     stream = io.StringIO()
-    writer = EventWriter(format, stream, lambda time_ns: CLOCK_NS + time_ns)
+    writer = EventWriter(format, stream, lambda time_ns: CLOCK_NS + time_ns, show)
     for batch in batches:
         writer.write(batch)
     writer.close()
@@ -159,6 +160,20 @@ def test_output_equals_the_output_of_epping(format: str, dtype: np.dtype[np.void
 def test_the_output_does_not_depend_on_batches(format: str, dtype: np.dtype[np.void]) -> None:
     events = events_of(EVENTS, dtype)
     assert written(format, events[:0], events[:1], events[1:1], events[1:2], events[2:]) == EXPECTED[format]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_pseudonyms_replace_addresses_and_nothing_else(format: str, dtype: np.dtype[np.void]) -> None:
+    events = events_of(EVENTS, dtype)
+    show = Pseudonyms()
+    redacted = written(format, events[:3], events[3:], show=show)
+    rows = EVENTS.split("\n")[1:-1]
+    addresses = dict.fromkeys(address for row in rows for address in (row.split()[10], row.split()[12]))
+    # The longest address first, because ::1 is a part of other addresses.
+    expected = EXPECTED[format]
+    for address in sorted(addresses, key=len, reverse=True):
+        expected = expected.replace(address, show("host", address))
+    assert redacted == expected
 
 
 @pytest.mark.unit

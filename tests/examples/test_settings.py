@@ -11,7 +11,8 @@ import yaml
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import agent_metrics, metric_table
 from otel_epping.settings import file
-from otel_epping.settings.model import DEFINITIONS, Settings
+from otel_epping.settings.definitions import DEFINITIONS
+from otel_epping.settings.model import Settings
 from tests.support.command import environment
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S

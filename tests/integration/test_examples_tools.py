@@ -87,7 +87,13 @@ def test_the_collector_accepts_the_configuration(otelcol: Path, path: Path) -> N
     "values",
     [
         (),
-        ("interfaces={eth0,eth1}", "lan={br0}", "secret=headers", "settings.OTEL_EPPING_MAX_SUBNETS=1000"),
+        (
+            "interfaces={eth0,eth1}",
+            "lan={br0}",
+            "secret=headers",
+            "networks=names",
+            "settings.OTEL_EPPING_MAX_SUBNETS=1000",
+        ),
         ("interfaces=null", "lan={br0}", "imagePullSecrets[0].name=key", "nodeSelector.kind=edge"),
     ],
     ids=["defaults", "all", "lan"],

@@ -295,8 +295,9 @@ def test_the_organization_belongs_to_the_as_number(databases: Write) -> None:
     assert place(found, "198.51.100.0/24") == Place(1, "One")
 
 
-def test_a_network_is_looked_up_once(databases: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = databases({"192.0.2.0/24": GOOGLE})
+@pytest.fixture
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The prefixes of each look-up in a database."""
     looked_up = []
     place_in_database = Database.place
 
@@ -305,10 +306,22 @@ def test_a_network_is_looked_up_once(databases: Write, monkeypatch: pytest.Monke
         return place_in_database(database, prefixes)
 
     monkeypatch.setattr(Database, "place", counted)
+    return looked_up
+
+
+def test_a_network_is_looked_up_once(databases: Write, looked_up: list[Any]) -> None:
+    found = databases({"192.0.2.0/24": GOOGLE})
     for _ in range(3):
         assert place(found, "192.0.2.0/24") == AT_GOOGLE
         assert place(found, "198.51.100.0/24") == NOWHERE
     assert len(looked_up) == 2
+
+
+def test_the_number_of_stored_places_is_limited(databases: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otel_epping.networks.databases._MAX_PLACES", 10)
+    found = databases({"192.0.2.0/24": GOOGLE})
+    for _ in range(2):
+        assert {place(found, f"192.0.2.{host}/32") for host in range(25)} == {AT_GOOGLE}
 
 
 def test_without_databases_nothing_has_a_place_and_no_library_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
@@ -28,6 +29,7 @@ ALL = ("--sample-interval", "0", *SMALL)
 TALK, OTHER = Conversation(1), Conversation(2, 6)
 PACKETS = TALK.packets(*LINKS["ethernet"])
 RTTS = len(SERVER) + len(CLIENT)
+ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f]*:")
 
 
 @pytest.fixture
@@ -219,6 +221,32 @@ def test_events(ns: Namespace, good: str, truncated: str) -> None:
     assert len(rtts) == 2 * RTTS - 1  # the file ends in the middle of an echo reply
     assert {event["timestamp"] for event in events} <= {BEGIN_NS + at_ns for at_ns, _ in TALK.ip}
     assert [event["flow_event"] for event in events if "flow_event" in event].count("opening") >= 2
+
+
+def test_redacted_output(ns: Namespace, good: str) -> None:
+    """The table and the events are the same as without --redact, except addresses. File names stay."""
+    plain, redacted = (epping(ns, "replay", *ALL, *option, good) for option in ((), ("--redact",)))
+    assert (redacted.returncode, redacted.stderr) == (0, "")
+    rows, redacted_rows = rows_of(plain.stdout), rows_of(redacted.stdout)
+    assert {subnet for subnet, _ in redacted_rows} == {"subnet-1", "subnet-2"}
+    # The subnets have different methods and RTTs.
+    assert sorted((method, cells) for (_, method), cells in rows.items()) == sorted(
+        (method, cells) for (_, method), cells in redacted_rows.items()
+    )
+    assert not ADDRESS.search(redacted.stdout)
+
+    events = ("--events", "--format", "jsonl")
+    plain, redacted = (epping(ns, "replay", *ALL, *events, *option, good) for option in ((), ("--redact",)))
+    text = plain.stdout
+    for address in {event["src_ip"] for event in map(json.loads, text.splitlines())}:
+        pseudonym = json.loads(redacted.stdout.splitlines()[text[: text.index(f'"src_ip":"{address}"')].count("\n")])
+        text = text.replace(f'"{address}"', f'"{pseudonym["src_ip"]}"')
+    assert redacted.stdout == text
+    assert not ADDRESS.search(redacted.stdout + redacted.stderr)
+
+    refused = epping(ns, "replay", *ALL, "--redact", "--otlp", good)
+    assert refused.returncode == 2
+    assert "Choose either --redact or --otlp: exported data contains addresses and names." in refused.stderr
 
 
 def test_export(ns: Namespace, good: str) -> None:

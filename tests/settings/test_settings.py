@@ -20,7 +20,8 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel.metric_selection import MetricSelection
 from otel_epping.series.limits import Limits
 from otel_epping.settings import file
-from otel_epping.settings.model import DEFINITIONS, Settings
+from otel_epping.settings.definitions import DEFINITIONS
+from otel_epping.settings.model import Settings
 from scripts import settings_page
 from tests.support.command import COMMAND, epping, said
 
@@ -52,12 +53,17 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "idle_timeout": ("1h", "1h"),
     "metrics": (["core", "ecn"], "core,ecn"),
     "attributes": (
-        {"rtt": ["subnet", "side"], "ecn": ["side", "direction", "ecn"]},
-        "rtt=subnet,side;ecn=side,direction,ecn",
+        {"rtt": ["tag", "side"], "ecn": ["side", "direction", "ecn"]},
+        "rtt=tag,side;ecn=side,direction,ecn",
     ),
     "max_series": (50, "50"),
     "roll_up": (False, "0"),
     "min_samples": (10, "10"),
+    "networks": ("/etc/otel-epping/networks.csv", "/etc/otel-epping/networks.csv"),
+    "network_tags": (["site", "plan"], "site,plan"),
+    "database": (["/var/lib/asn.mmdb", "/var/lib/country.mmdb"], "/var/lib/asn.mmdb,/var/lib/country.mmdb"),
+    "group_by": ("site", "site"),
+    "embedded_ipv4": (["6to4", "2001:db8:64::/96"], "6to4,2001:db8:64::/96"),
 }
 LINE = re.compile(r"(\w+): .* # (.+)")
 
@@ -84,12 +90,17 @@ def test_the_tests_cover_every_setting() -> None:
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Users can set all fields of EppingConfig except `copies`, `events` and `packet_clock`.
+    """Users can set all fields of EppingConfig except four fields.
 
-    otel-epping itself sets these fields, depending on the command and on the setting `mirror`.
+    otel-epping itself sets these fields, depending on the command and on the settings `mirror` and `networks`.
     """
     knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
-    assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
+    assert {field.name for field in fields(EppingConfig)} - knobs == {
+        "copies",
+        "events",
+        "packet_clock",
+        "named_networks",
+    }
     assert Settings().kernel == EppingConfig()
 
 
@@ -103,6 +114,35 @@ def test_attributes_must_belong_to_exported_groups(ns: Namespace) -> None:
     for command in (["run", "-i", "lo"], ["config"]):
         line = said(epping(ns, *command, "--attributes", "ecn=side,direction,ecn"))
         assert line == "attributes are selected for group ecn, but metrics does not contain the group"
+
+
+CONTRADICTIONS = [
+    (
+        "network_tags: [site, plan]",
+        "network_tags has the value site,plan, but there are no named networks: set networks to a file with these "
+        "tags, or remove network_tags",
+    ),
+    (
+        "group_by: asn",
+        "group_by is asn, but there is no database: set database to a file with this field, or group by subnet",
+    ),
+    (
+        "group_by: site\ndatabase: x.mmdb",
+        "group_by is site, but there are no named networks: set networks to a file, or group by subnet, asn or country",
+    ),
+    ("metrics: tcp\nattributes: {rtt: [side]}", "attributes are selected for group rtt, but metrics does not contain"),
+]
+
+
+@pytest.mark.parametrize(("text", "complaint"), CONTRADICTIONS, ids=[text for text, _ in CONTRADICTIONS])
+def test_settings_that_contradict_each_other_are_refused_with_their_lines(
+    ns: Namespace, path: Path, text: str, complaint: str
+) -> None:
+    path.write_text(text)
+    for command in (["run", "-i", "lo"], ["config"], ["cost", "x"], ["replay", "x"]):
+        line = said(epping(ns, *command, "--config", str(path)))
+        assert line.startswith(f"{path}:")
+        assert complaint in line
 
 
 def test_the_output_of_config_is_a_file_with_the_same_settings(ns: Namespace, path: Path) -> None:
@@ -139,9 +179,9 @@ def test_flags_set_everything(ns: Namespace) -> None:
     arguments = [
         f"--{key.replace('_', '-')}={text}" if not isinstance(value, bool) else FLAGS[value] + key.replace("_", "-")
         for key, (value, text) in OTHERS.items()
-        if key != "interface"
+        if key not in ("interface", "database")
     ]
-    arguments += [f"--interface={each}" for each in OTHERS["interface"][0]]
+    arguments += [f"--{key}={each}" for key in ("interface", "database") for each in OTHERS[key][0]]
     values, sources = shown(ns, *arguments)
     assert values == {key: value for key, (value, _) in OTHERS.items()}
     assert sources == {key: f"--{key.replace('_', '-')}" for key in OTHERS}
@@ -175,6 +215,13 @@ REFUSED = [
     ("tunnels: maybe", ":1: tunnels: 'maybe' is not a valid boolean"),
     ("methods: [dns, smoke]", ":1: methods: there is no method 'smoke': choose among tcp_timestamp"),
     ("log_level: loud", ":1: log_level: 'loud' is not one of 'debug', 'info', 'warning', 'error'"),
+    ("embedded_ipv4: [none, nat64]", ":1: embedded_ipv4: embedded_ipv4 is none,nat64: none must be the only value"),
+    (
+        "embedded_ipv4: 64:ff9b::/95",
+        ":1: embedded_ipv4: embedded_ipv4 has '64:ff9b::/95': the length of a NAT64 prefix is ",
+    ),
+    ("networks: [a, b]", ":1: networks: this setting takes a single value"),
+    ("group_by: ''", ":1: group_by: the text is empty: choose among subnet, name, asn, country"),
     ("- scale", " is not a YAML mapping: write each setting as key: value"),
     ("a: b: c", ":1: this is not YAML: mapping values are not allowed here"),
     ("scale: !!python/object/apply:os.getpid []", ":1: scale: this setting takes a single value"),

@@ -50,8 +50,8 @@ _OWN = Path("/proc/self")
 # capabilities of a process are valid in the user namespace of the process, but BPF requires capabilities in the initial
 # user namespace (bpf_capable(), linux/capability.h).
 _INITIAL_USER_NAMESPACE = "user:[4026531837]"
-# The agent has eight threads. gRPC has additional threads, whose number depends on the number of CPUs.
-_THREADS = 8 + min(max(4, os.cpu_count() or 1), 16)
+# The agent has nine threads. gRPC has additional threads, whose number depends on the number of CPUs.
+_THREADS = 9 + min(max(4, os.cpu_count() or 1), 16)
 # Maps and programs need 20 descriptors, exporters and sockets need 10 descriptors, and each interface needs two
 # descriptors.
 _MIN_FILES = 40

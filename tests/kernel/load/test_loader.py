@@ -22,6 +22,7 @@ from otel_epping.kernel import map_array
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import loader, requirements
+from otel_epping.settings.model import Settings
 
 pytestmark = pytest.mark.parallel
 
@@ -238,7 +239,7 @@ def test_a_kernel_without_the_number_of_verified_instructions(monkeypatch: pytes
     monkeypatch.setattr(map_array, "map_info", without_number)
     with load() as collector:
         assert collector.verified_instructions is None
-    texts = {finding.name: finding.text for finding in findings(EppingConfig(), verbose=True)}
+    texts = {finding.name: finding.text for finding in findings(Settings(), verbose=True)}
     assert "does not report the number of instructions" in texts["verifier"]
 
 
