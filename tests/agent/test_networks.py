@@ -150,6 +150,10 @@ def test_half_of_100_000_networks_change_under_traffic(lab: Lab, agents: Callabl
 
                     eventually(is_exported, 2 * PATIENCE_S, f"{agent.name} exports {wanted}: {agent.log}")
         passed = link_packets(lab.router) - before
+        options = ("--max-subnets", SETTINGS["OTEL_EPPING_MAX_SUBNETS"], "--networks", str(path))
+        checked = epping(lab.router, "check", *options)
+        allowed = sum(map(float, re.findall(r"([0-9.]+) MiB in the agent", checked.stdout)))
+        memory_kb = {agent.name: agent.peak_kb for agent in both}
         for agent in both:
             assert agent.stop() == 0, agent.log
     for agent in both:
@@ -171,6 +175,8 @@ def test_half_of_100_000_networks_change_under_traffic(lab: Lab, agents: Callabl
         assert len(times) >= 3
         figure(f"{agent.name}: seconds to change {LINES} networks", times)
         figure(f"{agent.name}: longest time between two exports", longest_pause_s(one))
+        figure(f"{agent.name}: greatest memory in MiB, and what check states", (memory_kb[agent.name] // 1024, allowed))
+        assert memory_kb[agent.name] / 1024 < allowed
         figure(f"{agent.name}: packets and RTTs", (packets(one), rtts(one)))
         assert agent.log.count("ERROR") == 0, agent.log
         assert longest_pause_s(one) < 5

@@ -183,7 +183,7 @@ def test_suggestions_help_and_are_sorted() -> None:
     bench = Bench(8)
     settings = replace(COMPLETE, limits=Limits(max_series=20))
     chosen = bench.exporter(settings)
-    tried = [(each.options, bench.exporter(each.settings)) for each in candidates(settings)]
+    tried = [(each.options, bench.exporter(each.settings)) for each in candidates(settings, has_names=False)]
     bench.run()
     now, exports = chosen.export(), [(options, exporter.export()) for options, exporter in tried]
     found = suggestions(now, exports, 60.0)
@@ -200,15 +200,15 @@ def test_suggestions_help_and_are_sorted() -> None:
 
 def test_no_candidate_exports_what_is_exported_already() -> None:
     settings = ExportSettings(MetricSelection(("rtt",), {"rtt": ("subnet", "side")}), Limits(max_series=50))
-    assert [each.options for each in candidates(settings)] == ["--max-series 10"]
+    assert [each.options for each in candidates(settings, has_names=False)] == ["--max-series 10"]
     settings = ExportSettings(MetricSelection((CORE,)), Limits(max_series=None, roll_up=False))
-    options = [each.options for each in candidates(settings)]
+    options = [each.options for each in candidates(settings, has_names=False)]
     assert "--metrics core" not in options
     assert "--max-series 1000" in options
     assert f"--attributes {AGENT}=interface,direction" not in options
     # `core` does not contain the group ecn. So the suggestion leaves out the attributes of this group.
     attributes = {"ecn": ("side", "direction", "ecn"), "rtt": ("subnet", "side")}
-    found = candidates(ExportSettings(MetricSelection((ALL,), attributes), LIMITS))
+    found = candidates(ExportSettings(MetricSelection((ALL,), attributes), LIMITS), has_names=False)
     kept = {each.options: each.settings.selection.attributes for each in found if "--metrics" in each.options}
     assert kept == {
         f"--metrics {name} --attributes rtt=subnet,side": {"rtt": ("subnet", "side")} for name in (CORE, "rtt")
