@@ -5,8 +5,8 @@
  * copies have the same transport header and the same identification in the IPv4 header. The TTL, the link header and
  * the ECN field may change on the path.
  *
- * A retransmitted segment can have the same headers as the original segment. The headers are the same if the segments
- * have no identification (IPv6, or IPv4 according to RFC 6864). The program can then distinguish a copy from a
+ * A retransmitted segment can have the same headers as the original segment. The headers are the same if neither
+ * segment has an identification (IPv6, or IPv4 according to RFC 6864). The program can then distinguish a copy from a
  * retransmission only by the time between both packets. A sender retransmits a segment only after a reply of the
  * receiver or after a timeout. So a retransmission follows the original segment after at least one RTT.
  */

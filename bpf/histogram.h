@@ -92,13 +92,15 @@ static __always_inline u32 set_number(u64 *pair, u64 high, u32 number)
 /*
  * Limits on histograms and blocks. A covering prefix is large if it has more than a quarter of all slots.
  *
- * - A slot of a large covering prefix gets only one histogram, and a histogram only FAIR_BLOCKS blocks, if less than a
- *   quarter of all histograms or blocks is free. It gets nothing if less than an eighth is free.
+ * - If less than a quarter of all histograms is free, a slot of a large covering prefix gets only one histogram. If
+ *   less than a quarter of all blocks is free, each histogram of such a slot gets only FAIR_BLOCKS blocks.
+ * - If less than an eighth of all histograms is free, a slot of a large covering prefix gets no further histogram. If
+ *   less than an eighth of all blocks is free, the histograms of such a slot get no further blocks.
  * - Other slots have the limits of one histogram and FAIR_BLOCKS blocks only if less than 1/16 is free.
  *
  * So an attacker who answers from a large network cannot take the last histograms and blocks from other networks.
  */
-#define FAIR_BLOCKS (4 << (SCALE > 4 ? SCALE - 4 : 0)) /* two octaves and more at each scale */
+#define FAIR_BLOCKS (4 << (SCALE > 4 ? SCALE - 4 : 0)) /* at least four octaves at each scale */
 
 enum share { SHARE_FREE, SHARE_FAIR, SHARE_NONE };
 

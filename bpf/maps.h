@@ -59,8 +59,8 @@ struct subnet_key {
     u16 interface; /* identifier: struct interface.id */
     u8 family;
     u8 side;
-    /* 0 in this program. In user space, this field is the prefix length of a subnet minus the prefix length of `prefix`
-     * (series/prefixes.py). */
+    /* 0 in this program. In user space, number of bits by which the prefix length of a covering prefix is smaller than
+     * the prefix length of subnets (series/prefixes.py). */
     u8 shorter;
     u8 zero[3];
 };
@@ -135,9 +135,9 @@ static __always_inline u32 fresh_row(struct claims *claims, u32 first, u64 limit
 
 /*
  * Estimates the number of subnets without a slot that have not answered (HyperLogLog: Flajolet et al., 2007). A hash of
- * the subnet selects a register. The rest of the hash has a number of leading zeros. The register stores the maximum of
- * this number plus 1 over all of its subnets. The value is interval << 8 | number, so that the first value of a new
- * interval is greater than all earlier values.
+ * the subnet selects a register. The rank of the subnet is the number of leading zeros in the rest of the hash, plus 1.
+ * The register stores the greatest rank of its subnets. The value is interval << 8 | rank, so that the first value of a
+ * new interval is greater than all earlier values.
  */
 #define SKETCH_BITS 12
 

@@ -65,8 +65,8 @@ The program does not read these packets and headers:
 - Encrypted packets: MACsec frames in which bit E or bit C is set.
 - PPP frames in PPPoE that are compressed (Van Jacobson) or that use multilink (RFC 1990).
 - Ethernet pseudowires without a control word, if the first hexadecimal digit of the destination MAC address is 4 or 6.
-  An MPLS label does not say which protocol follows it. If the first digit after the label is 4 or 6, the program
-  assumes that IP follows (RFC 4928).
+  An MPLS label does not say which protocol follows it. If the first hexadecimal digit after the label is 4 or 6,
+  the program assumes that IP follows (RFC 4928).
 - Switch tags without an EtherType before them (DSA, Broadcom, MediaTek), on the interface between host and switch.
   Instead of the interface between host and switch, watch the interfaces of the switch's ports.
 - Packets inside VXLAN, GRE and IP-in-IP tunnels, unless `--tunnels` is set. Inside a tunnel, the program reads at most

@@ -36,7 +36,8 @@ exports `core`, and the group `traffic` with all its attributes.
 
 The setting `attributes` selects the attributes that the metrics of a group keep, by their short names. For example,
 `rtt=subnet,side;traffic=side,direction` exports one histogram per subnet and side, and the traffic of all subnets
-together. The table contains the short names. A metric keeps those of the selected attributes that the metric has.
+together. The table contains the short names. A selected attribute has no effect on a metric without this
+attribute.
 """.format(
     core="\n".join(
         f"- {without}"
@@ -50,7 +51,8 @@ together. The table contains the short names. A metric keeps those of the select
         )
     )
 )
-_NEEDED = """A needed attribute cannot be left out, because the counts that it distinguishes are not parts of one sum:
+_NEEDED = """A needed attribute cannot be left out, because a sum of the counts that it distinguishes would be
+wrong or meaningless:
 """
 
 

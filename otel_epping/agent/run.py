@@ -23,7 +23,7 @@ from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.network import Networks
 from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.variables import standard
-from otel_epping.process import descriptors
+from otel_epping.process import descriptors, heap
 from otel_epping.process.signals import STOP_S, SignalPipe, Stop, exit_now
 from otel_epping.settings import names
 from otel_epping.settings.model import Settings
@@ -31,6 +31,7 @@ from otel_epping.version import __version__
 
 if TYPE_CHECKING:
     from otel_epping.agent.probe_server import ProbeServer
+    from otel_epping.otel.otlp.failure import Failure
     from otel_epping.otel.pipeline import Pipelines
 
 _log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class Agent:
         self._pipelines = Pipelines(
             collector,
             interval_s,
-            self._export_status,
+            self._end_export,
             self._instance.value,
             self._variables,
             self._settings.export(self._files.databases),
@@ -228,6 +229,11 @@ class Agent:
         and to remove the filter when the agent stops.
         """
         return capabilities.drop_capabilities({"CAP_NET_ADMIN"} if self._hook == "clsact" else ())
+
+    def _end_export(self, exporter: str, failure: "Failure | None") -> None:
+        """Records the result of an export. The memory of the export is free now, so it is returned to the kernel."""
+        self._export_status(exporter, failure)
+        heap.trim()
 
     def _wait(self, watchdog_s: float | None) -> list[int]:
         """Waits for a signal, a message about interfaces, or the next periodic task. Returns readable descriptors."""

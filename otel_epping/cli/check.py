@@ -96,7 +96,7 @@ def _memory(collector: EppingCollector) -> str:
     return (
         f"{total / _MIB:.1f} MiB in the kernel for --max-subnets {collector.config.max_subnets} at scale "
         f"{collector.config.scale} and {collector.config.max_flows} flows ({per_cpu / _MIB:.1f} MiB of it for each of "
-        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent for each exporter when all of it is used"
+        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent for each exporter if all tables are full"
     )
 
 

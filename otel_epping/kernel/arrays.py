@@ -24,13 +24,13 @@ _T = TypeVar("_T", bound=np.generic)
 
 def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
     """Returns an array with at least `rows` rows: the array itself, or a copy with new rows that contain `fill`."""
-    if rows <= len(array):
+    missing = rows - len(array)
+    if missing <= 0:
         return array
-    grown = np.zeros((rows, *array.shape[1:]), array.dtype)
-    grown[: len(array)] = array
+    more = np.zeros((missing, *array.shape[1:]), array.dtype)
     if fill:
-        grown[len(array) :] = fill
-    return grown
+        more[...] = fill
+    return np.concatenate([array, more])
 
 
 def spread(rows: Indexes, each: int) -> Indexes:

@@ -63,7 +63,8 @@ class EppingConfig:
 
     max_subnets         number of subnets for which there is room, if each subnet is seen on two interfaces, has
                         RTTs of one or two methods, and has its RTTs in few buckets (see max_slots, max_histograms and
-                        max_blocks). What finds no room is counted in the overflow slot or the overflow histogram
+                        max_blocks). If there is no room, packets of answered subnets are counted in the overflow
+                        slot, and RTTs in the overflow histogram
     max_flows           number of entries in the TCP flow table
     prefix_v4           prefix length of IPv4 subnets, in bits
     prefix_v6           prefix length of IPv6 subnets, in bits

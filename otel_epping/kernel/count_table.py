@@ -17,7 +17,7 @@ def _add(counts: Counts, rows: Indexes, more: Counts) -> None:
     """Adds each row of `more` to a row of `counts`. `rows` has the row numbers in `counts`, which may repeat."""
     order = np.argsort(rows, kind="stable")
     begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
-    if len(begins) == len(rows):  # no row number repeats: this addition needs a tenth of the time
+    if len(begins) == len(rows):  # no row number repeats: plain addition takes a tenth of the time
         counts[rows] += more
     else:
         counts[rows[order[begins]]] += np.add.reduceat(more[order], begins, axis=0)
@@ -125,7 +125,7 @@ class HistogramTable:
     def differs(self, other: "HistogramTable") -> Flags:
         """Returns an array that is true for each row whose sum is not the same as in `other`: (rows,).
 
-        No RTT is 0, so rows with different RTTs have different sums.
+        No RTT is 0, so each counted RTT changes the sum of its row.
         """
         return np.asarray(self.sum_ns != other.sum_ns)
 

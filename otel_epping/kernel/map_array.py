@@ -23,7 +23,7 @@ from otel_epping.kernel.program import Map
 
 # The size of the parts in which a map is mapped. Small parts keep the agent's memory use low, and most of a part fits
 # into the CPU's cache.
-_PART_BYTES = 1 << 19
+_PART_BYTES = 3 << 20
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _library = ctypes.CDLL(None, use_errno=True)

@@ -23,7 +23,7 @@ class Columns:
     """Maps the columns of a record of 64-bit counters to metrics and attributes.
 
     A column of a metric that is not exported is left out. Columns that differ only in attributes that are not exported
-    are added up. The column of a data point is the position of a sum.
+    are added up. The column number of a data point is the index of its sum in `sums`.
 
     sums       the columns of the record whose counts are added up
     by_metric  the sums of each metric

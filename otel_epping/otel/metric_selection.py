@@ -62,9 +62,9 @@ class MetricSelection:
 
     metrics     groups of metrics: rtt, traffic, tcp, flows, ecn, interface, agent; `core`: the most important metrics
                 and attributes of all groups; `all`: all metrics with all attributes
-    attributes  the attributes of a group, by group: short names, for example {"traffic": ("subnet", "side",
-                "direction")}. Points that differ only in other attributes are added up. The attributes of other groups
-                follow from `metrics`
+    attributes  for some groups, the short names of the exported attributes, for example {"traffic": ("subnet", "side",
+                "direction")}. Points that differ only in other attributes are added up. For all other groups, `metrics`
+                selects the attributes
     """
 
     metrics: Collection[str] = (CORE,)

@@ -139,8 +139,8 @@ ATTRIBUTES = {
         "The interface on which the packets were seen.",
         examples=("eth0", "wan0"),
         is_otel=True,
-        note="The value is empty for interfaces that share one set of counters, because more than 1024 interfaces are "
-        "watched.",
+        note="If more than 1024 interfaces are watched, some interfaces share one set of counters. For these "
+        "interfaces, the value is empty.",
         short="interface",
     ),
     IO_DIRECTION: Attribute(
@@ -206,7 +206,7 @@ ATTRIBUTES = {
             "ce": "a node on the path was congested and has marked the packet",
         },
         short="ecn",
-        needed="the shares of the code points are the result, and their sum is only a number of packets",
+        needed="the shares of the code points are of interest, and their sum is only a number of packets",
     ),
     MAP: Attribute(
         "The table that was full.",
@@ -215,7 +215,7 @@ ATTRIBUTES = {
         needed="the entries of the two tables are different things",
     ),
     BOUND: Attribute(
-        "The bound of the range of the histograms as which the round-trip time was counted.",
+        "The bound of the histogram range that replaced the round-trip time.",
         {"least": "the round-trip time was below 1 us", "greatest": "the round-trip time was above 64 s"},
         short="bound",
         needed="too short and too long round-trip times are different faults",
@@ -235,7 +235,7 @@ ATTRIBUTES = {
         note="A `begun` sample without another outcome still waits for a reply, or the DNS, echo or QUIC request of "
         "the sample was evicted.",
         short="outcome",
-        needed="each sample counts as begun and also with its end",
+        needed="each sample is counted as `begun`, and again when it ends",
     ),
     TIMESTAMP_FAULT: Attribute(
         "How the TCP timestamps stopped working.",
@@ -326,5 +326,5 @@ ECN_CODEPOINTS = _values(ECN)
 BOUNDS = _values(BOUND)
 TIMESTAMP_FAULTS = _values(TIMESTAMP_FAULT)
 FLOW_OPENINGS = _values(FLOW_OPENING)
-FLOW_CLOSINGS = _values(FLOW_CLOSING)[:2]  # the counter of `silence` is in another field
+FLOW_CLOSINGS = _values(FLOW_CLOSING)[:2]  # `silence` is counted in a field of its own
 FLOW_REVERSES = _values(FLOW_REVERSE)

@@ -168,7 +168,7 @@ class Settings:
         Spec(
             click.IntRange(*LIMITS["max_subnets"]),
             "Number of subnets for which there is room, if each subnet is seen on two interfaces. If the room is "
-            "nearly used up, the quietest subnets make room for others.",
+            "nearly used up, the slots of the quietest subnets are freed for other subnets.",
             kernel=True,
         ),
     ] = _KERNEL_DEFAULTS.max_subnets

@@ -32,6 +32,12 @@ while [ "$1" != -- ]; do
 done
 shift
 
+# pivot_root makes the tree the root of the mount namespace, as on a real machine. In a chroot, the kernel refuses to
+# create user namespaces, see unshare(2).
+pivot_root "$root" "$root/mnt"
+cd /
+umount --lazy /mnt
+
 status=0
-chroot "$root" "$@" || status=$?
+"$@" || status=$?
 exit "$status"

@@ -53,3 +53,13 @@ def test_a_command_in_a_tree_writes_only_to_the_overlay(tmp_path: Path) -> None:
     assert not Path("/written").exists()
     assert not Path("/run/netns/inside").exists()
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
+
+
+def test_a_tree_is_the_root_of_its_mount_namespace(tmp_path: Path) -> None:
+    for name in ("upper", "work", "root"):
+        (tmp_path / name).mkdir()
+    script = "unshare --user pwd; mountpoint /mnt"  # in a chroot, the kernel refuses to create user namespaces
+    done = subprocess.run(
+        [*trees.NAMESPACE, ENTER, "/", tmp_path, "--", "sh", "-c", script], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("/\n/mnt is not a mountpoint\n", "")

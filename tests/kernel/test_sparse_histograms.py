@@ -64,6 +64,18 @@ def test_wider_and_more_runs_hold_the_same_counts(data: st.DataObject, whole: Co
     assert (grow.totals()[len(whole) :] == 0).all()
 
 
+@given(st.data(), HISTOGRAMS, st.sampled_from([0, 1, 2**32 - 1]))
+def test_delta_is_exact_if_the_earlier_counts_have_32_bits(data: st.DataObject, whole: Counts, more: int) -> None:
+    runs = data.draw(wider(runs_of(whole)))
+    earlier = SparseHistograms.empty(len(whole), np.uint32).widen(runs.first, runs.starts)
+    rows = np.arange(len(whole))
+    earlier.assign(rows, runs)
+    later = runs._replace(counts=runs.counts + np.uint64(more))
+    increments = later.delta(rows, earlier).counts
+    assert increments.dtype == np.uint64
+    assert (increments == more).all()
+
+
 @given(st.data(), HISTOGRAMS)
 def test_assign_replaces_the_given_rows(data: st.DataObject, whole: Counts) -> None:
     runs = data.draw(wider(runs_of(whole)))

@@ -35,7 +35,7 @@ WORKBOOK = "a workbook of a spreadsheet program"
         (b"\xd4\xc3\xb2\xa1\x02\0\x04\0", f" is {CAPTURE}"),
         (b"\x4d\x3c\xb2\xa1\x02\0\x04\0", f" is {CAPTURE}"),
         (b"\n\r\r\n\x1c\0\0\0", f" is {CAPTURE}"),
-        (gzip.compress(b"cidr,name\n"), " is compressed by gzip: decompress it"),
+        (gzip.compress(b"cidr,name\n", mtime=0), " is compressed by gzip: decompress it"),
         (b"PK\3\4\x14\0", f" is {WORKBOOK}, or a zip archive: save the table as CSV in UTF-8"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", f" is {WORKBOOK}: save the table as CSV in UTF-8"),
         (b"SQLite format 3\0\x10\0", " is a database of SQLite: export the table as CSV"),
@@ -55,6 +55,7 @@ WORKBOOK = "a workbook of a spreadsheet program"
             ":1: the header '<!DOCTYPE html>' has no column cidr: start the file with a header, such as ",
         ),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_error_of_a_file_of_another_format_has_the_cure(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "names"

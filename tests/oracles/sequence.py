@@ -24,8 +24,8 @@ COPY_WITHOUT_ID_NS = 100_000
 _ASKING_DUPLICATES = 2
 
 _WORD, _HALF = 1 << 32, 1 << 31
-# _CHANGEABLE is the length of the Ethernet and IPv4 headers, which may differ between copies. _LEAST_SAME is the length
-# of an ICMP or UDP header, which must be equal in copies.
+# The Ethernet and IPv4 headers have _CHANGEABLE bytes together, and may differ between copies. All later bytes must be
+# equal, and must include at least an ICMP or UDP header, which has _LEAST_SAME bytes.
 _CHANGEABLE, _LEAST_SAME = 34, 8
 
 _Way = tuple[object, object]

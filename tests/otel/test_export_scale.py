@@ -19,7 +19,7 @@ from otel_epping.otel import metric_table, semconv
 from tests.support.arrivals import PACKETS, Arrived, arrived, check_truth, settle
 from tests.support.lab_agent import Agent, figure, quiet
 
-MOST_RSS_KB = 80 * 1024
+MOST_MEMORY_KB = 46 * 1024  # measured: 38 MiB with Python 3.11 and 3.13, 42 MiB with Python 3.14
 MOST_REQUEST_BYTES = int(2.5 * 2**20)
 
 
@@ -84,24 +84,24 @@ def subnets(one: Arrived, name: str) -> set[Any]:
     return {dict(series)[semconv.SUBNET] for series in one.series(name) if semconv.SUBNET in dict(series)}
 
 
-def test_resident_memory_with_a_thousand_subnets(
+def test_memory_with_a_thousand_subnets(
     lab: Lab, agents: Callable[..., Agent], crowd_of: Callable[[int], Crowd]
 ) -> None:
     with Sink(namespace=lab.router) as sink, collector(sink, namespace=lab.router) as forwarder:
         agent = agents("memory", forwarder.grpc_endpoint, "1s").watching()
-        idle_kb = agent.rss_kb
+        idle_kb = agent.memory_kb
         crowd = crowd_of(500)
         for _ in range(8):
             crowd.speak()
             time.sleep(0.5)
         exports = len(sink.received)
-        rss_kb = agent.rss_kb
-        figure("resident memory, idle and with 1000 subnets", f"{idle_kb} kB, {rss_kb} kB after {exports} exports")
+        memory_kb = agent.memory_kb
+        figure("memory, idle and with 1000 subnets", f"{idle_kb} kB, {memory_kb} kB after {exports} exports")
         assert agent.stop() == 0, agent.log
         settle(sink)
         assert exports >= 4
         assert len(subnets(arrived(sink, "memory"), metric_table.RTT.name)) >= 1000
-        assert rss_kb <= MOST_RSS_KB
+        assert memory_kb <= MOST_MEMORY_KB
 
 
 def test_requests_stay_small_with_twelve_thousand_subnets(

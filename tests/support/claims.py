@@ -18,8 +18,8 @@ _COVERING = 4
 
 
 class Used(NamedTuple):
-    """The numbers of slots, newcomers, histograms and blocks in use, and the slots of each covering prefix with at
-    least one slot, in ascending order."""
+    """The numbers of slots, newcomers, histograms and blocks in use. `covering` has the number of slots of each
+    covering prefix that has a slot, in ascending order."""
 
     slots: int
     newcomers: int

@@ -83,7 +83,7 @@ _NO_FLOWS = Flows(0, 0, 0)
 def share(flows: int) -> int:
     """Returns a number n. The scan compares one out of n flows.
 
-    `flows` is the number of flows for which the table contains packets of only one end.
+    `flows` is the number of flows with packets of only one end.
     """
     return flows // _COMPARED + 1
 
@@ -214,8 +214,8 @@ class Directions:
         """Updates the state after a scan of the flow table. The keys of all parameters are interface identifiers."""
         now_ns = self.now_ns()
         self._traffic = traffic
-        # If an interface has ever had a flow with packets of only one end, `_flows` keeps the interface with its
-        # current numbers.
+        # `_flows` contains each interface that has ever had a flow with packets of only one end, and the numbers of
+        # flows that the latest scan has found on this interface.
         self._flows = {
             each: found.get(each, _NO_FLOWS)
             for each in names
@@ -261,7 +261,7 @@ class Directions:
     def _find_mirrors(self, names: dict[int, str], roles: dict[int, Role]) -> None:
         mirrors = []
         for each, name in names.items():
-            if roles.get(each) is Role.MIRROR:  # flows may be older than the interface's role
+            if roles.get(each) is Role.MIRROR:  # the flows may have begun before the interface got this role
                 continue
             flows, pairs = self._flows.get(each, _NO_FLOWS), self._pairs.get(each, 0)
             if flows.is_mirror:

@@ -29,8 +29,6 @@ _TRIES = 16
 # If new RTTs are counted outside of the runs while the runs are read, the runs are widened, and read again. In one
 # reading, runs are widened at most _PASSES times.
 _PASSES = 4
-# Up to _ROWS_AT_ONCE rows are copied in one step, so that the copies of both threads need less than 2 MB.
-_ROWS_AT_ONCE = 512
 
 
 def numbers_of(words: Counts) -> Indexes:
@@ -123,14 +121,7 @@ class HistogramReader:
         begin       the number of the first row of the part
         histograms  the program's rows of the part
         """
-        changed = np.flatnonzero(histograms["ended"] != self.ended[begin : begin + len(histograms)]) + begin
-        outgrown = False
-        for first in range(0, len(changed), _ROWS_AT_ONCE):
-            outgrown |= self._read_rows(changed[first : first + _ROWS_AT_ONCE], begin, histograms)
-        return outgrown
-
-    def _read_rows(self, rows: Indexes, begin: int, histograms: Records) -> bool:
-        """Reads the given rows of a part. The other parameters and the result are as in _read_changed()."""
+        rows = np.flatnonzero(histograms["ended"] != self.ended[begin : begin + len(histograms)]) + begin
         outgrown = False
         for _ in range(_TRIES):
             if not len(rows):

@@ -115,7 +115,7 @@ class Interval:
         gone = interfaces.gone() & frozenset.intersection(*(reader.done for reader in self.readers))
         if not gone:
             return
-        slots = table.rows(0, self.rows).copy()  # the records of the reading may contain slots that were freed since
+        slots = table.rows(0, self.rows).copy()  # slots may have been freed after the reading copied its records
         closing = set(self.slots.closing_keys(slots)["interface"].tolist())
         ending = [each for each in gone if each.identifier not in closing]
         if not ending:
@@ -210,7 +210,7 @@ class Reader:
             interval.hand_out_sketch(self._sketch.rows(0, self._sketch.length)["word"].copy())
             self.sketch.add(*sketch_of(slots[self._is_newcomer]))
             names = self._interfaces.names()
-            if not self._packet_clock:  # no warning about a missing direction in a capture
+            if not self._packet_clock:  # in a capture, a missing direction causes no warning
                 interval.update_directions(self._flows, self._pairs, names, traffic)
             interfaces, interfaces_since_ns = self._interfaces.read(names, now_ns)
             reading = Reading(

@@ -80,7 +80,7 @@ def _is_secure(
     insecure: bool,
     certificates: Certificates,
 ) -> bool:
-    """Returns whether to use TLS. OTEL_EXPORTER_OTLP_INSECURE decides for an endpoint without http:// or https://."""
+    """Returns whether to use TLS. For an endpoint without http:// or https://, OTEL_EXPORTER_OTLP_INSECURE decides."""
     configured = environment.find(*_names("INSECURE"))
     if endpoint.secure is not None:
         if configured and insecure and endpoint.secure and variable:

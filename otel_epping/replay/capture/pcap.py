@@ -42,8 +42,8 @@ _US, _NS = 1000, 1
 class _Lengths(Enum):
     """The order of the captured and the original length in a record header.
 
-    The value is a format string of the struct module that reads the captured length, or both lengths if the order is
-    unknown.
+    The value is a format for struct.unpack_from(). The format reads the captured length. If the order is unknown, the
+    format reads both lengths.
     """
 
     USUAL = "8xI"

@@ -74,5 +74,5 @@ def test_a_loader_does_not_outlive_its_agent(ns: Namespace) -> None:
     eventually(
         lambda: not Path(f"/proc/{loader}/exe").exists(),
         0.3,
-        "the loader ends early: its work takes about a second",
+        "the loader ends before its work is done, which takes about a second",
     )

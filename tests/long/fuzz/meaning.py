@@ -10,7 +10,7 @@ following rules:
 - A packet with a truncated UDP or ICMP header keeps its kind, but is not measured.
 - All headers must be complete. The payload may be truncated, because captures truncate payloads.
 - A first fragment counts as a TCP, UDP or ICMP packet, if the fragment contains the complete TCP, UDP or ICMP header.
-  The end of a TCP segment in a first fragment is unknown. All other fragments count as fragments.
+  The end of a TCP segment in a first fragment is unknown. All other fragments have the kind `fragment`.
 - If a packet is in a tunnel and the tunnel header is complete, the program reads the inner packet. If the inner packet
   is also a tunnel packet, the program does not read the second tunnel.
 """
