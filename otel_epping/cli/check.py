@@ -239,7 +239,13 @@ def findings(settings: Settings, verbose: bool = False) -> Iterator[Finding]:
         networks = names.read(settings, settings.networks) if settings.networks else None
     except EppingError as error:
         yield from (Finding("networks", False, line) for line in str(error).splitlines())
-    yield from (_find("database", partial(_database, path)) for path in settings.database)
+    databases = [_find("database", partial(_database, path)) for path in settings.database]
+    yield from databases
+    if databases and all(each.ok for each in databases):
+        try:
+            names.check_databases(settings, Databases(settings.database))
+        except EppingError as error:
+            yield Finding("database", False, str(error))
     try:
         with EppingCollector(config, networks=networks) as collector:
             program = collector.program
