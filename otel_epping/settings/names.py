@@ -59,7 +59,13 @@ def check_databases(settings: Settings, databases: Databases) -> None:
 
 
 def warnings(settings: Settings, networks: Networks) -> Iterator[str]:
-    """Yields a warning for each limit that is lower than the number of networks."""
+    """Yields a warning for each limit that is lower than the number of networks, and for attributes without names."""
+    for group, attributes in (settings.attributes or {}).items():
+        if "subnet" in attributes and "name" not in attributes:
+            yield (
+                f"the attributes of group {group} have subnet, but not name: all named networks are one series. Add "
+                "name, and tag if you use network_tags"
+            )
     total, limit = len(networks.networks), settings.max_series
     groups, what = total, "named networks"
     if settings.group_by not in (SUBNET, NAME):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the tables of one capture with a file of names and a database, line by line. docs/networks.md shows them."""
+"""Tests the tables of one capture with a file of names and a database, line by line.
+
+docs/networks.md and README.md show the tables.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -138,6 +141,9 @@ def test_the_page_shows_the_names_and_the_tables() -> None:
     page = (ROOT / "docs/networks.md").read_text()
     for text in (NAMES, TABLES[""], TABLES["site"]):
         assert "".join(f"    {line}\n" for line in text.splitlines()) in page
+    readme = (ROOT / "README.md").read_text()
+    assert NAMES in readme
+    assert TABLES[""] in readme
 
 
 def exported(ns: Namespace, *arguments: str) -> dict[frozenset[tuple[str, Any]], tuple[Counter[Any], Counter[Any]]]:

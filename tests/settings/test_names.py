@@ -98,5 +98,8 @@ def test_limits_that_are_lower_than_the_number_of_networks_are_warned_of() -> No
     (warning,) = names.warnings(Settings(networks=file, group_by="site", max_series=5), networks)
     assert warning.startswith("there are 10 values of the tag site, but max_series is 5: ")
     assert list(names.warnings(Settings(networks=file, database=("x",), group_by="asn", max_series=5), networks)) == []
+    attributes = {"rtt": ("subnet", "side"), "traffic": ("subnet", "name", "side", "direction")}
+    (warning,) = names.warnings(Settings(networks=file, max_series=0, attributes=attributes), networks)
+    assert warning.startswith("the attributes of group rtt have subnet, but not name: ")
     (warning,) = names.warnings(Settings(networks=file, max_series=0, max_subnets=999), networks)
     assert warning.startswith("there are 1,000 named networks, but max_subnets is 999: ")
