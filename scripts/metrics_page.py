@@ -24,9 +24,10 @@ All names have the stability level `development`. They may change in any release
 """
 
 
-_NETWORKS = """No point has all attributes of its metric. A point of a subnet or of a covering prefix has `epping.subnet` and
-`network.type`. A point of a named network has `epping.network.name` and `epping.network.tag.<tag>` instead. AS numbers,
-AS organisations and countries need a database. See [networks.md](networks.md).
+_NETWORKS = """\
+A point of a subnet or of a covering prefix has `epping.subnet` and `network.type`. A point of a named network has
+`epping.network.name` and `epping.network.tag.<tag>` instead. AS numbers, AS organisations and countries need a
+database. See [networks.md](networks.md).
 """
 
 
