@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -112,21 +113,24 @@ class FilesFollower:
         if networks.networks == old.networks and np.array_equal(networks.prefixes, old.prefixes):
             _log.info("read %s again: no network has changed", path)
             return
+        before = {network: network for network in old.networks}
+        # Equal networks of the old and the new file are one object, which saves memory.
+        networks = replace(networks, networks=tuple(before.get(network, network) for network in networks.networks))
         change(networks)
         self.networks = networks
-        before, after = set(old.networks), set(networks.networks)
+        after = set(networks.networks)
         _log.info(
             "read %s again in %.1f s: %d named networks with %d prefixes (new: %d, ended: %d)",
             path,
             time.monotonic() - began_s,
             len(after),
             len(networks.prefixes),
-            len(after - before),
-            len(before - after),
+            len(after - before.keys()),
+            len(before.keys() - after),
             extra={
                 "networks": len(after),
                 "prefixes": len(networks.prefixes),
-                "new": len(after - before),
-                "ended": len(before - after),
+                "new": len(after - before.keys()),
+                "ended": len(before.keys() - after),
             },
         )
