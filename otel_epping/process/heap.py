@@ -17,7 +17,7 @@ def use_one_arena() -> None:
     """Lets all threads allocate memory from one heap. Call this function before other threads are started.
 
     By default, threads have heaps of their own (arenas), and malloc_trim(3) does not return the free memory at the end
-    of these heaps. With 10,000 active subnets, this memory is up to 5 MB.
+    of these heaps. With 10,000 active subnets, this memory is 1 to 4 MB.
     """
     if _mallopt:
         _mallopt(_M_ARENA_MAX, 1)
