@@ -16,7 +16,7 @@ from otel_epping.errors import EppingError
 from otel_epping.networks import files
 from otel_epping.networks.databases import Databases
 from otel_epping.networks.network import Networks
-from otel_epping.process import memory
+from otel_epping.process import heap
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class FilesFollower:
         self.networks = read(path) if path else None
         self.databases = Databases(paths) if paths else None
         if path or paths:
-            memory.trim()
+            heap.trim()
         self._requests: queue.SimpleQueue[_Reload | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -105,7 +105,7 @@ class FilesFollower:
             self._path, self._watch = request.path, files.watch(request.path)
         if self._path and self._watch and (request or self._watch.has_changed()):
             self._load(self._path, change)
-            memory.trim()
+            heap.trim()
 
     def _load(self, path: str, change: Callable[[Networks], None]) -> None:
         began_s = time.monotonic()
