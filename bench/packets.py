@@ -84,6 +84,12 @@ def put(rows: Bytes, offset: int, values: Indexes | int, size: int = 4) -> None:
     rows[:, offset : offset + size] = wide[:, 8 - size :]
 
 
+def server_addresses(flows: Indexes, subnets: int) -> Indexes:
+    """Returns the IPv4 address of the server of each flow number in `flows`, as a number."""
+    first = int.from_bytes(_SERVERS[4], "big") & ~0xFF
+    return first + (flows % subnets << 8) + 1 + flows // subnets % _HOSTS
+
+
 def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int = 4) -> Bytes:
     """Returns a packet for each flow number in `flows`. If `egress` is true, the client sends the packets. Otherwise
     the servers send the packets.
@@ -98,7 +104,7 @@ def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int =
     server = fields.transport - bytes_of_address * (1 if egress else 2)
     subnet, nth = flows % subnets, flows // subnets
     if family == 4:
-        put(rows, server, (int.from_bytes(_SERVERS[4], "big") & ~0xFF) + (subnet << 8) + 1 + nth % _HOSTS)
+        put(rows, server, server_addresses(flows, subnets))
     else:
         put(rows, server + 2, int.from_bytes(_SERVERS[6][2:6], "big") + subnet)
         put(rows, server + 15, 1 + nth % _HOSTS, 1)

@@ -27,6 +27,11 @@
 #define MAX_FLOWS 80000
 #endif
 
+/* The slot cache of each CPU has 2^SLOT_CACHE_BITS rows (slot_cache.h). User space chooses more with named networks. */
+#ifndef SLOT_CACHE_BITS
+#define SLOT_CACHE_BITS 12
+#endif
+
 /* An odd number that is chosen at random at each start (hash.h). */
 #ifndef HASH_KEY
 #define HASH_KEY 2177342782468422677

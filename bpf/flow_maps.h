@@ -111,8 +111,6 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 /* ---- the slot cache (slot_cache.h) */
 
-#define SLOT_CACHE_BITS (NETWORKS ? 14 : 12)
-
 /*
  * If PREFIX_V6 is at most 64, one half of each prefix is 0: the first half of an IPv4 prefix, and the second half of an
  * IPv6 prefix. So the other half, which is one word, holds the whole prefix.

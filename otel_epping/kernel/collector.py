@@ -73,7 +73,7 @@ class EppingCollector:
     ) -> None:
         self.config = config or EppingConfig()
         if networks is not None:
-            self.config = replace(self.config, named_networks=True)
+            self.config = replace(self.config, named_networks=True, named_prefixes=len(networks.prefixes))
         self.networks = Networks()
         _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
@@ -162,7 +162,9 @@ class EppingCollector:
 
         A network with the same name and the same tags keeps its slots, even if its prefixes have changed. The slots of
         all other earlier networks, and the slots of subnets that are now inside a named network, are freed when all
-        readers have read their final counts. Raises EppingError if the collector was created without named networks.
+        readers have read their final counts. The size of the slot cache does not change. So if there are many more
+        prefixes than at the start, packets may take longer. Raises EppingError if the collector was created without
+        named networks.
         """
         if not self.config.named_networks:
             raise EppingError("the kernel program was loaded without named networks: set named_networks in the config")

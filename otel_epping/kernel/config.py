@@ -15,6 +15,13 @@ from otel_epping.networks.network import MAX_PREFIXES
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
+# The slot cache of each CPU has 2^bits rows. With named networks, the cache has an entry for each active address of a
+# split subnet, and a packet without an entry takes longer (docs/performance.md). So there are at least two rows for
+# each prefix, because an entry can be in only two of the rows, and other entries may occupy both of these rows. On a
+# machine with many CPUs, there are fewer rows, so that all CPUs together need at most _MAX_SLOT_CACHE_BYTES.
+_SLOT_CACHE_BITS = 12
+_SLOT_CACHE_BITS_WITH_NAMES = 14
+_MAX_SLOT_CACHE_BYTES = 64 << 20
 
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
@@ -78,6 +85,9 @@ class EppingConfig:
     copies              if true, recognizes packets that are seen twice, at mirror ports and in captures
     named_networks      if true, the program looks up the named networks of addresses. If EppingCollector is called with
                         networks, it sets this field to true
+    named_prefixes      number of prefixes for which the slot cache has room, if named_networks is true. EppingCollector
+                        sets this field to the number of prefixes of its networks. More prefixes are possible, but then
+                        packets may take longer
     embedded_ipv4       kinds of IPv6 addresses that count for the IPv4 address inside them: "nat64" (64:ff9b::/96),
                         "6to4", "teredo", "mapped" (::ffff:0:0/96), "none", and prefixes of NAT64 in CIDR notation
     events              if true, writes each RTT and each flow event to a ring buffer, for `otel-epping watch`
@@ -95,6 +105,7 @@ class EppingConfig:
     tunnels: bool = False
     hook: str = HOOKS[0]
     named_networks: bool = False
+    named_prefixes: int = 0
     embedded_ipv4: tuple[str, ...] = (embedded_ipv4.NAT64,)
     copies: bool = False
     events: bool = False
@@ -134,6 +145,16 @@ class EppingConfig:
         """Number of blocks of 16 buckets, without the blocks of the overflow histogram."""
         return (15 * self.max_subnets // 2) << max(0, self.scale - 4)
 
+    @property
+    def slot_cache_bits(self) -> int:
+        """Number of bits of a row number of the slot cache of one CPU."""
+        if not self.named_networks:
+            return _SLOT_CACHE_BITS
+        row_bytes = 48 if self.prefix_v6 > 64 else 32  # struct slot_cache_entry in bpf/flow_maps.h
+        wanted = max(_SLOT_CACHE_BITS_WITH_NAMES, (2 * self.named_prefixes - 1).bit_length())
+        most = (_MAX_SLOT_CACHE_BYTES // (row_bytes * possible_cpus())).bit_length() - 1
+        return max(_SLOT_CACHE_BITS, min(wanted, most))
+
     def defines(self) -> dict[str, int | str]:
         """Returns the constants of `bpf/config.h`, by name."""
         constants: dict[str, int | str] = {
@@ -141,6 +162,7 @@ class EppingConfig:
         }
         constants["METHODS"] = methods.mask(self.methods)
         constants |= {"NETWORKS": int(self.named_networks), "MAX_PREFIXES": MAX_PREFIXES}
+        constants["SLOT_CACHE_BITS"] = self.slot_cache_bits
         del constants["MAX_SUBNETS"]
         constants |= {"MAX_SLOTS": self.max_slots, "MAX_HISTOGRAMS": self.max_histograms, "MAX_BLOCKS": self.max_blocks}
         constants |= embedded_ipv4.defines(self.embedded_ipv4)

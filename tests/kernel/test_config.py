@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the settings of the kernel program, and the errors for a kernel program that cannot be loaded."""
 
+import ipaddress
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf, map_array, methods
+from otel_epping.kernel import config, libbpf, map_array, methods
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.program import Map
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.replay.replayer import MALFORMED_MARK
+from tests.support.named import networks_of
 
 pytestmark = pytest.mark.parallel
 
@@ -94,6 +96,44 @@ def test_kernel_memory_at_defaults() -> None:
         assert by_map["blocks"] >= 15 * 8_192 * 64
         assert by_map["flows"] >= 80_000 * 160
         assert sum(by_map.values()) <= (64 + 7 * possible_cpus()) * MIB
+
+
+@pytest.mark.parametrize(
+    ("cpus", "prefixes", "prefix_v6", "bits"),
+    [
+        (1, 0, 48, 14),
+        (2, 8_192, 48, 14),
+        (2, 8_193, 48, 15),
+        (2, 60_000, 48, 17),
+        (2, 100_000, 48, 18),
+        (8, 100_000, 48, 18),  # 64 MiB for all CPUs
+        (9, 100_000, 48, 17),
+        (8, 100_000, 128, 17),  # an entry has 48 bytes
+        (64, 100_000, 48, 15),
+        (64, 10, 48, 14),
+        (1024, 100_000, 48, 12),
+    ],
+)
+def test_rows_of_the_slot_cache(
+    cpus: int, prefixes: int, prefix_v6: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "possible_cpus", lambda: cpus)
+    named = EppingConfig(named_networks=True, named_prefixes=prefixes, prefix_v6=prefix_v6)
+    assert named.defines()["SLOT_CACHE_BITS"] == bits
+    assert EppingConfig(prefix_v6=prefix_v6).defines()["SLOT_CACHE_BITS"] == 12
+
+
+@pytest.mark.parametrize("prefix_v6", [48, 128])
+def test_kernel_memory_with_names(prefix_v6: int) -> None:
+    """The names decide how large the slot cache is."""
+    addresses = ipaddress.ip_network("10.0.0.0/18")
+    names = networks_of({ipaddress.ip_network(each): str(each) for each in addresses})
+    small = EppingConfig(max_subnets=64, max_flows=64, prefix_v6=prefix_v6)
+    with EppingCollector(small, networks=names) as collector:
+        assert len(names.prefixes) == 1 << 14
+        assert collector.config.slot_cache_bits == 15
+        rows = possible_cpus() << 15
+        assert 0 <= collector.kernel_bytes["slot_cache"] - rows * (48 if prefix_v6 > 64 else 32) < 8192
 
 
 def test_a_layout_of_another_size_is_an_error() -> None:

@@ -90,7 +90,7 @@ def test_the_tests_cover_every_setting() -> None:
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Users can set all fields of EppingConfig except four fields.
+    """Users can set all fields of EppingConfig except five fields.
 
     otel-epping itself sets these fields, depending on the command and on the settings `mirror` and `networks`.
     """
@@ -100,6 +100,7 @@ def test_defaults_are_those_of_the_kernel_program() -> None:
         "events",
         "packet_clock",
         "named_networks",
+        "named_prefixes",
     }
     assert Settings().kernel == EppingConfig()
 
