@@ -2,6 +2,7 @@
 """Tests the slot cache. For packets that belong to no flow, the cache stores the slots of the source and destination
 subnets. The cache must not change any count."""
 
+import os
 import struct
 from collections import Counter
 from ipaddress import ip_address, ip_network
@@ -73,6 +74,8 @@ def test_more_pairs_than_places_are_all_counted_correctly() -> None:
 def test_a_cached_pair_does_not_count_into_a_slot_of_another_subnet() -> None:
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64))
     maps = bench.collector.program.maps
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})  # each CPU has its own slot cache
     frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
     subnet = ip_network("10.1.2.0/24")
     bench.feed(frame)
@@ -93,6 +96,7 @@ def test_a_cached_pair_does_not_count_into_a_slot_of_another_subnet() -> None:
     new = bench.slot_of(subnet, EXTERNAL)
     assert new not in (None, slot)
     assert bench.traffic_of(new or 0)["from udp"][0] == 1
+    os.sched_setaffinity(0, allowed)
     bench.close()
 
 

@@ -20,6 +20,7 @@ from tests.long.fuzz.timing import Timing
 RTT_MIN_NS, RTT_MAX_NS = 1_000, 64_000_000_000
 CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 EXTERNAL, INTERNAL, UNKNOWN = 0, 1, 2
+_NAT64 = bytes.fromhex("0064ff9b") + bytes(8)  # RFC 6052, section 2.1
 # The side of the source address, for received packets and for transmitted packets.
 SIDES = {Role.WAN: (EXTERNAL, INTERNAL), Role.LAN: (INTERNAL, EXTERNAL), Role.CAPTURE: (UNKNOWN, UNKNOWN)}
 
@@ -151,7 +152,9 @@ class Model:
         seen.sender, seen.receiver = seen.flow.halves[here], seen.flow.halves[there]
 
     def subnet(self, version: int, address: bytes, side: int) -> Subnet:
-        """Returns the subnet of an address."""
+        """Returns the subnet of an address. In NAT64's well-known prefix, this is the subnet of the IPv4 address."""
+        if version == 6 and address[:12] == _NAT64:
+            version, address = 4, address[12:]
         bits = self.config.prefix_v4 if version == 4 else self.config.prefix_v6
         return Subnet(version, prefix(address, bits), side)
 
