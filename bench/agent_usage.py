@@ -32,7 +32,7 @@ _START_S = 30.0
 
 
 class _Settings(NamedTuple):
-    """The settings of a measured agent. `suffix` is a part of the names of the agent's figures."""
+    """The settings of a measured agent. The names of the agent's figures contain `suffix`."""
 
     name: str
     suffix: str

@@ -72,7 +72,7 @@ GOALS = (
         ".2f",
     ),
     Goal(
-        "mixed packets, 60,000 flows of named addresses, skewed, relative to --prefix-v4 32 without names",
+        "mixed packets, 60,000 skewed flows of named addresses, net time relative to --prefix-v4 32 without names",
         "named_networks.mixed_share",
         1.1,
         ".2f",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the time per packet with 100,000 named IPv4 addresses, of which some thousands are active.
 
-Each active address has a series of its own. So the named program is compared with our program without names at
+Each active address has a series of its own. So our program with names is compared with our program without names at
 `--prefix-v4 32`, which has the same number of series. In each round, both programs get the same packets.
 
 - *UDP*: the packets of one client to the active addresses, in random order. So caches do not help.
@@ -41,7 +41,7 @@ _TINY = (Workload(UDP, 1_000, _SUBNETS), Workload(MIXED, 1_000, _SUBNETS, skewed
 
 
 def _names(count: int) -> Networks:
-    """Returns a network for each of `count` addresses. The first addresses are those of the servers, by flow number."""
+    """Returns a network for each of `count` addresses. The first addresses are the servers, by flow number."""
     prefixes = np.zeros(count, PREFIX)
     prefixes["network"], prefixes["length"] = np.arange(count), 128
     prefixes["address"][:, 10:12] = 0xFF
@@ -74,11 +74,11 @@ def _measure(workload: Workload, names: Networks, tiny: bool) -> dict[str, list[
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures all workloads. Other programs are not measured, because they have no names."""
+    """Measures all workloads. Other programs are not measured, because they cannot count named networks."""
     names = _names(_NAMES // 100 if tiny else _NAMES)
     kinds = [_SUBNETS_24, _ADDRESSES, _NAMED]
     columns = [Heading("packets"), Heading("active names", ",d"), *(Heading(kind, ".0f") for kind in kinds)]
-    note = "Net ns per packet. Share: the median over all rounds of the time with names divided by the time of /32."
+    note = "Net ns per packet. Share: the time with names divided by the time of /32, the median of all rounds."
     table = Table(f"{len(names.networks):,} named addresses", [*columns, Heading("share", ".2f")], note)
     figures = {}
     for workload in _TINY if tiny else _WORKLOADS:

@@ -85,7 +85,7 @@ def put(rows: Bytes, offset: int, values: Indexes | int, size: int = 4) -> None:
 
 
 def server_addresses(flows: Indexes, subnets: int) -> Indexes:
-    """Returns the IPv4 address of the server of each flow number in `flows`, as a number."""
+    """Returns the IPv4 address of each flow's server, as a number. `flows` are flow numbers."""
     first = int.from_bytes(_SERVERS[4], "big") & ~0xFF
     return first + (flows % subnets << 8) + 1 + flows // subnets % _HOSTS
 

@@ -27,7 +27,7 @@
 #define MAX_FLOWS 80000
 #endif
 
-/* The slot cache of each CPU has 2^SLOT_CACHE_BITS rows (slot_cache.h). User space chooses more with named networks. */
+/* The slot cache of each CPU has 2^SLOT_CACHE_BITS rows (slot_cache.h). Named networks need more bits. */
 #ifndef SLOT_CACHE_BITS
 #define SLOT_CACHE_BITS 12
 #endif

@@ -122,13 +122,14 @@ struct prefix {
 };
 
 /*
- * Bits in the tag of an entry. The lowest four bits are the family of the packet. TAG_EMBEDDED, for the internal
- * endpoint, and TAG_EMBEDDED << 1, for the external endpoint, are set if an endpoint of an IPv6 packet counts for an
- * embedded IPv4 address.
+ * Bits in the tag of an entry. The lowest four bits are the family of the packet. TAG_EMBEDDED is set if the internal
+ * endpoint of an IPv6 packet counts for an embedded IPv4 address. TAG_EMBEDDED << 1 is the same bit for the external
+ * endpoint.
  *
  * If named networks split a subnet (networks.h), the entry of a pair of subnets has the number NO_SINGLE_SLOT instead
- * of the subnet's slot. The slot is then in an entry for one endpoint: `internal` is an IPv4 address, an IPv6 /64, or
- * with two words an IPv6 address, `external` is 0, and the tag has the bit TAG_NARROW and the side of the endpoint.
+ * of the subnet's slot. The slot is then in an entry for one endpoint: `internal` is an IPv4 address, an IPv6 /64, or,
+ * if a prefix has two words, an IPv6 address. `external` is 0. The tag has the bit TAG_NARROW and the side of the
+ * endpoint.
  */
 #define TAG_EMBEDDED 0x10
 #define TAG_SIDE_SHIFT 4

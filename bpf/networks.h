@@ -7,9 +7,9 @@
  * The program looks up the network only when it looks up a slot, that is, for the first packet of a flow, or for a pair
  * of subnets that is not in the slot cache. After that, the flow or the slot cache contains the slots.
  *
- * There are two tries. The program uses one of them. To change the names, user space fills the other trie, and then
- * changes `networks` in struct control. So a packet sees either all old names or all new names. User space then begins
- * an epoch, so that all slots are looked up again, and empties the old trie when no CPU can use it any more.
+ * There are two tries, and the program uses one of the two. To change the names, user space fills the other trie, and
+ * then changes `networks` in struct control. So a packet sees either all old names or all new names. User space then
+ * begins an epoch, so that all slots are looked up again, and empties the old trie when no CPU can use it any more.
  */
 #pragma once
 
@@ -17,7 +17,7 @@
 
 #if NETWORKS
 
-/* Each name can have two markers (see enum network_flags), and one entry separates IPv4 from IPv6. */
+/* Each name can have two markers (see enum network_flags). One more entry separates IPv4 from IPv6. */
 #define NETWORK_ENTRIES (3 * MAX_PREFIXES + 1)
 
 struct network_key {
@@ -30,7 +30,8 @@ struct network_key {
  * on more bits of the address. All entries of such a subnet have the flag SPLIT_SUBNET. User space also adds an entry
  * for the subnet itself, which is called a marker. So any address of the subnet finds an entry with the flag.
  *
- * In the same way, SPLIT_64 marks an IPv6 /64 with longer names, if the slot cache has only one word for a prefix.
+ * In the same way, SPLIT_64 marks an IPv6 /64 that contains names with longer prefixes, if the slot cache has only one
+ * word for a prefix.
  */
 enum network_flags { SPLIT_SUBNET = 1, SPLIT_64 = 2 };
 
@@ -45,8 +46,8 @@ BPF_F_TABLE("lpm_trie", struct network_key, struct network, networks_1, NETWORK_
 /*
  * Returns the entry with the longest prefix that contains the address, or NULL. In the tries, ::ffff:0:0/96 contains
  * the IPv4 networks. An IPv6 packet with an IPv4-mapped address (EMBEDDED_MAPPED is 0) must not find an IPv4 network.
- * So the look-up clears one bit of such an address. The changed address has the same IPv6 networks, because all IPv6
- * networks that contain a part of ::fffe:0:0/95 contain all of it.
+ * So the look-up clears one bit of such an address. The changed address is in the same IPv6 networks, because each
+ * prefix of up to 95 bits contains both addresses or neither. Longer prefixes of the changed address are not allocated.
  */
 static __always_inline const struct network *find_network(const struct address *address, u8 family)
 {

@@ -55,7 +55,7 @@ static __always_inline u64 row_of(const struct context *ctx, const struct prefix
     return (ctx->cpu << SLOT_CACHE_BITS) + (hash >> (64 - SLOT_CACHE_BITS) & ~1ULL);
 }
 
-/* Returns the subnet of an endpoint, and adds the endpoint's bit to the tag. `bit` is TAG_EMBEDDED for the endpoint. */
+/* Returns the subnet of an endpoint. Adds `bit` to the tag if the endpoint counts for an embedded IPv4 address. */
 static __always_inline struct prefix subnet_of(const struct packet *packet, const struct address *address, u64 *tag,
                                                u64 bit)
 {

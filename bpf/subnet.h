@@ -178,8 +178,8 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
 }
 
 /*
- * Returns the slot of the endpoint's named network or subnet. `answered`: an RTT has been measured for it. Sets `split`
- * to the flags of the address (enum network_flags), or to 0.
+ * Returns the slot of the endpoint's named network or subnet. `answered`: an RTT has been measured for the network or
+ * subnet. Sets `split` to the flags of the address (enum network_flags), or to 0.
  */
 static __always_inline u32 find_slot(const struct context *ctx, const struct endpoint *endpoint, bool answered,
                                      u64 *split)

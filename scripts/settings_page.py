@@ -57,11 +57,11 @@ as `\\xNN` counts as one character, so `caf?` matches `caf\\xe9`.
 
 On SIGHUP the agent reads the settings file again. The agent applies changes of the settings that have `yes` in the
 column `SIGHUP` below. If other settings have changed, the agent logs that these settings need a restart. If the file
-has an error, no setting changes. The agent also reads the file of named networks again. It reads this file again each
-time when the file changes, too ([networks.md](networks.md#reloading)). The setting `networks` can name another file
-after SIGHUP. A restart is necessary if `networks` had no value and gets one, or loses its value. If an agent was
-started without a mirror port, it can watch a mirror port that is later added to the settings file. On this port, the
-agent does not detect duplicate packets, and it logs a warning.
+has an error, no setting changes. The agent also reads the file of names again. The agent reads this file each
+time the file changes, too ([networks.md](networks.md#reloading)). The setting `networks` can name another file after
+SIGHUP. A restart is necessary if `networks` had no value and gets one, or loses its value. If an agent was started
+without a mirror port, it can watch a mirror port that is later added to the settings file. On this port, the agent does
+not detect duplicate packets, and it logs a warning.
 
 ## All settings
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the settings file and the file of named networks again after SIGHUP, and applies the changes."""
+"""Reads the settings file and the file of names again after SIGHUP, and applies the changes."""
 
 import logging
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Reloader:
     """Holds the settings in effect, and applies new settings.
 
     `reread` reads the settings file again, and returns the resulting settings. `reread` raises EppingError if the file
-    is invalid. `change_limits` sets the limits on series for all exporters. `files` follows the file of named networks.
+    is invalid. `change_limits` sets the limits on series for all exporters. `files` follows the file of names.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Reloader:
         """Applies the changes that do not need a restart. Logs the changes that need a restart.
 
         If the settings file is invalid, logs an error and changes nothing. A thread reads the named networks again.
-        Calls `done` when all changes are applied, maybe in this thread.
+        When all changes are applied, calls `done`, in this thread or in the other thread.
         """
         try:
             new = self._reread(self._settings)
@@ -64,7 +64,7 @@ class Reloader:
     def _apply(self, new: Settings) -> None:
         changed = [each for each in DEFINITIONS if getattr(new, each.field) != getattr(self._settings, each.field)]
         needs_restart = self._needs_restart
-        if not (new.networks and self._settings.networks):  # the program was loaded with or without named networks
+        if not (new.networks and self._settings.networks):  # a loaded program cannot start or stop using names
             needs_restart = {*needs_restart, "networks"}
         ignored = [each.key for each in changed if each.field in needs_restart]
         if ignored:

@@ -97,7 +97,8 @@ class Agent:
         A new thread inherits the capabilities of the thread that starts it. So the order of the steps is important:
 
         1. Read the files that describe networks, in a thread that has dropped its capabilities. The agent also has no
-           capabilities when it reads a file again. So a file that only root can read is an error at the start.
+           capabilities when it reads a file again. So a file that root can read only with capabilities is an error at
+           the start.
         2. Open the port for health probes, because a port below 1024 requires a capability.
         3. Start the loader thread, which loads the program and then drops the capabilities of the loader thread.
         4. Drop the capabilities of the main thread.

@@ -113,7 +113,7 @@ def _networks(networks: Networks, config: EppingConfig) -> str:
 
 
 def _database(path: str) -> str:
-    """Returns a text about a database that can be used. Raises EppingError if the database cannot be used."""
+    """Reads a database, and returns the result as text. Raises EppingError if the database cannot be used."""
     Databases([path])
     return f"{path} is valid"
 
@@ -198,7 +198,7 @@ def check(settings: Settings, interface: tuple[str, ...], verbose: bool) -> None
     """Check whether this machine can run otel-epping.
 
     Compiles and loads the kernel program without attaching it, and prints the memory that the program takes. Also
-    checks the file of named networks and the databases. For each missing requirement, prints the cure. The exit code is
+    checks the file of names and the databases. For each missing requirement, prints the cure. The exit code is
     1 if a requirement is missing or a file is invalid.
     """
     missing = 0

@@ -20,7 +20,7 @@ from otel_epping.series import grouping
 # A suggestion must reduce the data points per minute, the series or the bytes per minute by at least this share.
 _LEAST_EFFECT = 0.05
 _MAX_SERIES = (1000, 200, 50, 10)
-# Value of group_by -> the attributes that say what a series stands for. With any other value, this is a tag.
+# Value of group_by -> the attributes that say what a series stands for. Any other value is a tag.
 _SUBJECTS = {
     grouping.SUBNET: {SUBNET},
     grouping.NAME: {NETWORK_NAME},
@@ -110,7 +110,7 @@ def _fewer_metrics(settings: ExportSettings) -> Iterator[Candidate]:
 
 
 def _fewer_attributes(settings: ExportSettings, *, has_names: bool) -> Iterator[Candidate]:
-    """Yields settings that leave out all optional attributes of one group except what a series stands for."""
+    """Yields settings without the optional attributes of one group, except those that say what a series stands for."""
     selection, group_by = settings.selection, settings.grouping.group_by
     subject = {SUBNET, NETWORK_NAME} if group_by == grouping.SUBNET and has_names else _SUBJECTS.get(group_by)
     for group in GROUPS:

@@ -86,7 +86,7 @@ def attributes(selection: MetricSelection, complete: Export) -> Iterator[Attribu
 
 
 def _attribute(name: str) -> str:
-    """Returns the attribute that has an exported name. The name of a tag consists of NETWORK_TAG, a dot and the tag."""
+    """Returns the attribute of an exported name. The name of a tag consists of NETWORK_TAG, a dot and the tag."""
     return NETWORK_TAG if name.startswith(f"{NETWORK_TAG}.") else name
 
 

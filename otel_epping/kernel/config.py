@@ -147,7 +147,7 @@ class EppingConfig:
 
     @property
     def slot_cache_bits(self) -> int:
-        """Number of bits of a row number of the slot cache of one CPU."""
+        """Number of bits of a row number in the slot cache of one CPU."""
         if not self.named_networks:
             return _SLOT_CACHE_BITS
         row_bytes = 48 if self.prefix_v6 > 64 else 32  # struct slot_cache_entry in bpf/flow_maps.h

@@ -244,7 +244,7 @@ def map_update(map_fd: int, key: bytes | None, value: bytes) -> None:
 
 
 def map_update_all(map_fd: int, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
-    """Sets many elements of a map. If an element occurs several times, the last value is valid."""
+    """Sets many elements of a map. If an element occurs several times, the last value is used."""
     count = ctypes.c_uint32(len(keys))
     pointers = ctypes.c_void_p(keys.ctypes.data), ctypes.c_void_p(values.ctypes.data)
     if not len(keys) or _library().bpf_map_update_batch(map_fd, *pointers, ctypes.byref(count), None) == 0:

@@ -76,7 +76,7 @@ class PrefixTable:
         self._parents = self._find_parents()
 
     def _find_parents(self) -> Indexes:
-        """Returns the longest shorter prefix that contains each prefix, or -1. Prefixes are named by their rows."""
+        """Returns, for each prefix, the row of the longest other prefix that contains it, or -1."""
         parents = np.full(len(self._lengths), -1, np.int64)
         starts = self._texts.tolist()
         ends = _texts(self._words | ~_MASKS[self._lengths]).tolist()
@@ -93,7 +93,7 @@ class PrefixTable:
         """Returns the row of the longest prefix that contains each address, or -1.
 
         words    (addresses, 2)
-        longest  (addresses,) longer prefixes are ignored
+        longest  (addresses,) maximum prefix length for each address
         """
         # The last prefix that starts at or before an address is the wanted prefix, or is inside the wanted prefix.
         rows = np.searchsorted(self._texts, _texts(words), side="right") - 1
@@ -148,7 +148,7 @@ class PrefixTable:
         return Entries(keys, values)
 
     def _split_prefixes(self, longer: Flags, lengths: Indexes) -> tuple[Counts, Indexes]:
-        """Returns the words and lengths of the prefixes with the given lengths that contain the selected prefixes."""
+        """Shortens the prefixes that `longer` selects to `lengths`. Returns words and lengths, each prefix once."""
         lengths = lengths[longer]
         words = self._words[longer] & _MASKS[lengths]
         # The prefixes are sorted. So equal prefixes of the same length follow each other.

@@ -62,7 +62,7 @@ class _File(io.BytesIO):
 
 
 class Database:
-    """Finds the places of networks in one database.
+    """Finds the AS and the country of networks (Place) in one database.
 
     Raises EppingError if the library is not installed or the file cannot be used. Logs a warning if the database is
     older than a year.

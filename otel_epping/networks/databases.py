@@ -26,7 +26,7 @@ class _State(NamedTuple):
 
 
 def _place(databases: dict[str, Database], prefixes: tuple[Prefix, ...]) -> Place:
-    """Returns for each value the value of the first database that has it.
+    """Returns a place. Each of its values is from the first database that has the value.
 
     The AS organisation is from the first database that has the same AS number, so both belong together.
     """
@@ -40,11 +40,11 @@ def _place(databases: dict[str, Database], prefixes: tuple[Prefix, ...]) -> Plac
 
 
 class Databases:
-    """Finds the places of networks in databases. Reads a database again when its file has changed.
+    """Finds the AS and the country (place) of networks in databases. Reads a database again when its file has changed.
 
     The methods may be called from different threads.
 
-    generation  incremented when a database was read again, after which of() may return other places
+    generation  incremented when databases are read again. of() may then return other places
 
     Raises EppingError if a database cannot be used. The message names each such database.
     """
@@ -83,10 +83,10 @@ class Databases:
     def reopen(self) -> bool:
         """Reads the databases whose files have changed. Returns True if a database was replaced.
 
-        Call the method about once per second. If no file has changed, it costs one stat() per database. If a file has
-        changed, the method looks up all stored places in the new database, which may take seconds. So call the method
-        in a thread that nothing waits for. Meanwhile of() returns the old places. If a new file cannot be used, the
-        method logs an error and keeps the old database.
+        Call the method about once per second. If no file has changed, a call costs one stat() per database. If a file
+        has changed, the method looks up all stored places in the new database, which may take seconds. So call the
+        method in a thread that nothing waits for. Meanwhile of() returns the old places. If a new file cannot be used,
+        the method logs an error and keeps the old database.
         """
         changed = {}
         for path in [path for path, watch in self._watches.items() if watch.has_changed()]:

@@ -22,7 +22,7 @@ def _state(path: str) -> _State:
 
 
 class FileWatch:
-    """Detects changes of files: other contents, another file with the same name, removal, return, and permissions.
+    """Detects new contents or permissions, another file with the same name, and files that appear or disappear.
 
     Create the watch before you read the files. Then call has_changed() about once per second. The files may be missing.
     """
@@ -50,5 +50,5 @@ class FileWatch:
 
 
 def _is_new(state: _State) -> bool:
-    """Returns true if a file changed less than 1 s ago. A time in the future is not new: the clock was set back."""
+    """Returns true if a file changed less than 1 s ago. A time in the future does not count: the clock was set back."""
     return not isinstance(state, int) and 0 <= time.time_ns() - state[3] < _SETTLED_NS

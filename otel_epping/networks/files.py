@@ -11,13 +11,13 @@ from otel_epping.networks.file_watch import FileWatch
 from otel_epping.networks.network import Networks
 from otel_epping.networks.network_json import Tree
 
-# 100,000 lines of CSV need about 5 MB. The limit prevents that the agent reads a capture or a disk into memory.
+# 100,000 lines of CSV need about 5 MB. With this limit, the agent does not read a capture or a disk into memory.
 MAX_BYTES = 64 << 20
 NETWORK_JSON = "network.json"
 _YAML = {".yaml", ".yml"}
 
 _SAVE_AS_CSV = "save the table as CSV in UTF-8"
-# The first bytes of files that are often named by mistake -> what the file is, and the cure.
+# The first bytes of files that are often given by mistake -> what the file is, and the cure.
 _FOREIGN = {
     b"\n\r\r\n": ("a capture", "name captures as arguments of replay"),
     b"\xd4\xc3\xb2\xa1": ("a capture", "name captures as arguments of replay"),
@@ -30,7 +30,7 @@ _FOREIGN = {
     b"\xd0\xcf\x11\xe0": ("a workbook of a spreadsheet program", _SAVE_AS_CSV),
     b"SQLite format 3\0": ("a database of SQLite", "export the table as CSV"),
 }
-_MAXMIND = b"\xab\xcd\xefMaxMind.com"  # At the end of a database in MaxMind format, before at most 128 KiB of metadata.
+_MAXMIND = b"\xab\xcd\xefMaxMind.com"  # In MaxMind format, before the metadata, which has at most 128 KiB.
 
 
 def _content(path: str) -> bytes:
@@ -56,7 +56,7 @@ def _content(path: str) -> bytes:
     if not content.strip():
         raise EppingError(f"{path} is empty: write the file again")
     if len(content) > MAX_BYTES:
-        raise EppingError(f"{path} is larger than {MAX_BYTES >> 20} MiB: name a file with names of networks")
+        raise EppingError(f"{path} is larger than {MAX_BYTES >> 20} MiB: use a file of names")
     return content
 
 
@@ -72,8 +72,8 @@ def _check_format(path: str, content: bytes) -> None:
 def _text(path: str, content: bytes) -> str:
     """Returns the text of a file in UTF-8, or in UTF-16 with a byte order mark.
 
-    A file of LibreQoS that is neither is decoded as windows-1252, as in LibreQoS. Any other file that is neither raises
-    EppingError.
+    If a file of LibreQoS has another encoding, decodes the file as windows-1252, as in LibreQoS. If any other file has
+    another encoding, raises EppingError.
     """
     is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -133,6 +133,6 @@ def watch(path: str) -> FileWatch:
 def _check_is_csv(path: str, text: str) -> None:
     start = text.lstrip()
     if start.startswith("{"):
-        raise EppingError(f"{path} is JSON: name a CSV file. For network.json, name ShapedDevices.csv in its folder")
+        raise EppingError(f"{path} is JSON: use a CSV file. For network.json, use ShapedDevices.csv in its folder")
     if start.startswith(("[", "- ", "---")):
         raise EppingError(f"{path} looks like YAML: give the file a name that ends with .yaml")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the file of named networks and the databases, and reads each of them again when it has changed."""
+"""Reads the file of names and the databases, and reads each of them again when it has changed."""
 
 import logging
 import queue
@@ -37,8 +37,8 @@ class FilesFollower:
     networks   the named networks in use, or None if `path` is None
     databases  the databases in use, or None if there are none
 
-    path   the path of the file of named networks, or None
-    read   reads a file of named networks; raises EppingError if the file is invalid
+    path   the path of the file of names, or None
+    read   reads a file of names; raises EppingError if the file is invalid
     paths  the paths of the databases
 
     The named networks are replaced all at once, or not at all. If a file is invalid, the thread logs one line, and
@@ -68,7 +68,7 @@ class FilesFollower:
             self._thread.start()
 
     def reload(self, path: str, done: Callable[[], None]) -> None:
-        """Makes the thread read the file of named networks `path`, and follow this file from now on.
+        """Makes the thread read the file of names `path`, and follow this file from now on.
 
         Does not wait for the thread. The thread calls `done` when the new networks are in use, or when the file has
         turned out to be invalid.

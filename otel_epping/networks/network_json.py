@@ -19,7 +19,7 @@ class Levels(NamedTuple):
     """The levels above a circuit.
 
     site   the name of the site at the top of the tree
-    tower  the name of the site that is next to the circuit
+    tower  the name of the lowest site above the circuit
     """
 
     site: str = ""

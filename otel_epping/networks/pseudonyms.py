@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
 
-# Returns the text that a command shows for a text of a kind. The kind is a word such as "host" or "subnet".
+# show(kind, text) returns the text that a command prints for `text`. The kind is a word such as "host" or "subnet".
 Show = Callable[[str, str], str]
 
 

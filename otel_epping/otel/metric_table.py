@@ -33,7 +33,7 @@ from otel_epping.otel.semconv import (
     TRAFFIC_CLASS,
 )
 
-# What a series stands for. No point has all of these attributes (series/grouping.py).
+# The attributes that say what a series stands for. No point has all of these attributes (series/grouping.py).
 NETWORK_KEYS = (SUBNET, NETWORK_TYPE, NETWORK_NAME, NETWORK_TAG, AS_NUMBER, AS_ORGANIZATION, COUNTRY)
 
 RTT = Metric(

@@ -29,7 +29,7 @@ def trim() -> None:
     The arrays of a reading are freed when an export ends, and the lines of a large file are freed after the file was
     read. The GNU C library keeps their memory for later allocations, and this memory stays resident. With 10,000 active
     subnets, trim() takes 0.7 ms and returns 6 to 8 MB. The alternative, a constant M_MMAP_THRESHOLD of 128 kB
-    (mallopt(3)), has the same effect, but a reading and an export then take half as much CPU time again.
+    (mallopt(3)), has the same effect, but a reading and an export then take 1.5 times as much CPU time.
     """
     if _malloc_trim:
         _malloc_trim(ctypes.c_size_t(0))

@@ -27,7 +27,7 @@ _QUANTILES = (0.5, 0.9, 0.99)
 _TIMES = ("min ms", *(f"p{100 * q:.0f} ms" for q in _QUANTILES), "max ms")
 _OVERFLOW = "all others"
 _NONE = "-"
-# The lines of the table have the attributes of networks. In a capture, all packets have the same interface and side.
+# All attributes of RTTs that identify a network. In a capture, all packets have the same interface and side.
 _KEYS = tuple(key for key in metric_table.RTT.keys if key not in (semconv.NETWORK_TRANSPORT, semconv.INTERFACE))
 _EXPORTED = {metric_table.RTT: _KEYS, metric_table.SUBNET_PACKETS: _KEYS, metric_table.SUBNET_BYTES: _KEYS}
 
@@ -78,8 +78,9 @@ def _lines(
 ) -> Iterator[list[str]]:
     """Yields the cells of each line of the table.
 
-    The table has one line per network or group and method, and one line for all subnets that have not answered. The
-    lines are sorted by the number of packets, in descending order, and then by the texts without pseudonyms.
+    The table has one line for each method of each network or group, and one line for all subnets that have not
+    answered. The lines are sorted by the number of packets, in descending order, and then by the texts without
+    pseudonyms.
     """
     config = collector.config
     (group,) = series_groups(_EXPORTED, reader.counters_dtype)

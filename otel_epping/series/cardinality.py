@@ -83,8 +83,8 @@ class CardinalityLimiter:
         self._placement = Placement(keys, self._series_keys, self._registry)
         self._projected = [ProjectedSeries(each, keys, self._series_keys.details) for each in projections]
         packets = ColumnSums(packet_columns(reader.counters_dtype), np.zeros(1, np.int64))
-        # Of each row, the counters that are exported are summed before their increments are computed. With the default
-        # settings, the previous sums need a third of the memory that the previous counters would need.
+        # The exported counters of each row are summed before the increments are computed. With the default settings,
+        # the previous sums need a third of the memory that the previous counters would need.
         self._sums = ColumnSums.joined([*(each.sums for each in projections), packets])
         self._increments = Increments(CounterTable.empty(len(self._sums.starts)))
         with_rtts = (each for each in self._projected if each.projection.methods is not None)

@@ -49,14 +49,14 @@ class DetailsNumbers:
         self._limit = _LEAST_LIMIT
 
     def __len__(self) -> int:
-        """Number of numbers in use."""
+        """The count of the numbers in use."""
         return len(self._numbers)
 
     def __getitem__(self, number: int) -> Details:
         return self._details[number]
 
     def find(self, details: Details) -> int:
-        """Returns the number of details. Gives a number to new details."""
+        """Returns the number that stands for the details. New details get a new number."""
         if (known := self._numbers.get(details)) is not None:
             return known
         if self._free:
@@ -69,7 +69,7 @@ class DetailsNumbers:
         return number
 
     def only(self, numbers: Indexes, fields: Collection[str]) -> Indexes:
-        """Returns the numbers of the same details without the fields that are not in `fields`."""
+        """For each of `numbers`, returns the number of the same details with only the fields in `fields`."""
         if len(fields) == len(Details._fields):
             return numbers
         distinct, which = np.unique(numbers, return_inverse=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the places of subnets and of named networks in databases."""
+"""Finds the AS and the country (place) of subnets and of named networks in databases."""
 
 from typing import TYPE_CHECKING, Any
 

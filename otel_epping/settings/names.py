@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the file of named networks, and compares the file with the settings."""
+"""Reads the file of names, and compares the file with the settings."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -18,10 +18,10 @@ _PLACES = {ASN: ("as_number", "AS numbers"), COUNTRY: ("country", "countries")}
 
 
 def read(settings: Settings, path: str) -> Networks:
-    """Reads a file of named networks.
+    """Reads a file of names.
 
-    Raises EppingError if the file is invalid. Raises ContradictionError if the networks do not have the tags that the
-    settings name.
+    Raises EppingError if the file is invalid. Raises ContradictionError if the networks do not have the tags in the
+    settings.
     """
     networks = files.read(path)
     has = f"the networks of {path} have " + (f"the tags {', '.join(networks.tags)}" if networks.tags else "no tags")
@@ -36,7 +36,7 @@ def read(settings: Settings, path: str) -> Networks:
 
 
 def open_files(settings: Settings) -> FilesFollower:
-    """Reads the file of named networks and the databases that the settings name, if any.
+    """Reads the file of names and the databases in the settings, if any.
 
     Raises EppingError if a file is invalid, and ContradictionError in the same cases as read() and
     check_databases().
@@ -59,7 +59,7 @@ def check_databases(settings: Settings, databases: Databases) -> None:
 
 
 def warnings(settings: Settings, networks: Networks) -> Iterator[str]:
-    """Yields a warning for each limit that is lower than the number of networks, and for attributes without names."""
+    """Yields a warning for each limit below the number of networks, and if `attributes` leaves out names."""
     for group, attributes in (settings.attributes or {}).items():
         if "subnet" in attributes and "name" not in attributes:
             yield (

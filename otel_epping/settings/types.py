@@ -69,7 +69,7 @@ class Interfaces(click.ParamType[str]):
 
 
 class FilePath(click.ParamType[str]):
-    """The path of a file. A variable may contain several paths, separated by commas, if the setting has several."""
+    """The path of a file. A variable may contain several paths, separated by commas, if the setting allows this."""
 
     name = "file"
 
@@ -86,7 +86,7 @@ class FilePath(click.ParamType[str]):
 
 
 class GroupBy(click.ParamType[str]):
-    """What a series stands for: one of `known`, or a tag of the file of named networks."""
+    """What a series stands for: one of `known`, or a tag of the file of names."""
 
     name = "group"
     known = (SUBNET, NAME, ASN, COUNTRY)
@@ -131,7 +131,7 @@ class Names(click.ParamType[tuple[str, ...]]):
 METHODS = Names(methods.ALL, methods.mask)
 METRICS = Names(metric_selection.SELECTIONS, metric_selection.check_metrics)
 EMBEDDED_IPV4 = Names(embedded_ipv4.NAMES, embedded_ipv4.nat64_prefixes, "prefixes of a NAT64")
-# The names of tags are compared with the file of named networks when the file is read (names.py).
+# The names of tags are compared with the file of names when the file is read (names.py).
 TAGS = Names((), tuple, "tags of the networks")
 
 

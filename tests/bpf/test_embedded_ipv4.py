@@ -79,7 +79,7 @@ def test_examples_of_the_rfc(loaded: Callable[..., Bench], prefix: str) -> None:
 
 
 def embed(prefix: IPv6Network, host: IPv4Address, suffix: int) -> IPv6Address:
-    """Return the address of RFC 6052, section 2.2, as text of bits: prefix, IPv4 address, suffix, and bits 64 to 71."""
+    """Return the address that RFC 6052, section 2.2, defines. Joins prefix, IPv4 address, suffix and bits 64 to 71."""
     head, bits = f"{int(prefix.network_address):0128b}"[: prefix.prefixlen], f"{int(host):032b}"
     if prefix.prefixlen == 96:
         return IPv6Address(int(head + bits, 2))
@@ -141,7 +141,7 @@ def test_an_rtt_through_a_nat64_counts_for_the_ipv4_subnet(loaded: Callable[...,
 
 
 def test_a_named_network_contains_embedded_addresses() -> None:
-    """Pairs whose subnet is split by a name, too."""
+    """Also tests pairs of addresses whose subnet is split by a name."""
     config = EppingConfig(packet_clock=True, embedded_ipv4=ALL, named_networks=True)
     bench = Bench(config)
     names = {"192.0.2.32/28": "shop", "198.51.100.0/23": "office", "64:ff9b::/96": "never", "2001:db8::/31": "v6"}

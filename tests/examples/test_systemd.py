@@ -40,7 +40,7 @@ def test_it_is_hardened() -> None:
 
 
 def test_the_agent_works_under_it(tmp_path: Path, public: Path) -> None:
-    """The agent also reads a file of named networks, and notices that the file is replaced."""
+    """The agent also reads a file of names, and notices that the file is replaced."""
     log, names = tmp_path / "log", public / "networks.csv"
     names.write_text("cidr,name\n10.1.0.0/28,Miller\n")
     unit = UNIT.read_text().replace("/opt/otel-epping/bin/otel-epping", f"{sys.executable} -m otel_epping")

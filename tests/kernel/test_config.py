@@ -125,7 +125,7 @@ def test_rows_of_the_slot_cache(
 
 @pytest.mark.parametrize("prefix_v6", [48, 128])
 def test_kernel_memory_with_names(prefix_v6: int) -> None:
-    """The names decide how large the slot cache is."""
+    """The number of named prefixes decides the size of the slot cache."""
     addresses = ipaddress.ip_network("10.0.0.0/18")
     names = networks_of({ipaddress.ip_network(each): str(each) for each in addresses})
     small = EppingConfig(max_subnets=64, max_flows=64, prefix_v6=prefix_v6)

@@ -43,7 +43,7 @@ WORKBOOK = "a workbook of a spreadsheet program"
             bytes(200_000) + b"\xab\xcd\xefMaxMind.com\xe9" + bytes(500),
             " is a database in MaxMind format: use --database for this file",
         ),
-        (b'{"a": 1}', " is JSON: name a CSV file. For network.json, name ShapedDevices.csv in its folder"),
+        (b'{"a": 1}', " is JSON: use a CSV file. For network.json, use ShapedDevices.csv in its folder"),
         (b'\n[{"cidr": "10.0.0.0/8"}]', " looks like YAML: give the file a name that ends with .yaml"),
         (b"- cidr: 10.0.0.0/8", " looks like YAML: give the file a name that ends with .yaml"),
         (b"cidr,name\n10.0.0.0/8,M\xfcller\n", ":2: this line is not UTF-8: save the file as UTF-8"),
@@ -75,7 +75,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"cidr,name\n")
         file.truncate(files.MAX_BYTES + 1)
-    assert error_of(path) == "names.csv is larger than 64 MiB: name a file with names of networks"
+    assert error_of(path) == "names.csv is larger than 64 MiB: use a file of names"
 
 
 def test_files_that_cannot_be_read_have_a_clear_error(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that a thread reads the file of named networks and the databases again when they have changed."""
+"""Tests that a thread reads the file of names and the databases again when they have changed."""
 
 import ipaddress
 import logging

@@ -44,12 +44,12 @@ FIRST_NAMED = 6  # the first subnet that can be part of a named network
 TAGS = ("site", "plan")
 NETWORKS = (
     Network("miller", (("site", "berlin"), ("plan", "100"))),
-    Network("miller", (("site", "berlin"), ("plan", "50"))),  # differs only in a tag that may not be exported
+    Network("miller", (("site", "berlin"), ("plan", "50"))),  # differs only in a tag that is not always exported
     Network("smith", (("site", "berlin"),)),
     Network("jones", (("plan", "100"),)),
     Network("brown"),
 )
-# What a series stands for. A point has some of these attributes.
+# The attributes that say what a series stands for. A point has some of these attributes.
 NETWORK_KEYS = {*metric_table.NETWORK_KEYS} - {semconv.NETWORK_TAG}
 PLACE_KEYS = {semconv.AS_NUMBER, semconv.AS_ORGANIZATION, semconv.COUNTRY}
 
@@ -206,7 +206,7 @@ def test_groups_are_sums_of_subnets_and_named_networks(
             found = {key: stream.total() for key, stream in some._streams.items()}
             if chosen.limits.max_series is None:
                 assert found == expected(every, chosen)
-            else:  # the two producers export other subnets individually
+            else:  # each producer may export different subnets individually
                 assert totals(found) == totals(expected(every, chosen))
     check_that_series_end(kernel, [every, some])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the file of named networks is compared with the settings, before a kernel program is compiled."""
+"""Tests that the file of names is compared with the settings, before a kernel program is compiled."""
 
 from pathlib import Path
 

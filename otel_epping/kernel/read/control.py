@@ -37,10 +37,10 @@ class Control:
             self.write()
 
     def use_networks(self, trie: int) -> None:
-        """Changes the trie of named networks that the program uses, and begins a new epoch. Raises OSError."""
+        """Switches the program to a trie of named networks, and begins a new epoch. Raises OSError."""
         with self._lock:
             self.networks = trie
-            self.write()  # first, so that a CPU that reads the new epoch uses the new trie
+            self.write()  # written first: a CPU that reads the new epoch uses the new trie
             self.epoch += 1
             self.write()
 

@@ -197,7 +197,7 @@ class HistogramReader:
         """Returns at least the first `count` blocks.
 
         All blocks that are in use are mapped once in a pass. If a later row has a block that is not mapped, the blocks
-        are mapped again, with an eighth more, because the following rows often have later blocks.
+        are mapped again, with an eighth more blocks, because the following rows often have later blocks.
 
         Benign race: two threads may map the blocks at the same time. At worst the blocks are mapped once more.
         """

@@ -7,8 +7,8 @@ its number when the networks are changed. A number is never given to another net
 A change takes these steps:
 
 1. The agent fills the trie that is not in use.
-2. The agent changes the trie in use, and begins an epoch. So each packet is counted either for the old networks or for
-   the new networks.
+2. The agent switches the program to this trie, and begins an epoch. So each packet is counted either for the old
+   networks or for the new networks.
 3. At the next readings, the slots of networks that no longer exist, and of subnets that are now inside a network, are
    reclaimed like the slots of idle subnets (slots.py). So all readers read the final counts of these slots. A CPU may
    still claim a slot for an old network in the moment of step 2. So each new owner of a slot is checked.

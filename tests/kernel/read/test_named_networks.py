@@ -276,7 +276,7 @@ def test_a_program_without_names_refuses_networks() -> None:
 
 
 def test_changes_need_no_capabilities(bench: Bench) -> None:
-    """The batch operations of the kernel, too: the change must not fall back to one system call per prefix."""
+    """Also, a change must use the kernel's batch operations, and not one system call per prefix."""
 
     def change() -> int:
         capabilities.drop()
