@@ -19,11 +19,11 @@ _YAML = {".yaml", ".yml"}
 _SAVE_AS_CSV = "save the table as CSV in UTF-8"
 # The first bytes of files that are often given by mistake -> what the file is, and the cure.
 _FOREIGN = {
-    b"\n\r\r\n": ("a capture", "name captures as arguments of replay"),
-    b"\xd4\xc3\xb2\xa1": ("a capture", "name captures as arguments of replay"),
-    b"\xa1\xb2\xc3\xd4": ("a capture", "name captures as arguments of replay"),
-    b"\x4d\x3c\xb2\xa1": ("a capture", "name captures as arguments of replay"),
-    b"\xa1\xb2\x3c\x4d": ("a capture", "name captures as arguments of replay"),
+    b"\n\r\r\n": ("a capture", "use captures as arguments of replay"),
+    b"\xd4\xc3\xb2\xa1": ("a capture", "use captures as arguments of replay"),
+    b"\xa1\xb2\xc3\xd4": ("a capture", "use captures as arguments of replay"),
+    b"\x4d\x3c\xb2\xa1": ("a capture", "use captures as arguments of replay"),
+    b"\xa1\xb2\x3c\x4d": ("a capture", "use captures as arguments of replay"),
     b"\x1f\x8b": ("compressed by gzip", "decompress it"),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "decompress it"),
     b"PK\3\4": ("a workbook of a spreadsheet program, or a zip archive", _SAVE_AS_CSV),
@@ -43,7 +43,7 @@ def _content(path: str) -> bytes:
         with file.open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)
     except IsADirectoryError:
-        raise EppingError(f"{path} is a directory: name the file in the directory") from None
+        raise EppingError(f"{path} is a directory: use the path of the file in the directory") from None
     except PermissionError:
         raise EppingError(
             f"cannot read {path}: Permission denied: allow the user of the agent to read the file and to enter its "

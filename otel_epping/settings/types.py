@@ -77,7 +77,7 @@ class FilePath(click.ParamType[str]):
         """Returns the path. Fails if the path is empty."""
         path = str(value).strip()
         if not path:
-            self.fail("the path is empty: name a file, or remove the setting", param, ctx)
+            self.fail("the path is empty: set a path, or remove the setting", param, ctx)
         return path
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:

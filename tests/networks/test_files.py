@@ -23,7 +23,7 @@ from tests.networks.support import error_of, names_by_prefix, tags_by_name
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "settings" / "networks.csv"
-CAPTURE = "a capture: name captures as arguments of replay"
+CAPTURE = "a capture: use captures as arguments of replay"
 WORKBOOK = "a workbook of a spreadsheet program"
 
 
@@ -85,7 +85,7 @@ def test_files_that_cannot_be_read_have_a_clear_error(tmp_path: Path) -> None:
     assert error_of(path / "b") == "cannot read b: Not a directory"
     path.unlink()
     path.mkdir()
-    assert error_of(path) == "names.csv is a directory: name the file in the directory"
+    assert error_of(path) == "names.csv is a directory: use the path of the file in the directory"
     os.mkfifo(tmp_path / "fifo")
     assert error_of(tmp_path / "fifo") == "fifo is not a regular file: write the names of networks into a file"
     with socket.socket(socket.AF_UNIX) as unix:
