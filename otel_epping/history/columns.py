@@ -45,7 +45,7 @@ class Numbers(Generic[_T]):
         return self._numbers.get(key)
 
 
-class Column(NamedTuple):
+class ColumnKey(NamedTuple):
     """A counter: a metric and the values of the attributes that do not belong to the line.
 
     metric      the name of the metric
@@ -57,7 +57,7 @@ class Column(NamedTuple):
     attributes: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, metric: str, attributes: Mapping[str, Any]) -> "Column":
+    def of(cls, metric: str, attributes: Mapping[str, Any]) -> "ColumnKey":
         """Returns the column of a data point. The names of the attributes are the exported names (semconv.py)."""
         return cls(metric, tuple(sorted((_SHORT.get(name) or name, str(each)) for name, each in attributes.items())))
 
@@ -71,7 +71,7 @@ class Column(NamedTuple):
         return self.metric == metric and attributes.items() <= dict(self.attributes).items()
 
 
-class Columns(Numbers[Column]):
+class ColumnNumbers(Numbers[ColumnKey]):
     """Gives numbers to columns."""
 
     def matching(self, metric: str, attributes: Mapping[str, str]) -> list[int]:
@@ -93,5 +93,5 @@ class Numbering:
 
     def __init__(self) -> None:
         self.lines = Numbers[Line]()
-        self.columns = Columns()
+        self.columns = ColumnNumbers()
         self.methods = Numbers[str]()

@@ -8,7 +8,7 @@ import numpy as np
 from otel_epping.history.columns import Numbering
 from otel_epping.history.line import Line
 from otel_epping.history.slice import Rtts, Slice
-from otel_epping.history.totals import Totals
+from otel_epping.history.total import Total
 
 
 class History:
@@ -22,7 +22,7 @@ class History:
         self.numbering = numbering or Numbering()
         self.notes: list[str] = []
         self._slices: list[Slice] = []
-        self._total = Totals(self.numbering)
+        self._total = Total(self.numbering)
 
     @property
     def lines(self) -> list[Line]:
@@ -49,7 +49,7 @@ class History:
         self._slices.sort(key=lambda each: each.begin_ns)
         self._total.add(slice)
 
-    def total(self, begin_ns: int | None = None, end_ns: int | None = None) -> Totals:
+    def total(self, begin_ns: int | None = None, end_ns: int | None = None) -> Total:
         """Returns the sum of all slices, or of the slices whose middle is in the range from begin_ns to end_ns.
 
         The sum of all slices is kept up to date, so it takes no time. It changes when a slice is added.
@@ -57,14 +57,14 @@ class History:
         if begin_ns is None and end_ns is None:
             self._total._match()
             return self._total
-        totals = Totals(self.numbering)
+        total = Total(self.numbering)
         for slice in self._slices:
             middle = (slice.begin_ns + slice.end_ns) // 2
             if (begin_ns is None or middle >= begin_ns) and (end_ns is None or middle < end_ns):
-                totals.add(slice)
-        return totals
+                total.add(slice)
+        return total
 
-    def over_time(self, step_ns: int | None = None) -> Iterator[Totals]:
+    def over_time(self, step_ns: int | None = None) -> Iterator[Total]:
         """Yields the sums of the slices of each period of `step_ns`, in the order of time; by default, each slice.
 
         Periods without slices are left out. Periods start at multiples of `step_ns` since 1970.
@@ -74,10 +74,10 @@ class History:
             middle = (slice.begin_ns + slice.end_ns) // 2
             periods.setdefault(middle // step_ns if step_ns else number, []).append(slice)
         for period in sorted(periods):
-            totals = Totals(self.numbering)
+            total = Total(self.numbering)
             for slice in periods[period]:
-                totals.add(slice)
-            yield totals
+                total.add(slice)
+            yield total
 
     def group(self, key: Callable[[Line], Line]) -> "History":
         """Returns a history whose lines are the groups of this history's lines. The sums are exact.

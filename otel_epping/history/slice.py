@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from otel_epping.history.columns import Column
+from otel_epping.history.columns import ColumnKey
 from otel_epping.kernel.arrays import Counts, Indexes
 from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 # The values of metrics without a line: the agent's own metrics, and the metrics of interfaces.
-AgentValues = dict[Column, float]
+AgentValues = dict[ColumnKey, float]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ exactly the counts that an exporter with these settings would export for the sam
 import numpy as np
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
-from otel_epping.history.columns import Column, Numbering
+from otel_epping.history.columns import ColumnKey, Numbering
 from otel_epping.history.line import split_attributes
 from otel_epping.history.slice import AgentValues, Rtts, Slice
 from otel_epping.kernel.arrays import Counts, Indexes, grow
@@ -89,7 +89,7 @@ class LiveSource:
         """Returns the column of each data point of a series."""
         known = self._columns.setdefault(series.metric, np.full(len(labels), -1, np.int64))
         for number in np.unique(series.columns[known[series.columns] < 0]).tolist():
-            known[number] = self._numbering.columns.find(Column.of(series.metric.name, labels[number]))
+            known[number] = self._numbering.columns.find(ColumnKey.of(series.metric.name, labels[number]))
         return np.asarray(known[series.columns])
 
     def _rtts(self, batches: list[ExportBatch]) -> Rtts:
@@ -115,8 +115,8 @@ class LiveSource:
         values = AgentValues()
         for metric in batch.others.metrics:
             for point in metric.data.data_points:
-                values[Column.of(metric.name, point.attributes or {})] = point.value  # type: ignore[union-attr]
+                values[ColumnKey.of(metric.name, point.attributes or {})] = point.value  # type: ignore[union-attr]
         evicted = self._producer.flows_evicted
-        values[Column(agent_metrics.FLOW_EVICTED.name)] = evicted - self._evicted
+        values[ColumnKey(agent_metrics.FLOW_EVICTED.name)] = evicted - self._evicted
         self._evicted = evicted
         return values

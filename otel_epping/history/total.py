@@ -86,7 +86,7 @@ _NO_SCALE = 99
 _NO_MIN = np.uint64(2**64 - 1)
 
 
-class Totals:
+class Total:
     """The sum of slices.
 
     begin_ns   the earliest begin of a slice, Unix time, ns; 0 if there is no slice
