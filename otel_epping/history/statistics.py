@@ -12,7 +12,8 @@ import numpy as np
 
 from otel_epping.history.histograms import Floats
 from otel_epping.history.history import History
-from otel_epping.history.total import LineRtts, Total
+from otel_epping.history.line_rtts import LineRtts
+from otel_epping.history.total import Total
 from otel_epping.kernel.arrays import Counts, Flags
 from otel_epping.otel import metric_table
 
@@ -124,7 +125,7 @@ def _sum(total: Total, metric: str, **attributes: str) -> Floats:
         return np.full(total.lines, np.nan)
     values = counts.astype(np.float64)
     if attributes:
-        values[[not line.is_network for line in total.numbering.lines]] = np.nan
+        values[~total.numbering.are_networks()] = np.nan
     return values
 
 
