@@ -26,12 +26,15 @@ class Age(NamedTuple):
     step_ns: int
 
 
-# For a live table: seconds for one minute, 10 s for 5 minutes, minutes for one hour, 10 minutes for 6 hours, and hours.
+# For a live table: seconds for one minute, 10 s for 5 minutes, minutes for one hour, 10 minutes for 6 hours, hours for
+# one day, 6 hours for one week, and days. Each length is a multiple of the length before.
 LIVE_AGES = (
     Age(60 * _S, 10 * _S),
     Age(300 * _S, 60 * _S),
     Age(3_600 * _S, 600 * _S),
     Age(6 * 3_600 * _S, 3_600 * _S),
+    Age(24 * 3_600 * _S, 6 * 3_600 * _S),
+    Age(7 * 24 * 3_600 * _S, 24 * 3_600 * _S),
 )
 
 
