@@ -7,7 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from otel_epping.history.line import Line
-from otel_epping.kernel.arrays import Indexes
+from otel_epping.kernel.arrays import Flags
 from otel_epping.otel.metric_table import METRICS
 from otel_epping.otel.semconv import ATTRIBUTES
 
@@ -72,15 +72,25 @@ class ColumnKey(NamedTuple):
 
 
 class ColumnNumbers(Numbers[ColumnKey]):
-    """Gives numbers to columns."""
+    """Gives numbers to columns.
+
+    current  the numbers of the columns with current values
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current: set[int] = set()
+
+    def find(self, key: ColumnKey) -> int:
+        """Returns the number of a column. Gives a number to a new column."""
+        number = super().find(key)
+        if key.is_current:
+            self.current.add(number)
+        return number
 
     def matching(self, metric: str, attributes: Mapping[str, str]) -> list[int]:
         """Returns the numbers of the columns of `metric` that have all given attributes."""
         return [number for number, column in enumerate(self) if column.matches(metric, attributes)]
-
-    def current(self) -> Indexes:
-        """Returns the numbers of the columns with current values."""
-        return np.array([number for number, column in enumerate(self) if column.is_current], np.int64)
 
 
 class Numbering:
@@ -95,3 +105,12 @@ class Numbering:
         self.lines = Numbers[Line]()
         self.columns = ColumnNumbers()
         self.methods = Numbers[str]()
+        self._are_networks: Flags = np.zeros(0, np.bool_)
+
+    def are_networks(self) -> Flags:
+        """Returns an array that is true for each line that is not OVERFLOW or UNANSWERED: (lines,)."""
+        known = len(self._are_networks)
+        if known < len(self.lines):
+            new = [self.lines[number].is_network for number in range(known, len(self.lines))]
+            self._are_networks = np.concatenate([self._are_networks, np.array(new, np.bool_)])
+        return self._are_networks

@@ -1,14 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """A history: the slices of a measurement, and their exact sums over any time and any grouping."""
 
-from collections.abc import Callable, Iterator
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from otel_epping.history.columns import Numbering
 from otel_epping.history.line import Line
+from otel_epping.history.line_rtts import LineRtts
 from otel_epping.history.slice import Rtts, Slice
+from otel_epping.history.stored import StoredSlice
 from otel_epping.history.total import Total
+from otel_epping.kernel.arrays import Indexes
+
+_S = 10**9
+
+
+class Age(NamedTuple):
+    """Slices that end more than `after_ns` before the end of the history are merged into periods of `step_ns`."""
+
+    after_ns: int
+    step_ns: int
+
+
+# For a live table: seconds for one minute, 10 s for 5 minutes, minutes for one hour, 10 minutes for 6 hours, and hours.
+LIVE_AGES = (
+    Age(60 * _S, 10 * _S),
+    Age(300 * _S, 60 * _S),
+    Age(3_600 * _S, 600 * _S),
+    Age(6 * 3_600 * _S, 3_600 * _S),
+)
 
 
 class History:
@@ -16,12 +40,15 @@ class History:
 
     numbering  the numbers of lines, columns and methods. The sources of the history must use the same numbering
     notes      what the sources could not use, and other remarks of the sources, one sentence each
+
+    `ages` says how old slices are merged. By default, slices are not merged. The sums stay exact.
     """
 
-    def __init__(self, numbering: Numbering | None = None) -> None:
+    def __init__(self, numbering: Numbering | None = None, ages: Sequence[Age] = ()) -> None:
         self.numbering = numbering or Numbering()
         self.notes: list[str] = []
-        self._slices: list[Slice] = []
+        self._ages = ages
+        self._slices: list[StoredSlice] = []
         self._total = Total(self.numbering)
 
     @property
@@ -43,11 +70,16 @@ class History:
         """The latest end of a slice, Unix time, ns; 0 if there is no slice."""
         return self._total.end_ns
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all slices in bytes."""
+        return sum(stored.nbytes for stored in self._slices)
+
     def add(self, slice: Slice) -> None:
         """Adds a slice. Slices may come in any order, may overlap, and may have gaps between them."""
-        self._slices.append(slice)
-        self._slices.sort(key=lambda each: each.begin_ns)
-        self._total.add(slice)
+        self._insert(StoredSlice(slice))
+        for age in self._ages:
+            self._merge_older(age)
 
     def total(self, begin_ns: int | None = None, end_ns: int | None = None) -> Total:
         """Returns the sum of all slices, or of the slices whose middle is in the range from begin_ns to end_ns.
@@ -55,29 +87,26 @@ class History:
         The sum of all slices is kept up to date, so it takes no time. It changes when a slice is added.
         """
         if begin_ns is None and end_ns is None:
-            self._total._match()
+            self._total.match()
             return self._total
-        total = Total(self.numbering)
-        for slice in self._slices:
-            middle = (slice.begin_ns + slice.end_ns) // 2
-            if (begin_ns is None or middle >= begin_ns) and (end_ns is None or middle < end_ns):
-                total.add(slice)
-        return total
+        return self._sum(
+            stored
+            for stored in self._slices
+            if (begin_ns is None or stored.middle_ns >= begin_ns) and (end_ns is None or stored.middle_ns < end_ns)
+        )
 
     def over_time(self, step_ns: int | None = None) -> Iterator[Total]:
-        """Yields the sums of the slices of each period of `step_ns`, in the order of time; by default, each slice.
+        """Yields the sum of the slices of each period of `step_ns`, in the order of time; by default, of each slice.
 
-        Periods without slices are left out. Periods start at multiples of `step_ns` since 1970.
+        Periods without slices are left out. Periods start at multiples of `step_ns` since 1970. A slice belongs to the
+        period that contains the middle of the slice.
         """
-        periods: dict[int, list[Slice]] = {}
-        for number, slice in enumerate(self._slices):
-            middle = (slice.begin_ns + slice.end_ns) // 2
-            periods.setdefault(middle // step_ns if step_ns else number, []).append(slice)
-        for period in sorted(periods):
-            total = Total(self.numbering)
-            for slice in periods[period]:
-                total.add(slice)
-            yield total
+        for stored in self._periods(step_ns):
+            yield self._sum(stored)
+
+    def coarsen(self, step_ns: int) -> None:
+        """Merges the slices of each period of `step_ns` into one slice (over_time())."""
+        self._slices = [self._merged(stored) for stored in self._periods(step_ns)]
 
     def group(self, key: Callable[[Line], Line]) -> "History":
         """Returns a history whose lines are the groups of this history's lines. The sums are exact.
@@ -86,16 +115,61 @@ class History:
         """
         numbering = Numbering()
         numbering.columns, numbering.methods = self.numbering.columns, self.numbering.methods
-        to = np.array([numbering.lines.find(key(line)) for line in self.lines], np.int64)
-        history = History(numbering)
+        to = np.array([numbering.lines.find(key(line)) for line in self.numbering.lines], np.int64)
+        history = History(numbering, self._ages)
         history.notes = self.notes
-        for slice in self._slices:
-            lines, place = np.unique(to[slice.lines], return_inverse=True)
-            counters = np.zeros((len(lines), slice.counters.shape[1]), np.uint64)
-            np.add.at(counters, place, slice.counters)
-            rtts = slice.rtts
-            grouped = Rtts(
-                to[rtts.lines], rtts.methods, rtts.scales, rtts.buckets, rtts.sum_ns, rtts.min_ns, rtts.max_ns
-            )
-            history.add(Slice(slice.begin_ns, slice.end_ns, lines, counters, grouped, slice.agent))
+        for stored in self._slices:
+            history._insert(_grouped(stored, to, numbering))
         return history
+
+    def _insert(self, stored: StoredSlice) -> None:
+        bisect.insort(self._slices, stored, key=lambda each: each.begin_ns)
+        self._total.add(stored)
+
+    def _sum(self, slices: Iterable[StoredSlice]) -> Total:
+        total = Total(self.numbering)
+        for stored in slices:
+            total.add(stored)
+        return total
+
+    def _merged(self, slices: Sequence[StoredSlice]) -> StoredSlice:
+        return slices[0] if len(slices) == 1 else self._sum(slices).stored()
+
+    def _periods(self, step_ns: int | None) -> Iterator[list[StoredSlice]]:
+        """Yields the slices of each period, in the order of time."""
+        if step_ns is None:
+            yield from ([stored] for stored in self._slices)
+            return
+        periods: dict[int, list[StoredSlice]] = {}
+        for stored in self._slices:
+            periods.setdefault(stored.middle_ns // step_ns, []).append(stored)
+        yield from (periods[period] for period in sorted(periods))
+
+    def _merge_older(self, age: Age) -> None:
+        """Merges the slices that are older than `age`.
+
+        If slices come in the order of time, at most one slice is merged in each call. So no call takes long.
+        """
+        limit_ns = self.end_ns - age.after_ns
+        place = 1
+        while place < len(self._slices) and self._slices[place].end_ns <= limit_ns:
+            before, stored = self._slices[place - 1 : place + 1]
+            if before.middle_ns // age.step_ns == stored.middle_ns // age.step_ns:
+                self._slices[place - 1 : place + 1] = [self._merged([before, stored])]
+            else:
+                place += 1
+
+
+def _grouped(stored: StoredSlice, to: Indexes, numbering: Numbering) -> StoredSlice:
+    """Returns a slice whose lines are groups. `to` is the number of the group of each line."""
+    lines, place = np.unique(to[stored.lines], return_inverse=True)
+    counters = np.zeros((len(numbering.columns), len(lines)), np.uint64)
+    for column, values in stored.columns.items():
+        np.add.at(counters[column], place, values.astype(np.uint64))
+    parts = []
+    for method, rtts in stored.rtts.items():
+        loaded, groups = rtts.load(), LineRtts(len(numbering.lines))
+        groups.add(replace(loaded, lines=to[loaded.lines]))
+        parts.append(groups.as_rtts(method))
+    grouped = Slice(stored.begin_ns, stored.end_ns, lines, counters.T, Rtts.joined(parts), stored.agent)
+    return StoredSlice(grouped, stored.covered)

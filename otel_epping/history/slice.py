@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A slice: the counts of one interval of time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from otel_epping.history.columns import ColumnKey
 from otel_epping.kernel.arrays import Counts, Indexes
-from otel_epping.kernel.sparse_histograms import SparseHistograms
+from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 
 # The values of metrics without a line: the agent's own metrics, and the metrics of interfaces.
 AgentValues = dict[ColumnKey, float]
@@ -39,6 +40,34 @@ class Rtts:
         """Returns a table without histograms."""
         number, count = np.zeros(0, np.int64), np.zeros(0, np.uint64)
         return cls(number, number, number, SparseHistograms.empty(0), count, count, count)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Rtts]") -> "Rtts":
+        """Returns the histograms of all parts."""
+        if not parts:
+            return cls.empty()
+        buckets = SparseHistograms(
+            np.concatenate([part.buckets.first for part in parts]),
+            starts_of(np.concatenate([part.buckets.lengths for part in parts])),
+            np.concatenate([part.buckets.counts for part in parts]),
+        )
+        lines, methods, scales, sum_ns, min_ns, max_ns = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("lines", "methods", "scales", "sum_ns", "min_ns", "max_ns")
+        )
+        return cls(lines, methods, scales, buckets, sum_ns, min_ns, max_ns)
+
+    def select(self, which: Indexes) -> "Rtts":
+        """Returns a copy of the given histograms."""
+        return Rtts(
+            self.lines[which],
+            self.methods[which],
+            self.scales[which],
+            self.buckets.select(which),
+            self.sum_ns[which],
+            self.min_ns[which],
+            self.max_ns[which],
+        )
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_a_slice_has_the_counts_since_the_previous_slice() -> None:
     assert [each[line] for each in io if each is not None] == [101, 0, 101]
     assert history.total().rtts(["icmp_echo"]).sum_ns[line] == 9 * MS
     assert history.total().rtts().min_ns[line] == 5 * MS
-    assert history.total().methods(line) == ["tcp_timestamp", "icmp_echo"]
+    assert history.total().methods == ["tcp_timestamp", "icmp_echo"]
 
 
 @settings(max_examples=50, deadline=None)
