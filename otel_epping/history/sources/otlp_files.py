@@ -10,18 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from otel_epping.errors import EppingError
-from otel_epping.history.columns import Numbers
 from otel_epping.history.history import History
-from otel_epping.history.line import Line
 from otel_epping.history.slice import AgentValues, Rtts, Slice
 from otel_epping.history.sources.otlp_increments import HistogramRows, Increments, Unusable, histogram_rows
 from otel_epping.history.sources.otlp_json import NotOtlpError, ResourceData, attributes_of, decode
 from otel_epping.history.sources.otlp_points import AGENT_LINE, Column, Points, Series, Times, as_array, sort_metric
 from otel_epping.history.sources.reading import InputFile
-from otel_epping.history.sources.slice_builder import compact, counter_matrix
+from otel_epping.history.sources.slice_builder import counter_matrix
 from otel_epping.kernel.arrays import Indexes
-from otel_epping.kernel.sparse_histograms import SparseHistograms
-from otel_epping.series.histogram import fit_all
 
 # The points of one reading may be spread over many lines. A slice is built when no point was added to it for
 # _SETTLED_LINES lines, or when more than _MAX_POINTS points wait.
@@ -30,15 +26,22 @@ _MAX_POINTS = 500_000
 # Up to this number of intervals before the first export, a series that starts is a series that started in the time of
 # the file: the file begins with the first interval of the agent.
 _FIRST_INTERVALS = 2
-_NO_LIMIT = 1 << 30
 _EARLIEST_NS = 1
+# If the slices of a history need more than _MAX_BYTES, pairs of them are merged.
+_MAX_BYTES = 400 << 20
+_CHECK_SLICES = 64
+_S = 10**9
 
 
 class _Agent:
-    """What is known of an agent: a resource with its own service.instance.id."""
+    """What is known of an agent: a resource with its own service.instance.id.
 
-    def __init__(self, key: str, name: str, series: Series, unusable: Unusable) -> None:
-        self.key, self.name, self.series = key, name, series
+    label  the value of Line.agent until the end of the files
+    """
+
+    def __init__(self, key: str, host: str, label: str, history: History, unusable: Unusable) -> None:
+        self.key, self.host, self.label = key, host, label
+        self.series = Series(history.numbering, label)
         self.increments = Increments(unusable)
         self.times: Times = {}
         self.touched: dict[int, int] = {}  # the number of the latest line with points of a time
@@ -53,15 +56,14 @@ class OtlpReader:
     The files may contain the measurements of several agents. Cumulative counts may continue from file to file.
     """
 
-    def __init__(self, history: History) -> None:
-        self._history = history
+    def __init__(self) -> None:
+        self._history = History()
         self._unusable = Unusable()
         self._agents: dict[bytes, _Agent] = {}
         self._by_key: dict[str, _Agent] = {}
-        self._lines = Numbers[tuple[int, Line]]()
-        self._slices: list[Slice] = []
         self._number = 0
         self._waiting = 0
+        self._step_ns = 0
 
     def read(self, file: InputFile) -> None:
         """Reads a file, and closes it. Damaged lines are counted and skipped."""
@@ -83,23 +85,25 @@ class OtlpReader:
             which = "1 line is" if len(damaged) == 1 else f"{len(damaged):,} lines are"
             notes.append(f"{file.name}: {which} not used, of {number:,}; line {first}: {cause}")
         if file.damage:
-            notes.append(f"{file.name}: {file.damage}; the {number:,} lines before the damage are used")
+            notes.append(f"{file.name}: {file.damage}; only the data before the damage are used")
 
-    def finish(self) -> None:
-        """Adds the slices to the history, and notes what could not be used."""
-        for agent in self._by_key.values():
+    def finish(self) -> History:
+        """Returns the history, whose notes say what could not be used."""
+        agents = list(self._by_key.values())
+        for agent in agents:
             for time_ns in sorted(agent.times):
                 self._build(agent, time_ns)
             self._build_first(agent, None)
-        names = _distinct_names(list(self._by_key.values()))
-        lines = [line._replace(agent=names[number]) for number, line in self._lines]
-        to = np.array([self._history.numbering.lines.find(line) for line in lines], np.int64)
-        for slice in self._slices:
-            slice.lines[:] = to[slice.lines]
-            slice.rtts.lines[:] = to[slice.rtts.lines]
-            self._history.add(slice)
-        self._slices.clear()
+        if len(agents) > 1:
+            hosts = Counter(agent.host for agent in agents)
+            names = {a.label: a.host if a.host and hosts[a.host] == 1 else a.key for a in agents}
+            self._history = self._history.group(lambda line: line._replace(agent=names[line.agent]))
         self._history.notes.extend(_notes(self._unusable))
+        if self._step_ns:
+            self._history.notes.append(
+                f"to save memory, the intervals of {self._step_ns / _S:g} s were merged, because there were many"
+            )
+        return self._history
 
     # ---- reading
 
@@ -124,9 +128,8 @@ class OtlpReader:
         key = str(attributes.get("service.instance.id") or sorted(attributes.items()))
         agent = self._by_key.get(key)
         if not agent:
-            series = Series(self._history.numbering, self._lines, len(self._by_key))
-            name = str(attributes.get("host.name") or attributes.get("service.instance.id") or "")
-            agent = self._by_key[key] = _Agent(key, name, series, self._unusable)
+            host, label = str(attributes.get("host.name", "")), f"agent {len(self._by_key)}" if self._by_key else ""
+            agent = self._by_key[key] = _Agent(key, host, label, self._history, self._unusable)
         self._agents[raw] = agent
         return agent
 
@@ -186,9 +189,12 @@ class OtlpReader:
         of_lines = of_counters[on_line]
         lines, counters = counter_matrix(of_lines[:, 0], of_lines[:, 1], values[on_line].astype(np.uint64))
         tables = [_as_rtts(each, places) for each in (rtts, grown) if len(each.series)]
-        for table in tables or [Rtts.empty()]:
-            self._slices.append(Slice(min(begin_ns, time_ns), time_ns, lines, counters, table, own))
-            lines, counters, own = lines[:0], counters[:0], {}
+        self._history.add(Slice(min(begin_ns, time_ns), time_ns, lines, counters, Rtts.joined(tables), own))
+        if len(self._history) % _CHECK_SLICES == 0 and self._history.nbytes > _MAX_BYTES:
+            self._step_ns = max(
+                2 * self._step_ns, 2 * (self._history.end_ns - self._history.begin_ns) // len(self._history)
+            )
+            self._history.coarsen(self._step_ns)
 
 
 def _columns(points: Column) -> tuple[Indexes, Indexes, Indexes]:
@@ -196,18 +202,8 @@ def _columns(points: Column) -> tuple[Indexes, Indexes, Indexes]:
 
 
 def _as_rtts(rows: HistogramRows, places: Indexes) -> Rtts:
-    fitted = fit_all(rows.buckets, 0, 0, _NO_LIMIT)  # without empty buckets at the ends
-    buckets = SparseHistograms(fitted.offset, fitted.starts, compact(fitted.counts))
-    lines, methods = places[rows.series].T.copy()
-    return Rtts(lines, methods, rows.scales, buckets, rows.sum_ns, rows.min_ns, rows.max_ns)
-
-
-def _distinct_names(agents: Sequence[_Agent]) -> list[str]:
-    """Returns the name of each agent: the name of its host if it is distinct. A single agent has no name."""
-    if len(agents) <= 1:
-        return [""] * len(agents)
-    hosts = Counter(agent.name for agent in agents)
-    return [agent.name if agent.name and hosts[agent.name] == 1 else agent.key for agent in agents]
+    lines, methods = places[rows.series].T
+    return Rtts(lines, methods, rows.scales, rows.buckets, rows.sum_ns, rows.min_ns, rows.max_ns)
 
 
 def _notes(unusable: Unusable) -> list[str]:
@@ -234,12 +230,16 @@ def _notes(unusable: Unusable) -> list[str]:
     return found
 
 
-def read_otlp(history: History, files: Sequence[InputFile]) -> None:
-    """Reads OTLP files, in the order of time, into a history. Raises EppingError if no file has usable counts."""
-    reader, before = OtlpReader(history), len(history)
+def read_otlp(files: Sequence[InputFile]) -> History:
+    """Returns the history of OTLP files, which are in the order of time.
+
+    Raises EppingError if no file has usable counts.
+    """
+    reader = OtlpReader()
     for file in files:
         reader.read(file)
-    reader.finish()
-    if len(history) == before:
-        causes = "; ".join(history.notes)
-        raise EppingError(f"{', '.join(file.name for file in files)}: no metrics of otel-epping: {causes}")
+    history = reader.finish()
+    if not len(history):
+        causes = ": " + "; ".join(history.notes) if history.notes else ""
+        raise EppingError(f"{', '.join(file.name for file in files)}: no counts of otel-epping{causes}")
+    return history

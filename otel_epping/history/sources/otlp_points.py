@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from otel_epping.history.columns import ColumnKey, Numbering, Numbers
-from otel_epping.history.line import Line, split_attributes
+from otel_epping.history.line import split_attributes
 from otel_epping.history.sources.otlp_increments import Stored, Unusable
 from otel_epping.history.sources.otlp_json import (
     CUMULATIVE,
@@ -29,22 +29,21 @@ from otel_epping.otel.metric_table import METRICS
 
 AGENT_LINE = -1
 _METRICS = {metric.name: metric for metric in METRICS}
-_INTEGERS = (semconv.AS_NUMBER,)
 _MAX_SCALE = 20
 _NS = 1e9
 
 
-class Series(Numbers[tuple[str, bytes]]):
-    """The series of one agent. A key is the name of a metric, and the attributes as they are in the file.
+class Series:
+    """The series of one agent, with a number for each series.
 
-    `places` has two numbers for each series: the line, or AGENT_LINE; and the column or the method.
+    `places` has two numbers for each series: the line, or AGENT_LINE; and the column or the method. The column of
+    AGENT_LINE is a number of `agent_columns`. `agent` is the value of Line.agent.
     """
 
-    def __init__(self, numbering: Numbering, lines: Numbers[tuple[int, Line]], agent: int) -> None:
-        super().__init__()
+    def __init__(self, numbering: Numbering, agent: str) -> None:
         self.places: list[tuple[int, int]] = []
         self.agent_columns = Numbers[ColumnKey]()
-        self._numbering, self._lines, self._agent = numbering, lines, agent
+        self._numbering, self._agent = numbering, agent
         self._known: dict[str, dict[bytes, int]] = {}
 
     def of(self, metric: str) -> dict[bytes, int]:
@@ -58,8 +57,8 @@ class Series(Numbers[tuple[str, bytes]]):
         if semconv.SUBNET not in known.keys:
             place = AGENT_LINE, self.agent_columns.find(ColumnKey.of(metric, attributes))
         else:
-            line, rest = split_attributes(attributes)
-            number = self._lines.find((self._agent, line))
+            line, rest = split_attributes(attributes, self._agent)
+            number = self._numbering.lines.find(line)
             if known.kind == "exponential histogram":
                 place = number, self._numbering.methods.find(str(rest.get(semconv.METHOD, "")))
             else:

@@ -9,22 +9,13 @@ from otel_epping.history.slice import AgentValues, Rtts, Slice
 from otel_epping.kernel.arrays import Counts, Indexes
 from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 
-_NARROW = np.uint64(2**32 - 1)
-
-
-def compact(counts: Counts) -> Counts:
-    """Returns counts as 32-bit numbers if all counts fit. A history of a month has many slices."""
-    if len(counts) and counts.max() > _NARROW:
-        return counts
-    return counts.astype(np.uint32)
-
 
 def counter_matrix(lines: Indexes, columns: Indexes, values: Counts) -> tuple[Indexes, Counts]:
     """Returns the distinct lines, and the sums of the values by line and column: (lines, columns)."""
     distinct, rows = np.unique(lines, return_inverse=True)
     counters = np.zeros((len(distinct), int(columns.max()) + 1 if len(columns) else 0), np.uint64)
     np.add.at(counters, (rows, columns), values)
-    return distinct, compact(counters) if counters.size else counters
+    return distinct, counters
 
 
 class SliceBuilder:
@@ -61,7 +52,7 @@ class SliceBuilder:
         lines, columns, values = _arrays(self._counters, 3)
         distinct, counters = counter_matrix(lines, columns, values.astype(np.uint64))
         line, method, scale, first, length, *times = _arrays(self._rtts, 8)
-        counts = compact(np.array(self._counts, np.uint64))
+        counts = np.array(self._counts, np.uint64)
         buckets = SparseHistograms(first, starts_of(length), counts)
         sum_ns, min_ns, max_ns = (each.astype(np.uint64) for each in times)
         rtts = Rtts(line, method, scale, buckets, sum_ns, min_ns, max_ns)
