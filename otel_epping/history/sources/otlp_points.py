@@ -31,7 +31,6 @@ AGENT_LINE = -1
 CURRENT_KINDS = ("updowncounter", "gauge")
 _METRICS = {metric.name: metric for metric in METRICS}
 _MAX_SCALE = 20
-_NS = 1e9
 
 
 class Series:
@@ -46,10 +45,30 @@ class Series:
         self.agent_columns = Numbers[ColumnKey]()
         self._numbering, self._agent = numbering, agent
         self._known: dict[str, dict[Hashable, int]] = {}
+        self._found: dict[str, tuple[list[bytes], list[int | None]]] = {}  # the latest arguments and result of find()
 
     def of(self, metric: str) -> dict[Hashable, int]:
         """Returns the numbers of the known series of a metric, by attributes."""
         return self._known.setdefault(metric, {})
+
+    def find(self, metric: str, raws: list[bytes], unusable: Unusable) -> list[int | None]:
+        """Returns the number of each series, or None if its attributes are invalid. Gives numbers to new series.
+
+        The series are often the same as in the previous request. To compare them is faster than to find them.
+        """
+        latest, numbers = self._found.get(metric, ([], []))
+        if raws != latest:
+            known = self.of(metric)
+            numbers = [number if (number := known.get(raw)) is not None else self._new(metric, raw) for raw in raws]
+            unusable.invalid_attributes += numbers.count(None)
+            self._found[metric] = raws, numbers
+        return numbers
+
+    def _new(self, metric: str, raw: bytes) -> int | None:
+        try:
+            return self.new(metric, raw, attributes_of(raw))
+        except NotOtlpError:
+            return None
 
     def new(self, metric: str, key: Hashable, attributes: Mapping[str, Any]) -> int:
         """Gives a number to a series. `key` identifies the series among the series of the metric."""
@@ -175,11 +194,7 @@ def _sort(
     times: Times,
     unusable: Unusable,
 ) -> None:
-    known = series.of(metric)
-    raws = [bytes(point.attributes) for point in points]
-    numbers = [known.get(raw) for raw in raws]
-    if None in numbers:
-        numbers = [_find_series(metric, raw, series, unusable) for raw in raws]
+    numbers = series.find(metric, [bytes(point.attributes) for point in points], unusable)
     starts = [point.startTimeUnixNano for point in points]
     ends = [point.timeUnixNano for point in points]
     if len(ends) and ends[0] and None not in numbers and ends.count(ends[0]) == len(ends):
@@ -197,17 +212,6 @@ def _sort(
         column.extend(PointColumn([number], [start_ns], [value]))
 
 
-def _find_series(metric: str, raw: bytes, series: Series, unusable: Unusable) -> int | None:
-    number = series.of(metric).get(raw)
-    if number is not None:
-        return number
-    try:
-        return series.new(metric, raw, attributes_of(raw))
-    except NotOtlpError:
-        unusable.invalid_attributes += 1
-        return None
-
-
 def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
     """Returns a histogram of RTTs, or None if its buckets are not usable."""
     if isinstance(point, ExponentialPoint):
@@ -223,11 +227,7 @@ def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
     # Values outside of the buckets are zeros and negative values (exponential), which no RTT has.
     if sum(counts) != point.count or (counts and min(counts) < 0):
         return None
-    return scale, first, counts, _ns(point.sum), _ns(point.min), _ns(point.max)
-
-
-def _ns(seconds: float | None) -> int:
-    return round(seconds * _NS) if seconds and math.isfinite(seconds) and seconds > 0 else 0
+    return scale, first, counts, point.sum or 0.0, point.min or 0.0, point.max or 0.0
 
 
 @lru_cache(64)

@@ -170,12 +170,12 @@ def _stored(histogram: NativeHistogram) -> Stored | None:
         scale, index = place
         counts[index] = round(float(count))
     if not counts:
-        return None if float(histogram.count) else (_MAX_SCALE, 0, [], 0, 0, 0)
+        return None if float(histogram.count) else (_MAX_SCALE, 0, [], 0.0, 0.0, 0.0)
     first = min(counts)
     row = [counts.get(index, 0) for index in range(first, max(counts) + 1)]
     if sum(row) != round(float(histogram.count)):
         return None
-    return scale, first, row, max(0, round(float(histogram.sum) * _S)), 0, 0
+    return scale, first, row, float(histogram.sum), 0.0, 0.0
 
 
 @lru_cache(4096)
