@@ -250,6 +250,7 @@ def test_names() -> None:
     assert RTT in names_of(metric_table.RTT)
     assert IO in names_of(metric_table.SUBNET_BYTES)
     assert "epping.network.io_bytes_total" in names_of(metric_table.SUBNET_BYTES)
-    attributes, others = split_labels({"__name__": "x", "otel_metric_overflow": "true", "epping.rtt.side": "internal"})
+    labels = {"__name__": "x", "otel_metric_overflow": "true", "epping.rtt.side": "internal", "otel_scope_version": "1"}
+    attributes, others = split_labels(labels)
     assert attributes == {"otel.metric.overflow": True, "epping.rtt.side": "internal"}
     assert others == {}
