@@ -13,6 +13,7 @@ from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 
 _SIGN = np.uint64(2**63)
 _NS = 1e9
+_MAX_S = 1.8e10  # in ns, it has 64 bits
 Stored = tuple[int, int, list[int], float, float, float]
 """A histogram: scale, offset, counts; and the sum, minimum and maximum in seconds, 0 if they are unknown."""
 
@@ -74,7 +75,7 @@ def histogram_rows(series: list[int], start_ns: list[int], stored: list[Stored])
 
 def _as_ns(seconds: Sequence[float]) -> Counts:
     array = np.array(seconds, np.float64)
-    return np.rint(np.where(np.isfinite(array) & (array > 0), array, 0) * _NS).astype(np.uint64)
+    return np.rint(np.nan_to_num(array, posinf=0).clip(0, _MAX_S) * _NS).astype(np.uint64)
 
 
 class CumulativeSeries:

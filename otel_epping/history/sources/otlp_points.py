@@ -24,6 +24,7 @@ from otel_epping.history.sources.otlp_json import (
     attributes_of,
 )
 from otel_epping.kernel.arrays import Indexes
+from otel_epping.kernel.buckets import SCALES
 from otel_epping.otel import semconv
 from otel_epping.otel.metric_table import METRICS
 
@@ -31,6 +32,10 @@ AGENT_LINE = -1
 CURRENT_KINDS = ("updowncounter", "gauge")
 _METRICS = {metric.name: metric for metric in METRICS}
 _MAX_SCALE = 20
+# Histograms of higher scales are converted to this scale, which is the highest scale of otel-epping's own histograms.
+_MAX_KEPT_SCALE = max(SCALES)
+# An RTT is between 2^-_MAX_POWER and 2^_MAX_POWER seconds.
+_MAX_POWER = 64
 
 
 class Series:
@@ -225,9 +230,21 @@ def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
             return None
         (scale, first), counts = found, point.bucketCounts[:-1]
     # Values outside of the buckets are zeros and negative values (exponential), which no RTT has.
-    if sum(counts) != point.count or (counts and min(counts) < 0):
+    if sum(counts) != point.count:
         return None
+    if not -_MAX_POWER <= first / 2**scale <= (first + len(counts)) / 2**scale <= _MAX_POWER:
+        return None
+    if scale > _MAX_KEPT_SCALE:
+        first, counts = _downscaled(first, counts, scale - _MAX_KEPT_SCALE)
+        scale = _MAX_KEPT_SCALE
     return scale, first, counts, point.sum or 0.0, point.min or 0.0, point.max or 0.0
+
+
+def _downscaled(first: int, counts: list[int], halvings: int) -> tuple[int, list[int]]:
+    merged = [0] * (((first + len(counts) - 1) >> halvings) - (first >> halvings) + 1 if counts else 0)
+    for place, count in enumerate(counts, first):
+        merged[(place >> halvings) - (first >> halvings)] += count
+    return first >> halvings, merged
 
 
 @lru_cache(64)
@@ -251,5 +268,5 @@ def as_array(values: list[Any]) -> Indexes:
     """Returns rounded numbers as an array of integers. Negative numbers become 0."""
     array = np.array(values)
     if array.dtype != np.int64:
-        array = np.rint(np.array(values, np.float64)).astype(np.int64)
+        array = np.rint(np.nan_to_num(np.array(values, np.float64), posinf=0).clip(0, 2**62)).astype(np.int64)
     return np.asarray(np.maximum(array, 0))
