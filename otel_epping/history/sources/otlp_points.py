@@ -78,6 +78,7 @@ class Series:
     def new(self, metric: str, key: Hashable, attributes: Mapping[str, Any]) -> int:
         """Gives a number to a series. `key` identifies the series among the series of the metric."""
         known = _METRICS[metric]
+        attributes = {name: _typed(name, value) for name, value in attributes.items()}
         if semconv.SUBNET not in known.keys:
             place = AGENT_LINE, self.agent_columns.find(ColumnKey.of(metric, attributes))
         else:
@@ -107,6 +108,15 @@ class PointColumn(NamedTuple):
 
 def _column() -> PointColumn:
     return PointColumn([], [], [])
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Returns the value of an attribute with the type that otel-epping gives it."""
+    if name in semconv.AGGREGATES:
+        return value is True
+    if name == semconv.AS_NUMBER:
+        return int(value) if str(value).isdecimal() else None
+    return str(value)
 
 
 @dataclass
