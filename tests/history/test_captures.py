@@ -88,7 +88,7 @@ def test_the_sum_of_all_slices_is_the_table_of_replay(config: EppingConfig, path
 def conversation_history(tmp_path: Path, begins_ns: list[int], step_ns: int | None = None) -> History:
     conversations = {begin_ns: Conversation(number) for number, begin_ns in enumerate(begins_ns)}
     path = capture_of(tmp_path / "some.pcap", conversations)
-    config = EppingConfig(max_subnets=64, max_flows=256, sample_interval_ns=0)
+    config = EppingConfig(max_subnets=256, max_flows=256, sample_interval_ns=0)
     return read_captures([str(path)], config, step_ns=step_ns)
 
 
@@ -130,7 +130,7 @@ def test_the_length_of_slices_is_chosen(tmp_path: Path) -> None:
 def test_files_in_the_wrong_order_are_put_in_order(tmp_path: Path) -> None:
     later = capture_of(tmp_path / "later.pcap", {BEGIN_NS + 100 * SECOND: Conversation(1)})
     earlier = capture_of(tmp_path / "earlier.pcap", {BEGIN_NS: Conversation(2)})
-    config = EppingConfig(max_subnets=64, max_flows=256, sample_interval_ns=0)
+    config = EppingConfig(max_subnets=256, max_flows=256, sample_interval_ns=0)
     history = read_captures([str(later), str(earlier)], config, step_ns=SECOND)
     first, second = list(history.over_time(SECOND))
     assert rtts_of_line(history, first, Conversation(2).server, "dns") == 1
@@ -158,7 +158,7 @@ def test_subnets_that_never_answer_share_a_line_even_if_lines_are_groups(tmp_pat
     packets = [*(Packet(BEGIN_NS + at_ns, *frame(ip)) for at_ns, ip in one.ip), silent]
     path = tmp_path / "some.pcap"
     path.write_bytes(pcap(packets, nanoseconds=True))
-    config = EppingConfig(max_subnets=64, max_flows=256, sample_interval_ns=0)
+    config = EppingConfig(max_subnets=256, max_flows=256, sample_interval_ns=0)
     history = read_captures([str(path)], config, grouping=Grouping("asn", databases=databases), step_ns=SECOND)
     labels = {
         line.label for line, is_present in zip(history.lines, history.total().present(), strict=True) if is_present

@@ -95,7 +95,7 @@ def check(total: Total, slices: list[Plain], group: Any = lambda line: line) -> 
             for (line, method), rtts_ns in each.rtts_ns.items():
                 if methods is None or method in methods:
                     by_line.setdefault(group(line), []).extend((rtt_ns, each.scale) for rtt_ns in rtts_ns)
-        assert {lines[number] for number in np.flatnonzero(rtts.counts)} == by_line.keys()
+        assert {lines[number] for number in np.flatnonzero(rtts.counts).tolist()} == by_line.keys()
         for line, measured in by_line.items():
             number, scale = lines.get(line), min(scale for _, scale in measured)
             assert number is not None
@@ -107,8 +107,8 @@ def check(total: Total, slices: list[Plain], group: Any = lambda line: line) -> 
                 max(all_ns),
             )
             first, run = rtts.buckets.run(number)
-            counts = {first + place: n for place, n in enumerate(run.tolist()) if n}
-            assert counts == Counter(index_of(rtt_ns, scale) for rtt_ns in all_ns)
+            buckets = {first + place: n for place, n in enumerate(run.tolist()) if n}
+            assert buckets == Counter(index_of(rtt_ns, scale) for rtt_ns in all_ns)
     assert total.agent_sum(RETIRED.metric) == (2 * len(slices) or None)
 
 
@@ -217,7 +217,7 @@ def test_the_active_flows_are_the_latest_number_of_each_line() -> None:
 def flows_of(total: Total) -> list[int]:
     flows = total.sum(FLOWS.metric)
     assert flows is not None
-    return flows.tolist()
+    return [int(each) for each in flows]
 
 
 def test_a_slice_that_ends_before_it_begins_covers_no_time() -> None:
@@ -230,7 +230,7 @@ def test_a_slice_that_ends_before_it_begins_covers_no_time() -> None:
 def test_columns_and_lines_that_appear_later_are_zero_before() -> None:
     history = History()
     history.add(slice_of(history.numbering, BEGIN_NS, BEGIN_NS + SECOND, {(LINES[0], COLUMNS[0]): 1}))
-    assert history.total().sum(COLUMNS[1].metric, direction="to") is None
+    assert history.total().sum(COLUMNS[1].metric, ecn="ce") is None
     more = {(LINES[1], COLUMNS[1]): 2}
     history.add(slice_of(history.numbering, BEGIN_NS + SECOND, BEGIN_NS + 2 * SECOND, more, {(LINES[1], "dns"): [MS]}))
     first, second = history.over_time()
