@@ -87,6 +87,10 @@ class Settings:
         int | None,
         Spec(Duration(*_INTERVALS_NS), "Time between exports.", unset="OTEL_METRIC_EXPORT_INTERVAL, or 60s"),
     ] = None
+    record: Annotated[
+        str | None,
+        Spec(FilePath(), "File to which all exports are also appended, as lines of OTLP/JSON.", unset="none"),
+    ] = None
     health_port: Annotated[
         int | None,
         Spec(
