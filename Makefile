@@ -45,8 +45,8 @@ pythons: ## the tests that need neither kernel nor root on Python 3.10 to 3.14, 
 compat: packages ## the export tests with the oldest and the newest OpenTelemetry release that pyproject.toml allows
 	tests/compat.sh $(PYTHON)
 
-integration: root setup ## the official Collector and Prometheus, built with Go: what arrives in them is the truth
-	for name in otelcol prometheus; do tests/integration/build.sh $$name || exit 1; done
+integration: root setup ## the official Collector and Prometheus, built with Go: what arrives and is shown is the truth
+	for name in otelcol prometheus promtool; do tests/integration/build.sh $$name || exit 1; done
 	$(BIN)/pytest tests/integration
 
 vmtest: PACKAGES += busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86
@@ -94,9 +94,10 @@ format: setup ## put the sources into the format that lint asks for
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(BPF)
 
-docs: setup ## write schemas/ and docs/{api,links,metrics,settings}.md from docstrings and tables in otel_epping, bpf
+docs: setup ## write schemas/, docs/{api,links,metrics,settings}.md and examples/grafana/ from docstrings and tables
 	mkdir -p docs
 	$(BIN)/python -m scripts.api_page > docs/api.md
+	$(BIN)/python -m scripts.dashboard > examples/grafana/dashboard.json
 	$(BIN)/python -m scripts.links_page > docs/links.md
 	$(BIN)/python -m scripts.metrics_page > docs/metrics.md
 	$(BIN)/python -m scripts.settings_page > docs/settings.md

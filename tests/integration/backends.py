@@ -16,13 +16,15 @@ from otel_epping.lab.otlp_sink import Sink
 HERE = Path(__file__).parent
 COLLECTOR_GRPC = "http://127.0.0.1:4317"
 COLLECTOR_HTTP = "http://127.0.0.1:4318/v1/metrics"
+PROMETHEUS_OTLP = "http://127.0.0.1:9090/api/v1/otlp/v1/metrics"
+PROMETHEUS_WRITE = "http://127.0.0.1:9090/api/v1/write"
 _COLLECTOR_HEALTH = "http://127.0.0.1:13133"
 _PROMETHEUS = "http://127.0.0.1:9090"
 _START_S = 60.0
 _STOP_S = 20.0
 
 
-def built(name: Literal["otelcol", "prometheus"]) -> str:
+def built(name: Literal["otelcol", "prometheus", "promtool"]) -> str:
     """Return the path of the binary. `make integration` builds the binary before the tests. If there is no binary yet,
     this function builds the binary, which takes minutes."""
     return subprocess.run([HERE / "build.sh", name], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
@@ -88,11 +90,20 @@ def collector(namespace: Namespace, folder: Path) -> Backend:
     return Backend(namespace, folder / "otelcol.log", _COLLECTOR_HEALTH, argv, FOLDER=str(folder))
 
 
-def prometheus(namespace: Namespace, folder: Path, *options: str) -> Backend:
+def example_collector(namespace: Namespace, folder: Path, config: Path, **variables: str) -> Backend:
+    """Return the Collector with a configuration from examples/collector. The extension health_check is added to the
+    configuration."""
+    health = ("extensions: {health_check: {endpoint: 127.0.0.1:13133}}", "service: {extensions: [health_check]}")
+    argv = [built("otelcol"), f"--config={config}", *(f"--config=yaml:{each}" for each in health)]
+    return Backend(namespace, folder / "otelcol.log", _COLLECTOR_HEALTH, argv, **variables)
+
+
+def prometheus(namespace: Namespace, folder: Path, *options: str, rules: str = "") -> Backend:
     """Return Prometheus with its default configuration, except that its OTLP receiver is on. Prometheus stores its data
-    in `folder`."""
+    in `folder`. `rules` is the content of a file of rules."""
     config = folder / "prometheus.yml"
-    config.touch()
+    config.write_text("rule_files: [rules.yaml]" if rules else "")
+    (folder / "rules.yaml").write_text(rules)
     argv = [
         built("prometheus"),
         f"--config.file={config}",
@@ -111,6 +122,16 @@ def query(prometheus: Backend, expression: str, time_ns: int) -> list[dict[str, 
     return result
 
 
+def query_range(
+    prometheus: Backend, expression: str, begin_ns: int, end_ns: int, step_s: float
+) -> list[dict[str, Any]]:
+    """Return the result of a range query to Prometheus' HTTP API."""
+    times = {"start": f"{begin_ns / 1e9:.3f}", "end": f"{end_ns / 1e9:.3f}", "step": str(step_s)}
+    parameters = urllib.parse.urlencode({"query": expression, **times})
+    result: list[dict[str, Any]] = _api(prometheus, f"query_range?{parameters}")["result"]
+    return result
+
+
 def _api(prometheus: Backend, path: str) -> dict[str, Any]:
     answer = json.loads(fetch(prometheus.namespace, f"{_PROMETHEUS}/api/v1/{path}"))
     assert answer["status"] == "success", answer
@@ -120,13 +141,13 @@ def _api(prometheus: Backend, path: str) -> dict[str, Any]:
 
 
 class Tap(Sink):
-    """Stores the requests of an agent byte for byte, and forwards them to the Collector over HTTP."""
+    """Stores the requests of an agent byte for byte, and forwards them over HTTP, by default to the Collector."""
 
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
+    def __init__(self, namespace: Namespace, target: str = COLLECTOR_HTTP) -> None:
+        self._namespace, self._target = namespace, target
         super().__init__(namespace=namespace)
 
     def accept(self, body: bytes, headers: dict[str, str], protocol: Literal["grpc", "http"]) -> int:
-        request = urllib.request.Request(COLLECTOR_HTTP, body, {"Content-Type": "application/x-protobuf"})
+        request = urllib.request.Request(self._target, body, {"Content-Type": "application/x-protobuf"})
         fetch(self._namespace, request)
         return super().accept(body, headers, protocol)

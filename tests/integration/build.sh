@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Prints the path of the binary of the official OpenTelemetry Collector or of Prometheus. Builds the binary from source
-# if it is missing.
+# Prints the path of the binary of the official OpenTelemetry Collector, of Prometheus or of promtool. Builds the binary
+# from source if it is missing.
 #
-#     build.sh otelcol|prometheus
+#     build.sh otelcol|prometheus|promtool
 #
 # The versions are pinned. collector.yaml has the versions of the Collector and its components, and go.mod has the
-# versions of the Collector's builder and of Prometheus. The two binaries have 94 MB together. They are kept outside of
-# the tree, in ~/.cache/otel-epping/NAME-VERSION, so later calls take no time. The first build takes 6 minutes of CPU
-# time, and Go keeps 4 GB of files in its caches (`go clean -cache -modcache` deletes the files).
+# versions of the Collector's builder and of Prometheus, which includes promtool. The three binaries have 151 MB together.
+# They are kept outside of the tree, in ~/.cache/otel-epping/NAME-VERSION, so later calls take no time. The first build
+# takes 8 minutes of CPU time, and Go keeps 4 GB of files in its caches (`go clean -cache -modcache` deletes the files).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel-epping"
@@ -19,12 +19,12 @@ case $name in
         version=v$(awk '$1 == "version:" { print $2 }' "$here/collector.yaml")
         pins=("$here/collector.yaml")
         ;;
-    prometheus)
+    prometheus | promtool)
         version=$(awk '$1 == "github.com/prometheus/prometheus" { print $2 }' "$here/go.mod")
         pins=("$here/go.mod" "$here/go.sum")
         ;;
     *)
-        echo "usage: $0 otelcol|prometheus" >&2
+        echo "usage: $0 otelcol|prometheus|promtool" >&2
         exit 2
         ;;
 esac
@@ -61,11 +61,11 @@ compile() { # PACKAGE [FLAG...]: compiles a package of the module in the working
 {
     echo "building $name $version from source; this takes minutes, and is needed only once"
     began=$SECONDS
-    if [ "$name" = prometheus ]; then
+    if [ "$name" != otelcol ]; then
         cd "$here"
         # Most of the code of Prometheus finds scrape targets in many kinds of clouds. The tests only push data, so the
         # build omits this code.
-        compile github.com/prometheus/prometheus/cmd/prometheus -tags=remove_all_sd \
+        compile "github.com/prometheus/prometheus/cmd/$name" -tags=remove_all_sd \
             -ldflags="-s -w -X github.com/prometheus/common/version.Version=3.${version#v0.3}"
     else
         (cd "$here" && go build -trimpath -o "$work/builder" go.opentelemetry.io/collector/cmd/builder)
