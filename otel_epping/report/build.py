@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds a report from one measurement, or from two measurements that are compared."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from otel_epping.history.verdict import Thresholds, verdict
+from otel_epping.networks.pseudonyms import Show
+from otel_epping.report.comparison import comparison
+from otel_epping.report.distributions import distributions, spread
+from otel_epping.report.document import Column, Report, Section, Table, Value, value
+from otel_epping.report.features import coverage, features
+from otel_epping.report.load import against_traffic, under_load
+from otel_epping.report.measurement import Measurement, Names, Source
+from otel_epping.report.networks import heat_map, smoke, worst
+from otel_epping.report.text import duration, moment, plural
+from otel_epping.version import __version__
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+
+
+def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progress: Progress) -> Report:
+    """Returns the report about the first source, and the comparison with the second source if there are two.
+
+    thresholds  from when on a network is slow
+    show        returns the text to show for a name or an address
+    progress    returns a context manager that yields a function, which is called with the number of periods done
+    """
+    names = Names(show)
+    with progress("computing", sum(len(source.history) for source in sources) * 2) as advance:
+        measurements = []
+        for source in sources:
+            measurements.append(Measurement(source, names))
+            advance(len(source.history))
+        timelines = [each.timeline(advance) for each in measurements]
+    first, times = measurements[0], timelines[0]
+    sections = [_verdict(first, thresholds)]
+    if len(measurements) > 1:
+        sections.append(comparison(*measurements, *timelines))
+    sections += [
+        worst(first),
+        heat_map(first, times),
+        smoke(first, times),
+        distributions(first),
+        spread(first),
+        against_traffic(first, times),
+        under_load(first),
+        features(first),
+        coverage(first),
+    ]
+    notes = [
+        f"{each.title}: {note}" if len(measurements) > 1 else note for each in measurements for note in each.history.notes
+    ]
+    limits = {"fair_s": thresholds.fair, "slow_s": thresholds.slow, "loss": thresholds.loss}
+    return Report(_about(measurements), {"thresholds": limits}, sections, notes)
+
+
+def _about(measurements: Sequence[Measurement]) -> list[tuple[str, str, str]]:
+    first = measurements[0]
+    titles = [each.title for each in measurements]
+    history = first.history
+    interfaces = sorted({first.texts.interface(line) for line in first.lines} - {""})
+    about = [
+        ("source", "source", " against ".join(titles)),
+        ("begin", "begin (UTC)", moment(history.begin_ns) if len(history) else ""),
+        ("measured", "measured", duration(first.total.seconds)),
+        ("networks", "networks", plural(len(first.networks), "network")),
+        ("samples", "RTTs", plural(first.samples, "RTT")),
+        ("interfaces", "interfaces", ", ".join(interfaces[:5]) + (" ..." if len(interfaces) > 5 else "")),
+        ("version", "made by", f"otel-epping {__version__}"),
+    ]
+    return [each for each in about if each[2]]
+
+
+def _verdict(measurement: Measurement, thresholds: Thresholds) -> Section:
+    found = verdict(
+        measurement.history,
+        thresholds,
+        statistics=measurement.statistics,
+        load=measurement.load,
+        label=measurement.texts.name,
+    )
+    sentences = [
+        found.sentence,
+        f"The verdict uses {plural(found.samples, 'RTT')} of {plural(found.judged, 'network')} with at least "
+        f"{thresholds.min_samples} RTTs each.",
+    ]
+    rows: list[list[Value]] = [
+        [
+            measurement.names[each.number],
+            value(each.added),
+            value(each.p95),
+            each.samples,
+            value(each.load),
+            value(each.loss),
+            value(each.ce),
+            each.cause,
+        ]
+        for each in found.slow
+    ]
+    columns = [
+        Column("network", "network", "text"),
+        Column("excess", "above least RTT", "time"),
+        Column("p95", "p95", "time"),
+        Column("samples", "RTTs", "count"),
+        Column("added_by_load", "added by load", "change"),
+        Column("loss", "loss", "share"),
+        Column("ce", "ECN CE", "share"),
+        Column("cause", "because of load", "text"),
+    ]
+    table = Table("slow", f"{plural(len(found.slow), 'slow network')}, {plural(found.samples, 'RTT')}", columns, rows)
+    return Section("verdict", "Verdict", sentences, tables=[table] if rows else [])
