@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decodes requests in OTLP/JSON: one line of an OTLP file is one request.
+
+The decoder is msgspec, because a month of 1,000 networks has gigabytes of JSON. On our test machine, msgspec decodes
+270 MB/s, and json and orjson decode about 20 MB/s. The attributes of data points stay undecoded bytes. The attributes
+of a series are the same bytes in most requests, so they are decoded once per series.
+
+64-bit integers may be strings or numbers, and enums may be names or numbers, because writers differ (OTLP
+specification, "JSON Protobuf Encoding"). Unknown fields are ignored.
+"""
+
+import json
+from typing import Any
+
+from msgspec import DecodeError, Raw, Struct
+from msgspec.json import Decoder
+
+DELTA, CUMULATIVE = 1, 2
+_TEMPORALITIES = {"AGGREGATION_TEMPORALITY_DELTA": DELTA, "AGGREGATION_TEMPORALITY_CUMULATIVE": CUMULATIVE}
+_NONE = Raw(b"[]")
+
+
+class NotOtlpError(Exception):
+    """A line is not a request in OTLP/JSON. The message says why."""
+
+
+class NumberPoint(Struct, gc=False):
+    """NumberDataPoint."""
+
+    attributes: Raw = _NONE
+    startTimeUnixNano: int = 0  # noqa: N815
+    timeUnixNano: int = 0  # noqa: N815
+    asInt: int | None = None  # noqa: N815
+    asDouble: float | None = None  # noqa: N815
+
+    @property
+    def value(self) -> float:
+        """The value of the point; 0 if the point has no value."""
+        return self.asInt if self.asInt is not None else self.asDouble or 0
+
+
+class ExponentialBuckets(Struct, gc=False):
+    """ExponentialHistogramDataPoint.Buckets."""
+
+    offset: int = 0
+    bucketCounts: list[int] = []  # noqa: N815 (msgspec copies the list)
+
+
+class ExponentialPoint(Struct, gc=False):
+    """ExponentialHistogramDataPoint."""
+
+    attributes: Raw = _NONE
+    startTimeUnixNano: int = 0  # noqa: N815
+    timeUnixNano: int = 0  # noqa: N815
+    count: int = 0
+    sum: float | None = None
+    scale: int = 0
+    positive: ExponentialBuckets | None = None
+    min: float | None = None
+    max: float | None = None
+
+
+class ExplicitPoint(Struct, gc=False):
+    """HistogramDataPoint."""
+
+    attributes: Raw = _NONE
+    startTimeUnixNano: int = 0  # noqa: N815
+    timeUnixNano: int = 0  # noqa: N815
+    count: int = 0
+    sum: float | None = None
+    bucketCounts: list[int] = []  # noqa: N815
+    explicitBounds: list[float] = []  # noqa: N815
+    min: float | None = None
+    max: float | None = None
+
+
+class _Data(Struct, gc=False):
+    aggregationTemporality: int | str = 0  # noqa: N815
+
+    @property
+    def temporality(self) -> int:
+        """DELTA, CUMULATIVE, or 0 if the temporality is not known."""
+        value = self.aggregationTemporality
+        if isinstance(value, str):
+            value = _TEMPORALITIES.get(value) or (int(value) if value.isdigit() else 0)
+        return value if value in (DELTA, CUMULATIVE) else 0
+
+
+class Numbers(_Data, gc=False):
+    """Sum or Gauge."""
+
+    dataPoints: list[NumberPoint] = []  # noqa: N815
+
+
+class Exponential(_Data, gc=False):
+    """ExponentialHistogram."""
+
+    dataPoints: list[ExponentialPoint] = []  # noqa: N815
+
+
+class Explicit(_Data, gc=False):
+    """Histogram."""
+
+    dataPoints: list[ExplicitPoint] = []  # noqa: N815
+
+
+class _Other(Struct, gc=False):
+    dataPoints: list[Raw] = []  # noqa: N815
+
+
+class MetricData(Struct, gc=False):
+    """Metric."""
+
+    name: str = ""
+    sum: Numbers | None = None
+    gauge: Numbers | None = None
+    exponentialHistogram: Exponential | None = None  # noqa: N815
+    histogram: Explicit | None = None
+    summary: _Other | None = None
+
+    @property
+    def data(self) -> Numbers | Exponential | Explicit | _Other | None:
+        """The data of the metric; None if the metric has no data."""
+        return self.sum or self.exponentialHistogram or self.histogram or self.gauge or self.summary
+
+
+class _Scope(Struct, gc=False):
+    metrics: list[MetricData] = []
+
+
+class _Resource(Struct, gc=False):
+    attributes: Raw = _NONE
+
+
+class ResourceData(Struct, gc=False):
+    """ResourceMetrics."""
+
+    resource: _Resource | None = None
+    scopeMetrics: list[_Scope] = []  # noqa: N815
+
+
+class _Request(Struct, gc=False):
+    resourceMetrics: list[ResourceData] | None = None  # noqa: N815
+    resourceSpans: Raw | None = None  # noqa: N815
+    resourceLogs: Raw | None = None  # noqa: N815
+    resourceProfiles: Raw | None = None  # noqa: N815
+
+
+_DECODER = Decoder(_Request, strict=False)  # not strict: 64-bit integers may be strings
+_KINDS = {"resourceSpans": "spans", "resourceLogs": "logs", "resourceProfiles": "profiles"}
+
+
+def decode(line: bytes) -> list[ResourceData]:
+    """Decodes a line. Raises NotOtlpError if the line is damaged, or has no metrics."""
+    try:
+        request = _DECODER.decode(line)
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotOtlpError(str(error)) from None
+    if request.resourceMetrics is None:
+        kinds = [kind for field, kind in _KINDS.items() if getattr(request, field) is not None]
+        raise NotOtlpError(f"it has {kinds[0]} instead of metrics" if kinds else "it has no resourceMetrics")
+    return request.resourceMetrics
+
+
+def _value(value: Any) -> Any:
+    """Returns the Python value of an AnyValue."""
+    if not isinstance(value, dict) or not value:
+        return ""
+    kind, content = next(iter(value.items()))
+    if kind == "intValue":
+        return int(content)
+    if kind == "arrayValue":
+        return tuple(_value(each) for each in content.get("values", ()))
+    return content
+
+
+def attributes_of(raw: bytes) -> dict[str, Any]:
+    """Decodes attributes. Raises NotOtlpError if they are not attributes."""
+    try:
+        return {pair["key"]: _value(pair.get("value")) for pair in json.loads(raw) or ()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise NotOtlpError(f"it has invalid attributes ({error!r})") from None

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sorts the data points of OTLP requests by agent and time. One agent and time give one slice."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from otel_epping.history.columns import ColumnKey, Numbering, Numbers
+from otel_epping.history.line import split_attributes
+from otel_epping.history.sources.otlp_increments import Stored, Unusable
+from otel_epping.history.sources.otlp_json import (
+    CUMULATIVE,
+    Explicit,
+    ExplicitPoint,
+    Exponential,
+    ExponentialPoint,
+    MetricData,
+    NotOtlpError,
+    NumberPoint,
+    attributes_of,
+)
+from otel_epping.kernel.arrays import Indexes
+from otel_epping.otel import semconv
+from otel_epping.otel.metric_table import METRICS
+
+AGENT_LINE = -1
+_METRICS = {metric.name: metric for metric in METRICS}
+_MAX_SCALE = 20
+_NS = 1e9
+
+
+class Series:
+    """The series of one agent, with a number for each series.
+
+    `places` has two numbers for each series: the line, or AGENT_LINE; and the column or the method. The column of
+    AGENT_LINE is a number of `agent_columns`. `agent` is the value of Line.agent.
+    """
+
+    def __init__(self, numbering: Numbering, agent: str) -> None:
+        self.places: list[tuple[int, int]] = []
+        self.agent_columns = Numbers[ColumnKey]()
+        self._numbering, self._agent = numbering, agent
+        self._known: dict[str, dict[bytes, int]] = {}
+
+    def of(self, metric: str) -> dict[bytes, int]:
+        """Returns the numbers of the known series of a metric, by attributes."""
+        return self._known.setdefault(metric, {})
+
+    def new(self, metric: str, raw: bytes) -> int:
+        """Gives a number to a series. Raises NotOtlpError if the attributes are invalid."""
+        attributes = attributes_of(raw)
+        known = _METRICS[metric]
+        if semconv.SUBNET not in known.keys:
+            place = AGENT_LINE, self.agent_columns.find(ColumnKey.of(metric, attributes))
+        else:
+            line, rest = split_attributes(attributes, self._agent)
+            number = self._numbering.lines.find(line)
+            if known.kind == "exponential histogram":
+                place = number, self._numbering.methods.find(str(rest.get(semconv.METHOD, "")))
+            else:
+                place = number, self._numbering.columns.find(ColumnKey.of(metric, rest))
+        number = self.of(metric)[raw] = len(self.places)
+        self.places.append(place)
+        return number
+
+
+class Column(NamedTuple):
+    """n points: for each point, the number of the series, the start time, and the value."""
+
+    series: list[int]
+    start_ns: list[int]
+    values: list[Any]
+
+    def extend(self, other: "Column") -> None:
+        """Adds the points of another object."""
+        for ours, theirs in zip(self, other, strict=True):
+            ours += theirs
+
+
+def _column() -> Column:
+    return Column([], [], [])
+
+
+@dataclass
+class Points:
+    """The points of one agent and time. The value of a histogram is a Stored, and other values are numbers.
+
+    deltas, totals          the counts of delta and cumulative counters
+    current                 current values
+    delta_rtts, total_rtts  delta and cumulative histograms
+    """
+
+    deltas: Column = field(default_factory=_column)
+    totals: Column = field(default_factory=_column)
+    current: Column = field(default_factory=_column)
+    delta_rtts: Column = field(default_factory=_column)
+    total_rtts: Column = field(default_factory=_column)
+
+    def __len__(self) -> int:
+        return sum(len(each.series) for each in self._all())
+
+    @property
+    def is_cumulative(self) -> bool:
+        """True if there are cumulative counts."""
+        return bool(self.totals.series or self.total_rtts.series)
+
+    def extend(self, other: "Points") -> None:
+        """Adds the points of another object."""
+        for ours, theirs in zip(self._all(), other._all(), strict=True):
+            ours.extend(theirs)
+
+    def _all(self) -> tuple[Column, ...]:
+        return self.deltas, self.totals, self.current, self.delta_rtts, self.total_rtts
+
+
+Times = dict[int, Points]
+
+
+def sort_metric(metric: MetricData, series: Series, times: Times, unusable: Unusable) -> None:
+    """Adds the points of a metric to the points of their times."""
+    data = metric.data
+    if data is None or not data.dataPoints:
+        return
+    known = _METRICS.get(metric.name)
+    is_histogram = isinstance(data, (Exponential, Explicit))
+    if not known or metric.summary is data or is_histogram != (known.kind == "exponential histogram"):
+        unusable.foreign[metric.name] = unusable.foreign.get(metric.name, 0) + len(data.dataPoints)
+        return
+    is_current = known.kind == "updowncounter"
+    temporality = 0 if metric.gauge is data else data.temporality  # type: ignore[union-attr]
+    if not temporality and not is_current:
+        unusable.without_temporality += len(data.dataPoints)
+        return
+    if isinstance(data, (Exponential, Explicit)):
+        name = "total_rtts" if temporality == CUMULATIVE else "delta_rtts"
+        _sort_histograms(data.dataPoints, metric.name, name, series, times, unusable)
+    else:
+        name = "current" if is_current else "totals" if temporality == CUMULATIVE else "deltas"
+        _sort_numbers(data.dataPoints, metric.name, name, series, times, unusable)  # type: ignore[arg-type]
+
+
+def _sort_numbers(
+    points: Sequence[NumberPoint], metric: str, name: str, series: Series, times: Times, unusable: Unusable
+) -> None:
+    values = [each.value if (value := each.asInt) is None else value for each in points]
+    _sort(points, values, metric, name, series, times, unusable)
+
+
+def _sort_histograms(
+    points: Sequence[ExponentialPoint | ExplicitPoint],
+    metric: str,
+    name: str,
+    series: Series,
+    times: Times,
+    unusable: Unusable,
+) -> None:
+    stored = [_stored(point) for point in points]
+    if None in stored:
+        points = [point for point, each in zip(points, stored, strict=True) if each is not None]
+        unusable.odd_buckets += len(stored) - len(points)
+        stored = [each for each in stored if each is not None]
+    _sort(points, stored, metric, name, series, times, unusable)
+
+
+def _sort(
+    points: Sequence[NumberPoint | ExponentialPoint | ExplicitPoint],
+    values: list[Any],
+    metric: str,
+    name: str,
+    series: Series,
+    times: Times,
+    unusable: Unusable,
+) -> None:
+    known = series.of(metric)
+    raws = [bytes(point.attributes) for point in points]
+    numbers = [known.get(raw) for raw in raws]
+    if None in numbers:
+        numbers = [_find_series(metric, raw, series, unusable) for raw in raws]
+    starts = [point.startTimeUnixNano for point in points]
+    ends = [point.timeUnixNano for point in points]
+    if len(ends) and ends[0] and None not in numbers and ends.count(ends[0]) == len(ends):
+        # Nearly always, all points of a request have the same time.
+        column: Column = getattr(times.setdefault(ends[0], Points()), name)
+        column.extend(Column(numbers, starts, values))  # type: ignore[arg-type]
+        return
+    for number, start_ns, end_ns, value in zip(numbers, starts, ends, values, strict=True):
+        if number is None:
+            continue
+        if not end_ns:
+            unusable.without_time += 1
+            continue
+        column = getattr(times.setdefault(end_ns, Points()), name)
+        column.extend(Column([number], [start_ns], [value]))
+
+
+def _find_series(metric: str, raw: bytes, series: Series, unusable: Unusable) -> int | None:
+    number = series.of(metric).get(raw)
+    if number is not None:
+        return number
+    try:
+        return series.new(metric, raw)
+    except NotOtlpError:
+        unusable.invalid_attributes += 1
+        return None
+
+
+def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
+    """Returns a histogram of RTTs, or None if its buckets are not usable."""
+    if isinstance(point, ExponentialPoint):
+        scale, positive = point.scale, point.positive
+        first, counts = (positive.offset, positive.bucketCounts) if positive else (0, [])
+        if not -10 <= scale <= _MAX_SCALE:
+            return None
+    else:
+        found = _exponential_bounds(tuple(point.explicitBounds))
+        if not found or len(point.bucketCounts) != len(point.explicitBounds) + 1 or point.bucketCounts[-1]:
+            return None
+        (scale, first), counts = found, point.bucketCounts[:-1]
+    # Values outside of the buckets are zeros and negative values (exponential), which no RTT has.
+    if sum(counts) != point.count or (counts and min(counts) < 0):
+        return None
+    return scale, first, counts, _ns(point.sum), _ns(point.min), _ns(point.max)
+
+
+def _ns(seconds: float | None) -> int:
+    return round(seconds * _NS) if seconds and math.isfinite(seconds) and seconds > 0 else 0
+
+
+@lru_cache(64)
+def _exponential_bounds(bounds: tuple[float, ...]) -> tuple[int, int] | None:
+    """Returns the scale and the index of the first bucket if the bounds are consecutive bounds of exponential buckets.
+
+    The bounds of otel-epping's histograms with explicit buckets are of this kind (otel/explicit_buckets.py).
+    """
+    if len(bounds) < 2 or bounds[0] <= 0:
+        return None
+    powers = np.log2(np.array(bounds))
+    scale = round(-math.log2(float(powers[1] - powers[0]))) if powers[1] > powers[0] else _MAX_SCALE + 1
+    indexes = powers * 2.0**scale
+    first = round(float(indexes[0]))
+    if scale > _MAX_SCALE or np.abs(indexes - first - np.arange(len(bounds))).max() > 1e-6:
+        return None
+    return scale, first - 1
+
+
+def as_array(values: list[Any]) -> Indexes:
+    """Returns rounded numbers as an array of integers. Negative numbers become 0."""
+    array = np.array(values)
+    if array.dtype != np.int64:
+        array = np.rint(np.array(values, np.float64)).astype(np.int64)
+    return np.asarray(np.maximum(array, 0))
