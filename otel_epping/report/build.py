@@ -8,10 +8,10 @@ from otel_epping.history.verdict import Thresholds, verdict
 from otel_epping.networks.pseudonyms import Show
 from otel_epping.report.comparison import comparison
 from otel_epping.report.distributions import distributions, spread
-from otel_epping.report.document import Column, Report, Section, Table, Value, value
+from otel_epping.report.document import ReportColumn, Report, Section, ReportTable, Value, value
 from otel_epping.report.features import coverage, features
 from otel_epping.report.load import against_traffic, under_load
-from otel_epping.report.measurement import Measurement, Names, Source
+from otel_epping.report.measurement import Measured, LineTexts, Source
 from otel_epping.report.networks import heat_map, smoke, worst
 from otel_epping.report.text import duration, moment, plural
 from otel_epping.version import __version__
@@ -26,11 +26,11 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
     show        returns the text to show for a name or an address
     progress    returns a context manager that yields a function, which is called with the number of periods done
     """
-    names = Names(show)
+    names = LineTexts(show)
     with progress("computing", sum(len(source.history) for source in sources) * 2) as advance:
         measurements = []
         for source in sources:
-            measurements.append(Measurement(source, names))
+            measurements.append(Measured(source, names))
             advance(len(source.history))
         timelines = [each.timeline(advance) for each in measurements]
     first, times = measurements[0], timelines[0]
@@ -55,11 +55,11 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
     return Report(_about(measurements), {"thresholds": limits}, sections, notes)
 
 
-def _about(measurements: Sequence[Measurement]) -> list[tuple[str, str, str]]:
+def _about(measurements: Sequence[Measured]) -> list[tuple[str, str, str]]:
     first = measurements[0]
     titles = [each.title for each in measurements]
     history = first.history
-    interfaces = sorted({first.texts.interface(line) for line in first.lines} - {""})
+    interfaces = first.interfaces
     about = [
         ("source", "source", " against ".join(titles)),
         ("begin", "begin (UTC)", moment(history.begin_ns) if len(history) else ""),
@@ -72,7 +72,7 @@ def _about(measurements: Sequence[Measurement]) -> list[tuple[str, str, str]]:
     return [each for each in about if each[2]]
 
 
-def _verdict(measurement: Measurement, thresholds: Thresholds) -> Section:
+def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
     found = verdict(
         measurement.history,
         thresholds,
@@ -99,14 +99,14 @@ def _verdict(measurement: Measurement, thresholds: Thresholds) -> Section:
         for each in found.slow
     ]
     columns = [
-        Column("network", "network", "text"),
-        Column("excess", "above least RTT", "time"),
-        Column("p95", "p95", "time"),
-        Column("samples", "RTTs", "count"),
-        Column("added_by_load", "added by load", "change"),
-        Column("loss", "loss", "share"),
-        Column("ce", "ECN CE", "share"),
-        Column("cause", "because of load", "text"),
+        ReportColumn("network", "network", "text"),
+        ReportColumn("excess", "above least RTT", "time"),
+        ReportColumn("p95", "p95", "time"),
+        ReportColumn("samples", "RTTs", "count"),
+        ReportColumn("added_by_load", "added by load", "change"),
+        ReportColumn("loss", "loss", "share"),
+        ReportColumn("ce", "ECN CE", "share"),
+        ReportColumn("cause", "because of load", "text"),
     ]
-    table = Table("slow", f"{plural(len(found.slow), 'slow network')}, {plural(found.samples, 'RTT')}", columns, rows)
+    table = ReportTable("slow", f"{plural(len(found.slow), 'slow network')}, {plural(found.samples, 'RTT')}", columns, rows)
     return Section("verdict", "Verdict", sentences, tables=[table] if rows else [])

@@ -7,17 +7,17 @@ from otel_epping.history.line import Line
 from otel_epping.history.statistics import MIN_SAMPLES
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.report.distributions import SIDES, cumulative
-from otel_epping.report.document import Column, Figure, Section, Table, Value, listed, value
-from otel_epping.report.measurement import Measurement
+from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, Value, listed, value
+from otel_epping.report.measurement import Measured
 from otel_epping.report.networks import MAX_ROWS
 from otel_epping.report.text import duration, ms, plural
-from otel_epping.report.timeline import Timeline
+from otel_epping.report.timeline import PeriodTable
 
 _DAY_NS = 86_400 * 10**9
 _MAX_CELLS = 500_000
 
 
-def comparison(a: Measurement, b: Measurement, a_times: Timeline, b_times: Timeline) -> Section:
+def comparison(a: Measured, b: Measured, a_times: PeriodTable, b_times: PeriodTable) -> Section:
     """Returns the section that compares A against B. Positive differences mean that A is slower."""
     pairs = _pairs(a, b)
     enough = [
@@ -42,33 +42,33 @@ def comparison(a: Measurement, b: Measurement, a_times: Timeline, b_times: Timel
         figures.append(_heat(a, a_times, b_times, np.array(enough, np.int64)))
     rows: list[list[Value]] = [_row(a, b, mine, its, changes[mine]) for mine, its in enough[:MAX_ROWS]]
     columns = [
-        Column("network", "network", "text"),
-        Column("change_p95", "p95 A - B", "change"),
-        Column("a_p95", "p95 A", "time"),
-        Column("b_p95", "p95 B", "time"),
-        Column("a_p50", "p50 A", "time"),
-        Column("b_p50", "p50 B", "time"),
-        Column("a_samples", "RTTs A", "count"),
-        Column("b_samples", "RTTs B", "count"),
-        Column("a_bits", "traffic A", "rate"),
-        Column("b_bits", "traffic B", "rate"),
+        ReportColumn("network", "network", "text"),
+        ReportColumn("change_p95", "p95 A - B", "change"),
+        ReportColumn("a_p95", "p95 A", "time"),
+        ReportColumn("b_p95", "p95 B", "time"),
+        ReportColumn("a_p50", "p50 A", "time"),
+        ReportColumn("b_p50", "p50 B", "time"),
+        ReportColumn("a_samples", "RTTs A", "count"),
+        ReportColumn("b_samples", "RTTs B", "count"),
+        ReportColumn("a_bits", "traffic A", "rate"),
+        ReportColumn("b_bits", "traffic B", "rate"),
     ]
     caption = f"A: {plural(a.samples, 'RTT')}; B: {plural(b.samples, 'RTT')}"
-    return Section("comparison", "A against B", sentences, figures, [Table("networks", caption, columns, rows)])
+    return Section("comparison", "A against B", sentences, figures, [ReportTable("networks", caption, columns, rows)])
 
 
 def _key(line: Line) -> Line:
     return line._replace(agent="")
 
 
-def _pairs(a: Measurement, b: Measurement) -> list[tuple[int, int]]:
+def _pairs(a: Measured, b: Measured) -> list[tuple[int, int]]:
     """Returns the numbers in A and in B of each network that has RTTs in both. Agents may differ."""
     in_b = {_key(b.lines[number]): number for number in b.measured.tolist()}
     found = ((number, in_b.get(_key(a.lines[number]))) for number in a.measured.tolist())
     return [(mine, its) for mine, its in found if its is not None]
 
 
-def _row(a: Measurement, b: Measurement, mine: int, its: int, change: float) -> list[Value]:
+def _row(a: Measured, b: Measured, mine: int, its: int, change: float) -> list[Value]:
     ours, theirs = a.statistics, b.statistics
     both = ((ours.p95, theirs.p95), (ours.p50, theirs.p50), (ours.samples, theirs.samples))
     bits = ours.bits_from[mine] + ours.bits_to[mine], theirs.bits_from[its] + theirs.bits_to[its]
@@ -76,7 +76,7 @@ def _row(a: Measurement, b: Measurement, mine: int, its: int, change: float) -> 
     return [a.names[mine], change, *numbers, *map(value, bits)]
 
 
-def _curves(a: Measurement, b: Measurement) -> Figure:
+def _curves(a: Measured, b: Measured) -> Figure:
     curves = []
     for name, each in (("A", a), ("B", b)):
         rtts = each.by_side(each.rtts)
@@ -89,7 +89,7 @@ def _curves(a: Measurement, b: Measurement) -> Figure:
     return Figure("cdf", "cdf", "Share of RTTs that are at most as long", plural(samples, "RTT"), {"curves": curves})
 
 
-def _heat(a: Measurement, a_times: Timeline, b_times: Timeline, pairs: Indexes) -> Figure:
+def _heat(a: Measured, a_times: PeriodTable, b_times: PeriodTable, pairs: Indexes) -> Figure:
     """Returns the heat map of the differences.
 
     The periods of A and B are compared at the same time of the day if both are longer than a day. Otherwise, they are

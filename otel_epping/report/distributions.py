@@ -6,8 +6,8 @@ import numpy as np
 from otel_epping.history.histograms import Floats
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.kernel.sparse_histograms import SparseHistograms
-from otel_epping.report.document import Column, Figure, Section, Table, Value, listed, value
-from otel_epping.report.measurement import QUANTILES, Measurement
+from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, Value, listed, value
+from otel_epping.report.measurement import QUANTILES, Measured
 from otel_epping.report.text import plural
 
 # The minimum number of RTTs of a network in the figure of spreads, as in the study of a wireless ISP (IMC 2024).
@@ -42,7 +42,7 @@ def cumulative(buckets: SparseHistograms, scale: int, row: int) -> tuple[Floats,
     return bounds, shares
 
 
-def distributions(measurement: Measurement) -> Section:
+def distributions(measurement: Measured) -> Section:
     """Returns the section with the distribution of all RTTs of each side."""
     rtts = measurement.by_side(measurement.rtts)
     curves, rows = [], []
@@ -64,21 +64,21 @@ def distributions(measurement: Measurement) -> Section:
         {"curves": curves},
     )
     columns = [
-        Column("side", "side", "text"),
-        Column("samples", "RTTs", "count"),
-        Column("mean", "mean", "time"),
-        *(Column(f"p{round(q * 100):02d}", f"p{round(q * 100)}", "time") for q in QUANTILES),
+        ReportColumn("side", "side", "text"),
+        ReportColumn("samples", "RTTs", "count"),
+        ReportColumn("mean", "mean", "time"),
+        *(ReportColumn(f"p{round(q * 100):02d}", f"p{round(q * 100)}", "time") for q in QUANTILES),
     ]
     return Section(
         "distributions",
         "Inside and outside",
         ["A steep curve means similar RTTs. A long tail to the right means that some RTTs are much longer."],
         [figure] if curves else [],
-        [Table("sides", plural(samples, "RTT"), columns, rows)],
+        [ReportTable("sides", plural(samples, "RTT"), columns, rows)],
     )
 
 
-def spread(measurement: Measurement) -> Section:
+def spread(measurement: Measured) -> Section:
     """Returns the section with the distribution over networks of the spread and of the quantiles of each network."""
     figures, rows = [], []
     sums = measurement.by_side(measurement.rtts)
@@ -106,13 +106,13 @@ def spread(measurement: Measurement) -> Section:
             )
         )
     columns = [
-        Column("side", "side", "text"),
-        Column("measure", "measure", "text"),
-        Column("p10", "10 % of networks below", "time"),
-        Column("p50", "half of networks below", "time"),
-        Column("p90", "90 % of networks below", "time"),
-        Column("together", "all RTTs together", "time", "The measure of the sum of all networks."),
-        Column("networks", "networks", "count"),
+        ReportColumn("side", "side", "text"),
+        ReportColumn("measure", "measure", "text"),
+        ReportColumn("p10", "10 % of networks below", "time"),
+        ReportColumn("p50", "half of networks below", "time"),
+        ReportColumn("p90", "90 % of networks below", "time"),
+        ReportColumn("together", "all RTTs together", "time", "The measure of the sum of all networks."),
+        ReportColumn("networks", "networks", "count"),
     ]
     left_out = _left_out(measurement.measured, enough)
     sentences = [
@@ -126,7 +126,7 @@ def spread(measurement: Measurement) -> Section:
         "Spread within and across networks",
         sentences,
         figures,
-        [Table("measures", caption, columns, rows)],
+        [ReportTable("measures", caption, columns, rows)],
     )
 
 

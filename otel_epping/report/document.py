@@ -17,7 +17,7 @@ _DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Column:
+class ReportColumn:
     """A column of a table.
 
     key      the name of the column in JSON
@@ -33,12 +33,12 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table. `uncertain` has the numbers of the rows that have too few samples."""
 
     key: str
     caption: str
-    columns: Sequence[Column]
+    columns: Sequence[ReportColumn]
     rows: Sequence[Sequence[Value]]
     uncertain: frozenset[int] = frozenset()
 
@@ -69,7 +69,7 @@ class Section:
     title: str
     sentences: Sequence[str]
     figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[ReportTable] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Report:
     notes: Sequence[str] = field(default_factory=list)
 
 
-def shown_columns(columns: Sequence[Column], rows: Sequence[Sequence[Value]]) -> tuple[list[Column], list[list[Value]]]:
+def shown_columns(columns: Sequence[ReportColumn], rows: Sequence[Sequence[Value]]) -> tuple[list[ReportColumn], list[list[Value]]]:
     """Returns the columns and the rows without columns that have no value in any row."""
     kept = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows) or not rows]
     return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]

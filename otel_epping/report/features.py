@@ -7,8 +7,8 @@ import numpy as np
 
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.metric import Metric
-from otel_epping.report.document import Column, Figure, Section, Table, Value
-from otel_epping.report.measurement import Measurement
+from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, Value
+from otel_epping.report.measurement import Measured
 from otel_epping.report.text import count, percent, plural
 
 _CLASSES = {
@@ -23,13 +23,13 @@ _WAYS = {"to": "to networks", "from": "from networks"}
 _NOT_TCP_TIMESTAMP = "TCP packets without timestamps: only handshakes and sequence numbers can be measured"
 
 
-def _sum(measurement: Measurement, metric: Metric, **attributes: str) -> int | None:
+def _sum(measurement: Measured, metric: Metric, **attributes: str) -> int | None:
     """Returns the sum of a metric over all lines, or None if the source does not have it."""
     found = measurement.total.sum(metric.name, **attributes)
     return None if found is None else int(found.sum())
 
 
-def _agent(measurement: Measurement, metric: Metric, **attributes: str) -> int | None:
+def _agent(measurement: Measured, metric: Metric, **attributes: str) -> int | None:
     found = measurement.total.agent_sum(metric.name, **attributes)
     return None if found is None else round(found)
 
@@ -38,7 +38,7 @@ def _share(part: int | None, whole: int | None) -> float | None:
     return part / whole if part is not None and whole else None
 
 
-def features(measurement: Measurement) -> Section:
+def features(measurement: Measured) -> Section:
     """Returns the section about protocols, timestamps, ECN and retransmissions."""
     packets, octets = metric_table.SUBNET_PACKETS, metric_table.SUBNET_BYTES
     rows: list[list[Value]] = []
@@ -51,16 +51,16 @@ def features(measurement: Measurement) -> Section:
                 rows.append([way_text, text, number, _share(number, all_packets), size, _share(size, all_octets)])
     whole = _sum(measurement, packets)
     columns = [
-        Column("direction", "direction", "text"),
-        Column("protocol", "protocol", "text"),
-        Column("packets", "packets", "count"),
-        Column("packet_share", "packets", "share", "Share of the packets of this direction."),
-        Column("bytes", "traffic", "bytes"),
-        Column("byte_share", "traffic", "share", "Share of the bytes of this direction."),
+        ReportColumn("direction", "direction", "text"),
+        ReportColumn("protocol", "protocol", "text"),
+        ReportColumn("packets", "packets", "count"),
+        ReportColumn("packet_share", "packets", "share", "Share of the packets of this direction."),
+        ReportColumn("bytes", "traffic", "bytes"),
+        ReportColumn("byte_share", "traffic", "share", "Share of the bytes of this direction."),
     ]
     caption = plural(whole or 0, "packet") + ", each once for its source and once for its destination"
     sentences = [] if whole else ["The source has no counts of packets."]
-    tables = [Table("protocols", caption, columns, rows)] if rows else []
+    tables = [ReportTable("protocols", caption, columns, rows)] if rows else []
     tables.extend(_tcp_and_ecn(measurement))
     figures = [_bars(rows, caption)] if rows else []
     return Section("features", "Traffic features", sentences, figures, tables)
@@ -86,7 +86,7 @@ def _bars(rows: list[list[Value]], caption: str) -> Figure:
     )
 
 
-def _tcp_and_ecn(measurement: Measurement) -> Iterator[Table]:
+def _tcp_and_ecn(measurement: Measured) -> Iterator[ReportTable]:
     rows: list[list[Value]] = []
     for way, way_text in _WAYS.items():
         classes = [
@@ -108,17 +108,17 @@ def _tcp_and_ecn(measurement: Measurement) -> Iterator[Table]:
             if number is not None:
                 rows.append([way_text, f"ECN {text}", number, _share(number, all_packets), all_packets])
     columns = [
-        Column("direction", "direction", "text"),
-        Column("feature", "feature", "text"),
-        Column("number", "packets", "count"),
-        Column("share", "share", "share"),
-        Column("of", "of", "count", "TCP segments, or packets for ECN."),
+        ReportColumn("direction", "direction", "text"),
+        ReportColumn("feature", "feature", "text"),
+        ReportColumn("number", "packets", "count"),
+        ReportColumn("share", "share", "share"),
+        ReportColumn("of", "of", "count", "TCP segments, or packets for ECN."),
     ]
     if rows:
-        yield Table("tcp_and_ecn", "TCP and ECN", columns, rows)
+        yield ReportTable("tcp_and_ecn", "TCP and ECN", columns, rows)
 
 
-def coverage(measurement: Measurement) -> Section:
+def coverage(measurement: Measured) -> Section:
     """Returns the section about which packets could be measured, and why the rest could not."""
     with_timestamps = _sum(measurement, metric_table.SUBNET_PACKETS, traffic_class="tcp_timestamp")
     without = _sum(measurement, metric_table.SUBNET_PACKETS, traffic_class="tcp_other")
@@ -139,19 +139,19 @@ def coverage(measurement: Measurement) -> Section:
     tables = [_methods(measurement)]
     reasons: list[list[Value]] = [row for row in _reasons(measurement, without, tcp) if row[1]]
     columns = [
-        Column("reason", "why not measured", "text"),
-        Column("number", "number", "count"),
-        Column("share", "share", "share"),
-        Column("of", "of", "text"),
+        ReportColumn("reason", "why not measured", "text"),
+        ReportColumn("number", "number", "count"),
+        ReportColumn("share", "share", "share"),
+        ReportColumn("of", "of", "text"),
     ]
     if reasons:
-        tables.append(Table("not_measured", "What was not measured", columns, reasons))
+        tables.append(ReportTable("not_measured", "What was not measured", columns, reasons))
     else:
         sentences.append("The source does not say what was not measured.")
     return Section("coverage", "Coverage, and why the rest was not measured", sentences, tables=tables)
 
 
-def _methods(measurement: Measurement) -> Table:
+def _methods(measurement: Measured) -> ReportTable:
     rows: list[list[Value]] = []
     for method in sorted(measurement.total.methods):
         rtts = measurement.total.rtts([method])
@@ -161,15 +161,15 @@ def _methods(measurement: Measurement) -> Table:
             rows.append([method or "all methods", samples, _share(samples, measurement.samples), known])
     rows.sort(key=lambda row: -int(row[1] or 0))
     columns = [
-        Column("method", "method", "text"),
-        Column("samples", "RTTs", "count"),
-        Column("share", "RTTs", "share"),
-        Column("networks", "networks", "count"),
+        ReportColumn("method", "method", "text"),
+        ReportColumn("samples", "RTTs", "count"),
+        ReportColumn("share", "RTTs", "share"),
+        ReportColumn("networks", "networks", "count"),
     ]
-    return Table("methods", f"Methods: {plural(measurement.samples, 'RTT')}", columns, rows)
+    return ReportTable("methods", f"Methods: {plural(measurement.samples, 'RTT')}", columns, rows)
 
 
-def _reasons(measurement: Measurement, without: int | None, tcp: int) -> Iterator[list[Value]]:
+def _reasons(measurement: Measured, without: int | None, tcp: int) -> Iterator[list[Value]]:
     """Yields (reason, number, share, of what) for each reason why something was not measured."""
     yield [_NOT_TCP_TIMESTAMP, without, _share(without, tcp), "TCP packets"]
     outcomes = semconv.ATTRIBUTES[semconv.OUTCOME].values
@@ -199,7 +199,7 @@ def _reasons(measurement: Measurement, without: int | None, tcp: int) -> Iterato
     yield from _aggregates(measurement)
 
 
-def _aggregates(measurement: Measurement) -> Iterator[list[Value]]:
+def _aggregates(measurement: Measured) -> Iterator[list[Value]]:
     packets = measurement.total.sum(metric_table.SUBNET_PACKETS.name)
     if packets is None:
         return

@@ -12,7 +12,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from otel_epping.report import text
-from otel_epping.report.document import Column, Figure, Report, Section, Table, Value
+from otel_epping.report.document import ReportColumn, Figure, Report, Section, ReportTable, Value
 
 _PAGE = Path(__file__).parent / "page"
 # A table shows this number of rows until all rows are asked for.
@@ -128,7 +128,7 @@ def _figure(section: Section, figure: Figure) -> str:
     )
 
 
-def _table(table: Table, report: Report, section: Section) -> str:
+def _table(table: ReportTable, report: Report, section: Section) -> str:
     headings = "".join(_heading(column) for column in table.columns)
     smoke = _smoke_plots(report) if section.key != "coverage" else {}
     rows = "".join(_rows(table, report.options["thresholds"], smoke))
@@ -143,7 +143,7 @@ def _table(table: Table, report: Report, section: Section) -> str:
     )
 
 
-def _heading(column: Column) -> str:
+def _heading(column: ReportColumn) -> str:
     unit = text.KINDS[column.kind].unit
     shown = escape(column.heading) + (f" <small>{unit}</small>" if unit else "")
     hint = f' title="{escape(column.help)}"' if column.help else ""
@@ -161,7 +161,7 @@ def _smoke_plots(report: Report) -> dict[str, str]:
     }
 
 
-def _rows(table: Table, thresholds: dict[str, float], smoke: dict[str, str]) -> Iterator[str]:
+def _rows(table: ReportTable, thresholds: dict[str, float], smoke: dict[str, str]) -> Iterator[str]:
     for place, row in enumerate(table.rows):
         cells = [_cell(column, value, thresholds) for column, value in zip(table.columns, row, strict=True)]
         if table.columns[0].key == "network" and (target := smoke.get(str(row[0]))):
@@ -170,7 +170,7 @@ def _rows(table: Table, thresholds: dict[str, float], smoke: dict[str, str]) -> 
         yield f"<tr{kind}>{''.join(cells)}</tr>"
 
 
-def _cell(column: Column, value: Value, thresholds: dict[str, float]) -> str:
+def _cell(column: ReportColumn, value: Value, thresholds: dict[str, float]) -> str:
     shown = escape(text.cell(column.kind, value))
     if not text.KINDS[column.kind].is_right:
         return f'<td class="wrap">{shown}</td>' if len(shown) > 40 else f"<td>{shown}</td>"

@@ -6,16 +6,16 @@ import numpy as np
 from otel_epping.history.load import MIN_PERIODS
 from otel_epping.history.statistics import MIN_SAMPLES
 from otel_epping.report.distributions import SIDES
-from otel_epping.report.document import Column, Figure, Section, Table, listed, value
-from otel_epping.report.measurement import Measurement
+from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, listed, value
+from otel_epping.report.measurement import Measured
 from otel_epping.report.text import count, duration, ms, plural
-from otel_epping.report.timeline import Timeline
+from otel_epping.report.timeline import PeriodTable
 
 # The figure of latency under load has at most this number of networks.
 _MAX_BARS = 25
 
 
-def against_traffic(measurement: Measurement, timeline: Timeline) -> Section:
+def against_traffic(measurement: Measured, timeline: PeriodTable) -> Section:
     """Returns the section with latency against traffic, of networks and of periods."""
     found, numbers = measurement.statistics, measurement.measured
     numbers = numbers[found.is_certain[numbers]]
@@ -63,7 +63,7 @@ def against_traffic(measurement: Measurement, timeline: Timeline) -> Section:
     return Section("traffic", "Latency against traffic", sentences, figures)
 
 
-def _periods(measurement: Measurement, timeline: Timeline) -> list[dict[str, list[float]]]:
+def _periods(measurement: Measured, timeline: PeriodTable) -> list[dict[str, list[float]]]:
     found = []
     for place, side in enumerate(measurement.sides):
         ours = np.flatnonzero(measurement.side_numbers == place)
@@ -84,7 +84,7 @@ def _periods(measurement: Measurement, timeline: Timeline) -> list[dict[str, lis
     return found
 
 
-def under_load(measurement: Measurement) -> Section:
+def under_load(measurement: Measured) -> Section:
     """Returns the section with the networks whose RTTs grow most while the networks are busy."""
     load = measurement.load
     numbers = measurement.measured
@@ -109,7 +109,7 @@ def under_load(measurement: Measurement) -> Section:
     )
     samples = int(load.samples[shown].sum())
     labels = [measurement.names[number] for number in shown.tolist()]
-    caption = f"{plural(len(shown), 'network')}, at least {plural(samples, 'RTT')} each in busy and in quiet periods"
+    caption = f"{plural(len(shown), 'network')}, at least {plural(samples, 'RTT')} in busy and in quiet periods"
     figure = Figure(
         "networks",
         "dumbbells",
@@ -123,12 +123,12 @@ def under_load(measurement: Measurement) -> Section:
         },
     )
     columns = [
-        Column("network", "network", "text"),
-        Column("added", "added by load", "change"),
-        Column("quiet", "quiet", "time"),
-        Column("busy", "busy", "time"),
-        Column("samples", "RTTs", "count", "In the busiest or in the quietest periods, whichever is smaller."),
-        Column("periods", "periods", "count", "Periods with traffic."),
+        ReportColumn("network", "network", "text"),
+        ReportColumn("added", "added by load", "change"),
+        ReportColumn("quiet", "quiet", "time"),
+        ReportColumn("busy", "busy", "time"),
+        ReportColumn("samples", "RTTs", "count", "In the busiest or in the quietest periods, whichever is smaller."),
+        ReportColumn("periods", "periods", "count", "Periods with traffic."),
     ]
     rows = [
         [
@@ -137,4 +137,4 @@ def under_load(measurement: Measurement) -> Section:
         ]
         for number in shown.tolist()
     ]
-    return Section("load", "Latency under load", sentences, [figure], [Table("networks", caption, columns, rows)])
+    return Section("load", "Latency under load", sentences, [figure], [ReportTable("networks", caption, columns, rows)])

@@ -17,13 +17,13 @@ from otel_epping.history.statistics import LineStatistics, line_statistics
 from otel_epping.history.total import Total
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.networks.pseudonyms import Show
-from otel_epping.report.timeline import Timeline, step_of
+from otel_epping.report.timeline import PeriodTable, step_of
 
 # The quantiles of all networks, for the sections about distributions.
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-class Names:
+class LineTexts:
     """The texts of lines: of networks, AS, countries and interfaces. `show` returns the text to show for a text."""
 
     def __init__(self, show: Show) -> None:
@@ -64,7 +64,7 @@ class Source:
     history: History
 
 
-class Measurement:
+class Measured:
     """A history, its statistics, and the texts of its lines.
 
     title    names the source
@@ -72,7 +72,7 @@ class Measurement:
     names    the text of each line, different for each line
     """
 
-    def __init__(self, source: Source, names: Names) -> None:
+    def __init__(self, source: Source, names: LineTexts) -> None:
         self.title = source.title
         self.history = source.history
         self.texts = names
@@ -96,6 +96,11 @@ class Measurement:
     def measured(self) -> Indexes:
         """The numbers of all networks with RTTs, by impact: the worst first."""
         return np.asarray(self.networks[self.statistics.samples[self.networks] > 0])
+
+    @cached_property
+    def interfaces(self) -> list[str]:
+        """The texts of all interfaces."""
+        return sorted({self.texts.interface(line) for line in self.lines} - {""})
 
     @property
     def samples(self) -> int:
@@ -138,13 +143,13 @@ class Measurement:
         sums.add(replace(parts, lines=self.side_numbers[parts.lines]))
         return sums
 
-    def timeline(self, progress: Callable[[int], object]) -> Timeline:
+    def timeline(self, progress: Callable[[int], object]) -> PeriodTable:
         """Returns the statistics of each period. The first call computes them, and calls `progress` for each period."""
         if self._timeline is None:
-            self._timeline = Timeline(self.history, self.step_ns, self.by_side, progress)
+            self._timeline = PeriodTable(self.history, self.step_ns, self.by_side, progress)
         return self._timeline
 
-    _timeline: Timeline | None = None
+    _timeline: PeriodTable | None = None
 
     def _unique_names(self) -> list[str]:
         """Returns the name of each line. A name that several lines have is followed by the side and the interface."""

@@ -4,10 +4,10 @@
 import numpy as np
 
 from otel_epping.history.statistics import MIN_SAMPLES
-from otel_epping.report.document import Column, Figure, Section, Table, Value, listed, shown_columns, value
-from otel_epping.report.measurement import Measurement
+from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, Value, listed, shown_columns, value
+from otel_epping.report.measurement import Measured
 from otel_epping.report.text import count, duration, plural
-from otel_epping.report.timeline import Timeline
+from otel_epping.report.timeline import PeriodTable
 
 # Limits that keep the page small.
 MAX_ROWS = 1000
@@ -15,29 +15,28 @@ _MAX_CELLS = 1_000_000
 _MAX_SMOKE = 30
 
 _COLUMNS = (
-    Column("network", "network", "text"),
-    Column("autonomous_system", "AS", "text"),
-    Column("country", "country", "text"),
-    Column("tags", "tags", "text"),
-    Column("side", "side", "text"),
-    Column("interface", "interface", "text"),
-    Column("impact", "impact", "impact", "Traffic x time above the least RTT: the bytes that wait on average."),
-    Column("p50", "p50", "time", "Half of the RTTs are shorter."),
-    Column("p95", "p95", "time", "95 % of the RTTs are shorter."),
-    Column("least", "least", "time", "The least RTT: the latency without any queue."),
-    Column("excess", "excess", "time", "Mean RTT minus least RTT."),
-    Column("added_by_load", "added by load", "time", "How much longer the RTTs are while the network is busy."),
-    Column("samples", "RTTs", "count", f"Rows with fewer than {MIN_SAMPLES} RTTs are pale: they are uncertain."),
-    Column("loss_to", "loss to", "share", "Retransmitted TCP segments, to the network."),
-    Column("loss_from", "loss from", "share", "Retransmitted TCP segments, from the network."),
-    Column("bits_to", "to", "rate", "Traffic to the network."),
-    Column("bits_from", "from", "rate", "Traffic from the network."),
-    Column("flows", "flows", "count", "Active TCP flows at the end."),
-    Column("coverage", "coverage", "share", "TCP packets with timestamps: these can be measured all the time."),
+    ReportColumn("network", "network", "text"),
+    ReportColumn("place", "AS, country", "text"),
+    ReportColumn("tags", "tags", "text"),
+    ReportColumn("side", "side", "text"),
+    ReportColumn("interface", "interface", "text"),
+    ReportColumn("impact", "impact", "impact", "Traffic x time above the least RTT: the bytes that wait on average."),
+    ReportColumn("p50", "p50", "time", "Half of the RTTs are shorter."),
+    ReportColumn("p95", "p95", "time", "95 % of the RTTs are shorter."),
+    ReportColumn("least", "least", "time", "The least RTT: the latency without any queue."),
+    ReportColumn("excess", "excess", "time", "Mean RTT minus least RTT."),
+    ReportColumn("added_by_load", "added by load", "time", "How much longer the RTTs are while the network is busy."),
+    ReportColumn("samples", "RTTs", "count", f"Rows with fewer than {MIN_SAMPLES} RTTs are pale: they are uncertain."),
+    ReportColumn("loss_to", "loss to", "share", "Retransmitted TCP segments, to the network."),
+    ReportColumn("loss_from", "loss from", "share", "Retransmitted TCP segments, from the network."),
+    ReportColumn("bits_to", "to", "rate", "Traffic to the network."),
+    ReportColumn("bits_from", "from", "rate", "Traffic from the network."),
+    ReportColumn("flows", "flows", "count", "Active TCP flows at the end."),
+    ReportColumn("coverage", "coverage", "share", "TCP packets with timestamps: these can be measured all the time."),
 )
 
 
-def worst(measurement: Measurement) -> Section:
+def worst(measurement: Measured) -> Section:
     """Returns the section with the table of networks, by impact."""
     numbers = measurement.networks[:MAX_ROWS].tolist()
     rows = [_row(measurement, number) for number in numbers]
@@ -55,11 +54,11 @@ def worst(measurement: Measurement) -> Section:
         "worst_networks",
         "Worst networks by impact",
         sentences,
-        tables=[Table("networks", caption, columns, rows, uncertain)],
+        tables=[ReportTable("networks", caption, columns, rows, uncertain)],
     )
 
 
-def _row(measurement: Measurement, number: int) -> list[Value]:
+def _row(measurement: Measured, number: int) -> list[Value]:
     line, found, texts = measurement.lines[number], measurement.statistics, measurement.texts
     measured = {
         name: value(getattr(found, name)[number])
@@ -67,11 +66,10 @@ def _row(measurement: Measurement, number: int) -> list[Value]:
     }
     return [
         measurement.names[number],
-        texts.autonomous_system(line),
-        line.country,
+        ", ".join(filter(None, (texts.autonomous_system(line), line.country))),
         texts.tags(line),
         line.side,
-        texts.interface(line),
+        texts.interface(line) if len(measurement.interfaces) > 1 else "",
         *(measured[name] for name in ("impact", "p50", "p95", "least", "excess")),
         value(measurement.load.added[number]),
         *(measured[name] for name in ("samples", "loss_to", "loss_from", "bits_to")),
@@ -79,7 +77,7 @@ def _row(measurement: Measurement, number: int) -> list[Value]:
     ]
 
 
-def heat_map(measurement: Measurement, timeline: Timeline) -> Section:
+def heat_map(measurement: Measured, timeline: PeriodTable) -> Section:
     """Returns the section with the heat map of networks over time."""
     periods = len(timeline.begins_ns)
     numbers = measurement.measured[: max(1, _MAX_CELLS // max(1, periods))]
@@ -107,7 +105,7 @@ def heat_map(measurement: Measurement, timeline: Timeline) -> Section:
     return Section("heat_map", "Networks over time", sentences, [figure] if len(numbers) else [])
 
 
-def smoke(measurement: Measurement, timeline: Timeline) -> Section:
+def smoke(measurement: Measured, timeline: PeriodTable) -> Section:
     """Returns the section with a smoke plot of each of the worst networks."""
     numbers = measurement.measured[:_MAX_SMOKE].tolist()
     sentences = [
@@ -122,7 +120,7 @@ def smoke(measurement: Measurement, timeline: Timeline) -> Section:
     )
 
 
-def _smoke(measurement: Measurement, timeline: Timeline, place: int, number: int) -> Figure:
+def _smoke(measurement: Measured, timeline: PeriodTable, place: int, number: int) -> Figure:
     samples = timeline.samples[:, number]
     used = np.flatnonzero(samples)
     span = slice(used[0], used[-1] + 1) if len(used) else slice(0)

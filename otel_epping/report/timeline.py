@@ -34,7 +34,7 @@ def step_of(history: History) -> int:
     return -(-span_ns // (_MAX_PERIODS * week_ns)) * week_ns
 
 
-class Timeline:
+class PeriodTable:
     """The statistics of n lines in p periods of the same length. NaN stands for an unknown value.
 
     step_ns    length of a period, ns

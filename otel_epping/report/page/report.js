@@ -197,9 +197,12 @@ function cdf(data) {
     y: curve.share.map((share) => share * 100), line: { ...pick(place), width: 2.2, shape: "hv" },
     hovertemplate: `${curve.name}: %{y:.1f} % at most %{x:.3g} ms<extra></extra>`,
   }));
+  // The axis leaves out the outermost RTTs, which a curve cannot show.
+  const shown = data.curves.flatMap((curve) => curve.rtt_s
+    .filter((_, at) => curve.share[at] > 0.0005 && (!at || curve.share[at - 1] < 0.9995)).map(ms));
   return {
     traces, height: 380,
-    layout: { xaxis: logAxis("RTT, ms", traces.flatMap((trace) => trace.x)), yaxis: shareAxis("share of RTTs, %") },
+    layout: { xaxis: logAxis("RTT, ms", shown), yaxis: shareAxis("share of RTTs, %") },
   };
 }
 
@@ -335,8 +338,7 @@ function draw(element) {
     legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, xanchor: "left" },
     ...layout,
   }, {
-    responsive: true, displaylogo: false,
-    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+    responsive: true, displayModeBar: false,
   });
 }
 
