@@ -100,7 +100,7 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
     ]
     columns = [
         ReportColumn("network", "network", "text"),
-        ReportColumn("excess", "above least RTT", "time"),
+        ReportColumn("excess", "excess", "time"),
         ReportColumn("p95", "p95", "time"),
         ReportColumn("samples", "RTTs", "count"),
         ReportColumn("added_by_load", "added by load", "change"),

@@ -123,7 +123,7 @@ def _figure(section: Section, figure: Figure) -> str:
     caption, samples = escape(figure.caption), escape(figure.samples)
     return (
         f'<figure id="{name}" data-figure="{name}"><figcaption>{caption} <span class="samples">n = {samples}</span>'
-        f'</figcaption><div class="plot" role="img" aria-label="{caption}, {samples}" style="height:230px"></div>'
+        f'</figcaption><div class="plot" role="img" aria-label="{caption}, {samples}" style="height:205px"></div>'
         "</figure>"
     )
 
@@ -163,7 +163,8 @@ def _smoke_plots(report: Report) -> dict[str, str]:
 
 def _rows(table: ReportTable, thresholds: dict[str, float], smoke: dict[str, str]) -> Iterator[str]:
     for place, row in enumerate(table.rows):
-        cells = [_cell(column, value, thresholds) for column, value in zip(table.columns, row, strict=True)]
+        marks = {} if place in table.uncertain else thresholds
+        cells = [_cell(column, value, marks) for column, value in zip(table.columns, row, strict=True)]
         if table.columns[0].key == "network" and (target := smoke.get(str(row[0]))):
             cells[0] = f'<td><a href="#{target}">{escape(str(row[0]))}</a></td>'
         kind = ' class="uncertain" title="too few RTTs"' if place in table.uncertain else ""
@@ -180,7 +181,7 @@ def _cell(column: ReportColumn, value: Value, thresholds: dict[str, float]) -> s
 
 def _mark(key: str, value: Value, thresholds: dict[str, Any]) -> str:
     """Returns the class of a value that is above a threshold."""
-    if not isinstance(value, float):
+    if not isinstance(value, float) or not thresholds:
         return ""
     if key == "excess":
         return " slow" if value >= thresholds["slow_s"] else " fair" if value >= thresholds["fair_s"] else ""

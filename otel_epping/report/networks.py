@@ -92,7 +92,7 @@ def heat_map(measurement: Measured, timeline: PeriodTable) -> Section:
     figure = Figure(
         "p95",
         "heat",
-        "95th percentile of the RTTs",
+        "95th percentile of the RTTs, in ms",
         f"{plural(int(samples.sum()), 'RTT')} of {plural(len(numbers), 'network')} in {plural(periods, 'period')}",
         {
             "networks": [measurement.names[number] for number in numbers.tolist()],
@@ -111,7 +111,7 @@ def smoke(measurement: Measured, timeline: PeriodTable) -> Section:
     sentences = [
         f"The line is the median of {duration(timeline.step_ns / 1e9)}. The dark band has the middle half of the RTTs, "
         "and the pale band has the RTTs from the 5th to the 95th percentile. Points show the loss: the share of "
-        "retransmitted TCP segments."
+        "retransmitted TCP segments. Times are in UTC."
     ]
     if left_out := len(measurement.measured) - len(numbers):
         sentences.append(f"There are plots of the {len(numbers)} worst networks; {count(left_out)} have none.")

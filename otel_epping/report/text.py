@@ -59,9 +59,10 @@ def _kilobytes(octets: float) -> str:
 
 
 def _digits(number: float) -> str:
-    if not number:
-        return "0"
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+    """Returns a number with about three digits, and at most three decimal places."""
+    if 0 < number < 0.001:
+        return "<0.001"
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3}f}" if number else "0"
 
 
 KINDS = {

@@ -16,19 +16,26 @@ Table32 = npt.NDArray[np.float32]
 _NS = 10**9
 _MS = 10**6
 # The lengths of a period, in seconds.
-_STEPS_S = (0.01, 0.02, 0.1, 0.2, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 604_800)
-# A figure has at most this number of periods. One month has 744 hours.
-_MAX_PERIODS = 750
+_STEPS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 604_800)
+# A figure has at most this number of periods. One month has 744 hours. With few RTTs, there are fewer periods, so that
+# a period has about _RTTS_PER_PERIOD RTTs of all networks.
+_MAX_PERIODS, _MIN_PERIODS = 750, 30
+_RTTS_PER_PERIOD = 20
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def step_of(history: History) -> int:
-    """Returns the length of a period in ns: about the length of a slice, or longer if there are too many slices."""
+    """Returns the length of a period in ns.
+
+    A period is about as long as a slice, or longer if there are too many slices or few RTTs.
+    """
+    rtts = int(history.total().rtts().counts.sum())
+    most = min(max(rtts // _RTTS_PER_PERIOD, _MIN_PERIODS), _MAX_PERIODS)
     lengths = [total.end_ns - total.begin_ns for total in islice(history.over_time(), 100)]
     slice_ns = float(np.median(lengths)) if lengths else 0
     span_ns = history.end_ns - history.begin_ns
     for step_ns in (round(step_s * _NS) for step_s in _STEPS_S):
-        if step_ns >= 0.9 * slice_ns and span_ns / step_ns <= _MAX_PERIODS:
+        if step_ns >= 0.9 * slice_ns and span_ns / step_ns <= most:
             return step_ns
     week_ns = round(_STEPS_S[-1] * _NS)
     return -(-span_ns // (_MAX_PERIODS * week_ns)) * week_ns

@@ -73,8 +73,8 @@ def provider(networks: int = 1000, hours: int = 30 * DAY_HOURS, seed: int = 1) -
     random = np.random.default_rng(seed)
     customers = max(1, round(0.95 * networks))
     is_inside = np.arange(networks) < customers
-    base_s = np.where(is_inside, random.lognormal(np.log(0.012), 0.5, networks), random.lognormal(-3.4, 0.8, networks))
-    sigma = random.uniform(0.15, 0.45, networks)
+    base_s = np.where(is_inside, random.lognormal(np.log(0.012), 0.5, networks), random.lognormal(np.log(0.03), 0.6, networks))
+    sigma = random.uniform(0.5, 1.1, networks)
     weight = random.lognormal(0, 1, networks)
     peak_bps = np.where(is_inside, 3e6, 80e6) * weight / np.exp(0.5)
     is_bloated = np.arange(networks) < customers_with_bufferbloat(customers)
@@ -93,7 +93,8 @@ def provider(networks: int = 1000, hours: int = 30 * DAY_HOURS, seed: int = 1) -
             median_s[is_moved] += _DETOUR_S
         octets = peak_bps * load * 3600 / 8
         loss = np.where(is_lossy, _TOWER_LOSS, _LOSS) * random.uniform(0.5, 1.5, networks)
-        history.add(_slice(history, hour, np.array(numbers), octets, median_s, sigma, loss, coverage, random))
+        delays = _delay_shares(0.8 * base_s, median_s, sigma)
+        history.add(_slice(history, hour, np.array(numbers), octets, delays, loss, coverage, random))
     return history
 
 
@@ -107,8 +108,7 @@ def _slice(
     hour: int,
     numbers: npt.NDArray[np.int64],
     octets: Floats,
-    median_s: Floats,
-    sigma: Floats,
+    shares: Floats,
     loss: Floats,
     coverage: Floats,
     random: np.random.Generator,
@@ -146,24 +146,29 @@ def _slice(
     for key, column in values.items():
         counters[:, find(key)] = np.round(column)
     begin_ns = BEGIN_NS + hour * HOUR_NS
-    rtts = _rtts(history, numbers[:networks], tcp * coverage * 0.02, median_s, sigma, random)
+    rtts = _rtts(history, numbers[:networks], tcp * coverage * 0.02, shares, random)
     agent = _agent(float(packets.sum()), float(rtts.buckets.counts.sum()))
     return Slice(begin_ns, begin_ns + HOUR_NS, numbers, counters, rtts, agent)
+
+
+def _delay_shares(least_s: Floats, median_s: Floats, sigma: Floats) -> Floats:
+    """Return the share of the RTTs in each bucket: a least RTT, and a log-normal delay in queues."""
+    bounds_s = 2 ** (np.arange(_FIRST, _LAST + 1) / 2**SCALE)
+    queued = np.maximum(bounds_s - least_s[:, None], 1e-9) / (median_s - least_s)[:, None]
+    # The cumulative distribution, approximated by a logistic function, which is faster than erf().
+    with np.errstate(over="ignore"):
+        cumulative = 1 / (1 + np.exp(-1.702 * np.log(queued) / sigma[:, None]))
+    return np.diff(cumulative, axis=1)
 
 
 def _rtts(
     history: History,
     numbers: npt.NDArray[np.int64],
     samples: Floats,
-    median_s: Floats,
-    sigma: Floats,
+    shares: Floats,
     random: np.random.Generator,
 ) -> Rtts:
-    """Return log-normal RTTs. A twentieth of them comes from handshakes."""
-    bounds = np.arange(_FIRST, _LAST + 1) / 2**SCALE * np.log(2)
-    # The cumulative distribution, approximated by a logistic function, which is faster than erf().
-    cumulative = 1 / (1 + np.exp(-1.702 * (bounds - np.log(median_s)[:, None]) / sigma[:, None]))
-    shares = np.diff(cumulative, axis=1)
+    """Return the RTTs of networks. A twentieth of them comes from handshakes."""
     parts = []
     for name, share in (("tcp_timestamp", 0.95), ("tcp_handshake", 0.05)):
         expected = shares * (samples * share)[:, None]

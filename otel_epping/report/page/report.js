@@ -108,7 +108,7 @@ function heat(data, figure) {
     hoverongaps: false, zmin: Math.log10(low * 1e3), zmax: Math.log10(high * 1e3), xgap: 0, ygap: 1,
     colorscale: [0, 1, 2, 3, 4].map((place) => [place / 4, css(`--heat-${place}`)]),
     colorbar: {
-      title: { text: "p95, ms", side: "right" }, tickvals: ticks.map(Math.log10), ticktext: ticks.map(digits),
+      title: { text: narrow() ? "" : "ms", side: "top" }, tickvals: ticks.map(Math.log10), ticktext: ticks.map(digits),
       thickness: 12, outlinewidth: 0, ...(narrow() ? { orientation: "h", y: -0.12, yanchor: "top" } : {}),
     },
   };
@@ -132,7 +132,7 @@ function difference(data, figure) {
     hoverongaps: false, zmin: -2, zmax: 2, ygap: 1,
     colorscale: [[0, css("--less")], [0.5, css("--same")], [1, css("--more")]],
     colorbar: {
-      title: { text: "A / B", side: "right" }, tickvals: [-2, -1, 0, 1, 2], ticktext: ["¼", "½", "same", "2x", "4x"],
+      title: { text: narrow() ? "" : "A / B", side: "top" }, tickvals: [-2, -1, 0, 1, 2], ticktext: ["¼", "½", "same", "2x", "4x"],
       thickness: 12, outlinewidth: 0, ...(narrow() ? { orientation: "h", y: -0.12, yanchor: "top" } : {}),
     },
   };
@@ -187,8 +187,12 @@ function smoke(data) {
         "%{customdata[2]}<br>loss %{customdata[3]}, %{customdata[0]} RTTs<extra></extra>",
     },
   ];
-  const layout = { xaxis: timeAxis(), yaxis: logAxis("RTT, ms", [], range), showlegend: false };
-  return { traces, layout, height: 230 };
+  const whole = figures["heat_map.p95"].data.begins_ms;
+  const times = [whole[0], whole[whole.length - 1] + data.step_ms];
+  const layout = {
+    xaxis: { ...timeAxis(), range: times, title: { text: "" } }, yaxis: logAxis("RTT, ms", [], range), showlegend: false,
+  };
+  return { traces, layout, height: 205 };
 }
 
 function cdf(data) {
@@ -313,8 +317,8 @@ function stacked(data) {
   return {
     traces, height: 40 * data.labels.length + 120,
     layout: {
-      barmode: "stack", bargap: 0.25, xaxis: { ...axis("share, %"), range: [0, 100] },
-      yaxis: { ...axis(""), autorange: "reversed", ticks: "" },
+      barmode: "stack", bargap: 0.25, xaxis: { ...axis("share, %"), range: [0, 100], dtick: 20 },
+      legend: { traceorder: "normal" }, yaxis: { ...axis(""), autorange: "reversed", ticks: "" },
     },
   };
 }
@@ -324,26 +328,32 @@ function stacked(data) {
 const kinds = { heat, difference, smoke, cdf, spread, bubbles, periods, dumbbells, stacked };
 let figures = {};
 
+// Draws a figure after earlier calls for the same figure have ended. A drawn figure is drawn anew: with Plotly.react(),
+// colour bars would be in wrong places.
 function draw(element) {
+  element.drawing = (element.drawing ?? Promise.resolve()).then(() => drawNow(element));
+  return element.drawing;
+}
+
+function drawNow(element) {
   const { kind, data } = figures[element.dataset.figure];
   const { traces, layout, height } = kinds[kind](data, element);
   const plot = element.querySelector(".plot");
   plot.style.height = `${height}px`;
-  element.dataset.drawn = "yes";
-  return Plotly.react(plot, traces, {
+  return Plotly.newPlot(plot, traces, {
     height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: css("--plot"), dragmode: narrow() ? false : "zoom",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: css("--text") },
     margin: { l: 40, r: 10, t: 10, b: 40 }, hoverlabel: { align: "left", bgcolor: css("--panel"),
       bordercolor: css("--line"), font: { color: css("--text") } },
-    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, xanchor: "left" },
-    ...layout,
+    ...layout, legend: { ...legend, ...layout.legend },
   }, {
     responsive: true, displayModeBar: false,
   });
 }
 
+const legend = { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, xanchor: "left" };
 const elements = () => [...document.querySelectorAll("figure[data-figure]")];
-const redraw = () => Promise.all(elements().filter((each) => each.dataset.drawn).map(draw));
+const redraw = () => Promise.all(elements().filter((each) => each.drawing).map(draw));
 
 // Adds the filter and the buttons of a heat map, or updates them.
 function tools(figure, matching) {
@@ -457,7 +467,7 @@ async function start() {
   figures = JSON.parse(data);
   const observer = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      if (entry.isIntersecting && !entry.target.dataset.drawn) draw(entry.target);
+      if (entry.isIntersecting && !entry.target.drawing) draw(entry.target);
     }
   }, { rootMargin: "300px" });
   elements().forEach((each) => observer.observe(each));
