@@ -23,19 +23,21 @@ class OutputFile:
     The constructor creates a temporary file in the same directory. So a fault of the path is found before the
     measurement. Raises EppingError if the file cannot be created or written.
 
+    A path that is not a regular file, such as a device or a pipe, is written to. A link is followed.
+
     `in_place` is needed if the process drops capabilities before write(), and so may no longer rename files in the
     directory of another user. Then write() writes to the file itself, which the constructor opens.
     """
 
     def __init__(self, path: Path, *, in_place: bool = False) -> None:
-        self._path = path
+        self._path = path = path.resolve()
         self._is_new = not path.exists()
         self._temporary: Path | None = None
         self._is_written = False
         try:
             if path.is_dir():
                 raise IsADirectoryError(21, "Is a directory")
-            if in_place:
+            if in_place or (path.exists() and not path.is_file()):
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 return
             self._file, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -67,7 +69,7 @@ class OutputFile:
             if self._temporary:
                 os.fsync(self._file)
                 self._temporary.replace(self._path)
-            else:
+            elif self._path.is_file():
                 os.ftruncate(self._file, len(content.encode()))
         except OSError as error:
             raise _fault(self._path, error) from None
