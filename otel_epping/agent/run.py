@@ -72,7 +72,7 @@ class Agent:
         self._settings, self._reread = settings, reread
         # `_variables` contains the standard OTEL_* variables. The SDK reads some of the variables when the SDK is
         # imported. So the variables are checked and set before the SDK is imported.
-        self._variables = standard.read()
+        self._variables = standard.read(is_recorded=settings.record is not None)
         self._variables.apply()
         requirements.check_file_systems()
         requirements.check_open_files()
@@ -144,6 +144,7 @@ class Agent:
             self._instance.value,
             self._variables,
             self._settings.export(self._files.databases),
+            self._settings.record,
         )
         self._interfaces.begin()
         self._hooks = HookMonitor(collector.attachments, collector.interface_packets)

@@ -3,22 +3,16 @@
 
 import math
 from threading import Event
-from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    InMemoryMetricReader,
-    MetricExporter,
-    MetricExportResult,
-    MetricsData,
-    ResourceMetrics,
-)
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData, ResourceMetrics
 
 from otel_epping.cost.export import Export
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.no_exporter import NoExporter
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.otlp.request import Request
@@ -26,19 +20,6 @@ from otel_epping.otel.otlp.retries import RequestSender
 from otel_epping.otel.pipeline import default_resource
 from otel_epping.otel.self_metrics import observe
 from otel_epping.otel.variables.certificates import Certificates
-
-
-class _NoExporter(MetricExporter):
-    """An exporter that is never called, because all requests go to _RequestCounter."""
-
-    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        raise NotImplementedError
-
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        return True
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        pass
 
 
 class _RequestCounter(RequestSender):
@@ -65,7 +46,7 @@ class CountingExporter:
         self._counter = _RequestCounter()
         self._failure: Failure | None = None
         self._exporter = ProducerExporter(
-            _NoExporter(),
+            NoExporter(),
             collector,
             settings,
             on_result=self._note,

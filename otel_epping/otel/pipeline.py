@@ -10,8 +10,8 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource, ServiceInstanceIdResourceDetector
 
 from otel_epping.errors import EppingError
@@ -19,7 +19,9 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.exporter import ProducerExporter, temporality_of
 from otel_epping.otel.install import attach_producer, export_without_data
+from otel_epping.otel.no_exporter import NoExporter
 from otel_epping.otel.otlp.failure import Failure
+from otel_epping.otel.otlp.file_sender import FileSender
 from otel_epping.otel.otlp.official_exporters import build
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.self_metrics import observe
@@ -32,6 +34,11 @@ from otel_epping.version import __version__
 _log = logging.getLogger(__name__)
 
 _SERVICE = "otel-epping"
+# The temporality of recorded counts. With deltas, each line of the file can be used without earlier lines, and series
+# without new counts need no space.
+_DELTA: dict[type, AggregationTemporality] = dict.fromkeys(
+    (Counter, ObservableCounter, Histogram), AggregationTemporality.DELTA
+)
 
 
 def exporter_classes(names: Iterable[str] | None = None) -> list[tuple[str, type[Any]]]:
@@ -84,7 +91,8 @@ class Pipelines:
     service.instance.id if the OTEL_* variables do not set this attribute. If `instance_id` is None, the SDK generates
     an id. `on_result` is called after each export with the exporter's name and the failure; after a success, the
     failure is None. `variables` are the parsed OTEL_* variables; by default, the constructor reads the variables.
-    `settings` decide what each exporter exports. Raises EppingError for invalid variables.
+    `settings` decide what each exporter exports. `record` is a file to which all exports are also appended as
+    OTLP/JSON, with delta temporality. Raises EppingError for invalid variables, and if the file cannot be opened.
     """
 
     def __init__(
@@ -95,6 +103,7 @@ class Pipelines:
         instance_id: str | None = None,
         variables: standard.StandardVariables | None = None,
         settings: ExportSettings | None = None,
+        record: str | None = None,
     ) -> None:
         if variables is None:
             variables = standard.read()
@@ -102,7 +111,7 @@ class Pipelines:
         self._resource = default_resource(instance_id)
         self._settings = settings or ExportSettings()
         try:
-            self._build(collector, interval_s or variables.interval_s, variables, on_result)
+            self._build(collector, interval_s or variables.interval_s, variables, on_result, record)
         except ValueError as error:
             raise EppingError(f"an OTEL_* variable is invalid: {' '.join(str(error).split())}") from error
 
@@ -112,6 +121,7 @@ class Pipelines:
         interval_s: float,
         variables: standard.StandardVariables,
         on_result: Callable[[str, Failure | None], None],
+        record: str | None,
     ) -> None:
         push: list[MetricReader] = []
         pull: list[MetricReader] = []
@@ -138,6 +148,16 @@ class Pipelines:
             )
             self.exporters.append(exporter)
             push.append(PeriodicExportingMetricReader(exporter, interval_s * 1e3, variables.timeout_s * 1e3))
+        if record:
+            recorder = ProducerExporter(
+                NoExporter(_DELTA),
+                collector,
+                self._settings,
+                on_result=partial(on_result, "record"),
+                request_sender=FileSender(record),
+            )
+            self.exporters.append(recorder)
+            push.append(PeriodicExportingMetricReader(recorder, interval_s * 1e3, variables.timeout_s * 1e3))
         self._readers = [*push, *pull]
         self.provider = MeterProvider(resource=self._resource, metric_readers=self._readers, shutdown_on_exit=False)
         self._producers = [exporter.producer for exporter in self.exporters]

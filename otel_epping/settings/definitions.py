@@ -11,7 +11,13 @@ from otel_epping.settings.spec import Spec
 from otel_epping.settings.types import Names
 
 PREFIX = "OTEL_EPPING_"
-AGENT_SETTINGS = ("health_port", "health_address", "log_format", "log_level")  # no effect on the exported data
+AGENT_SETTINGS = (
+    "record",
+    "health_port",
+    "health_address",
+    "log_format",
+    "log_level",
+)  # no effect on the exported data
 
 
 class Definition(NamedTuple):

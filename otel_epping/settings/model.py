@@ -87,6 +87,15 @@ class Settings:
         int | None,
         Spec(Duration(*_INTERVALS_NS), "Time between exports.", unset="OTEL_METRIC_EXPORT_INTERVAL, or 60s"),
     ] = None
+    record: Annotated[
+        str | None,
+        Spec(
+            FilePath(),
+            "File to which each export is also appended, as lines of OTLP/JSON with delta temporality. The file can be "
+            "renamed while the agent runs; the agent then creates a new file.",
+            unset="none",
+        ),
+    ] = None
     health_port: Annotated[
         int | None,
         Spec(

@@ -36,6 +36,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "lan": (["br0"], "br0"),
     "mirror": (["span*"], "span*"),
     "interval": ("10s", "10"),
+    "record": ("/var/lib/epping.jsonl", "/var/lib/epping.jsonl"),
     "health_port": (9464, "9464"),
     "health_address": ("::1", "::1"),
     "log_format": ("json", "json"),

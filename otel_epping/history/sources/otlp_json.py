@@ -18,6 +18,7 @@ from msgspec.json import Decoder
 DELTA, CUMULATIVE = 1, 2
 _TEMPORALITIES = {"AGGREGATION_TEMPORALITY_DELTA": DELTA, "AGGREGATION_TEMPORALITY_CUMULATIVE": CUMULATIVE}
 _NONE = Raw(b"[]")
+_EMPTY = Raw(b"")
 
 
 class NotOtlpError(Exception):
@@ -141,9 +142,9 @@ class ResourceData(Struct, gc=False):
 
 class _Request(Struct, gc=False):
     resourceMetrics: list[ResourceData] | None = None  # noqa: N815
-    resourceSpans: Raw | None = None  # noqa: N815
-    resourceLogs: Raw | None = None  # noqa: N815
-    resourceProfiles: Raw | None = None  # noqa: N815
+    resourceSpans: Raw = _EMPTY  # noqa: N815
+    resourceLogs: Raw = _EMPTY  # noqa: N815
+    resourceProfiles: Raw = _EMPTY  # noqa: N815
 
 
 _DECODER = Decoder(_Request, strict=False)  # not strict: 64-bit integers may be strings
@@ -157,7 +158,7 @@ def decode(line: bytes) -> list[ResourceData]:
     except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotOtlpError(str(error)) from None
     if request.resourceMetrics is None:
-        kinds = [kind for field, kind in _KINDS.items() if getattr(request, field) is not None]
+        kinds = [kind for field, kind in _KINDS.items() if bytes(getattr(request, field))]
         raise NotOtlpError(f"it has {kinds[0]} instead of metrics" if kinds else "it has no resourceMetrics")
     return request.resourceMetrics
 

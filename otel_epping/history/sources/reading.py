@@ -69,8 +69,7 @@ class InputFile:
         """
         parts: list[bytes] = []
         size = 0
-        data = self.head
-        while data:
+        for data in self.blocks():
             first, *others = data.split(b"\n")
             parts.append(first)
             size += len(first)
@@ -81,9 +80,15 @@ class InputFile:
             if size > _MAX_LINE_BYTES:
                 self.damage = f"a line has more than {_MAX_LINE_BYTES >> 20} MB"
                 return
-            data = self._read()
         if size:
             yield b"".join(parts)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yields the bytes of the file, up to its end or the first damage. May be called once, instead of lines()."""
+        data = self.head
+        while data:
+            yield data
+            data = self._read()
 
     def _read_file(self, size: int) -> bytes:
         data = self._file.read(size)

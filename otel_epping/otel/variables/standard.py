@@ -63,8 +63,11 @@ class StandardVariables:
             _log.warning("%s", warning)
 
 
-def read(variables: Mapping[str, str] = os.environ) -> StandardVariables:
-    """Reads all variables. Raises an EppingError that lists all invalid variables."""
+def read(variables: Mapping[str, str] = os.environ, *, is_recorded: bool = False) -> StandardVariables:
+    """Reads all variables. Raises an EppingError that lists all invalid variables.
+
+    If `is_recorded` is set, exports are recorded in a file, so OTEL_METRICS_EXPORTER may be `none`.
+    """
     environment = Environment(variables)
     for name in _CONFIG_FILES:
         if variable := environment.find(name):
@@ -74,7 +77,7 @@ def read(variables: Mapping[str, str] = os.environ) -> StandardVariables:
     if environment.boolean("OTEL_SDK_DISABLED"):
         raise EppingError("OTEL_SDK_DISABLED is true, so nothing would be exported: unset it")
     protocol = read_protocol(environment)
-    exporters = _exporters(environment, protocol)
+    exporters = _exporters(environment, protocol, is_recorded)
     otlp = {name: read_otlp(environment, _PROTOCOLS[name]) for name in exporters if name in _PROTOCOLS}
     for name, values in ((_TEMPORALITY, ("cumulative", "delta", "lowmemory")), (_FILTER, _FILTERS)):
         environment.canonical[name] = environment.choice(values, name)
@@ -101,14 +104,14 @@ def read(variables: Mapping[str, str] = os.environ) -> StandardVariables:
     )
 
 
-def _exporters(environment: Environment, protocol: str) -> tuple[str, ...]:
+def _exporters(environment: Environment, protocol: str, is_recorded: bool) -> tuple[str, ...]:
     """Returns names of entry points. `otlp`, the default, stands for the official exporter of the protocol."""
     variable = environment.text("OTEL_METRICS_EXPORTER")
     if not variable:
         return (OTLP_EXPORTERS[protocol],)
     given = [each.strip().lower() for each in variable.value.split(",")]
     names = [OTLP_EXPORTERS[protocol] if name == "otlp" else name for name in given if name not in ("", "none")]
-    if not names:
+    if not names and not is_recorded:
         environment.add_error(variable, "so nothing would be exported: use otlp or console")
     for name in sorted({name for name in names if names.count(name) > 1}):
         environment.add_error(variable, f"which has {name} twice, so each export would be sent twice: write it once")

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decodes the JSON output of ePPing: an array of objects (`-F json`), or an object per line (`-F jsonl`).
+
+An array may be one line of many gigabytes, and has no end if ePPing was killed. So the text is split into objects.
+"""
+
+import re
+from collections.abc import Iterator
+
+from msgspec import DecodeError, Struct
+from msgspec.json import Decoder
+
+from otel_epping.history.sources.reading import InputFile
+
+Amounts = dict[str, int]  # `packets` and `bytes`
+
+# Between two objects are a closing and an opening brace, which are not adjacent inside an object. One array may follow
+# another array, because the output of several runs may be in one file.
+_SEPARATOR = re.compile(rb"\}[\s,\[\]]*\{")
+_MAX_OBJECT_BYTES = 1 << 20
+
+
+class PpingObject(Struct, gc=False):
+    """An object of any kind. The fields show which kind it is."""
+
+    timestamp: int | None = None
+    # Metadata
+    bin_width_ns: int = 0
+    aggregation_interval_ns: int = 0
+    ipv4_prefix_len: int | None = None
+    ipv6_prefix_len: int | None = None
+    # A subnet in an interval
+    ip_prefix: str | None = None
+    rx_stats: dict[str, Amounts] = {}
+    tx_stats: dict[str, Amounts] = {}
+    # The same before October 2023: rx were the packets to the subnet
+    rx_packets: int = 0
+    rx_bytes: int = 0
+    tx_packets: int = 0
+    tx_bytes: int = 0
+    min_rtt: int = 0
+    mean_rtt: float = 0
+    max_rtt: int = 0
+    histogram: list[int] = []
+    # The interface in an interval
+    protocol_counters: dict[str, Amounts] | None = None
+    ecn_counters: Amounts = {}
+    errors: Amounts = {}
+    # An RTT or an event of a flow
+    src_ip: str = ""
+    protocol: str = ""
+    method: str = ""
+    rtt: int | None = None
+    flow_event: str | None = None
+
+
+_DECODER = Decoder(PpingObject)
+
+
+def objects(file: InputFile) -> Iterator[PpingObject | None]:
+    """Yields each object of a file, and None for each text that is not an object."""
+    for text in _texts(file):
+        try:
+            yield _DECODER.decode(text)
+        except (DecodeError, UnicodeDecodeError):
+            yield None
+
+
+def _texts(file: InputFile) -> Iterator[bytes]:
+    """Yields the text of each object. A text that does not end is the last text."""
+    rest = b""
+    for block in file.blocks():
+        *complete, rest = _SEPARATOR.split(rest + block)
+        # All separators lack their braces.
+        yield from (_braced(text) for text in complete)
+        if len(rest) > _MAX_OBJECT_BYTES:
+            yield rest
+            return
+    if last := rest.strip(b" \t\r\n[],"):
+        yield last if last.startswith(b"{") else b"{" + last
+
+
+def _braced(text: bytes) -> bytes:
+    text = text.lstrip(b" \t\r\n[],")
+    return (text if text.startswith(b"{") else b"{" + text) + b"}"
