@@ -8,10 +8,10 @@ from otel_epping.history.verdict import Thresholds, verdict
 from otel_epping.networks.pseudonyms import Show
 from otel_epping.report.comparison import comparison
 from otel_epping.report.distributions import distributions, spread
-from otel_epping.report.document import ReportColumn, Report, Section, ReportTable, Value, value
+from otel_epping.report.document import Report, ReportColumn, ReportTable, Section, Value, value
 from otel_epping.report.features import coverage, features
 from otel_epping.report.load import against_traffic, under_load
-from otel_epping.report.measurement import Measured, LineTexts, Source
+from otel_epping.report.measurement import LineTexts, Measured, Source
 from otel_epping.report.networks import heat_map, smoke, worst
 from otel_epping.report.text import duration, moment, plural
 from otel_epping.version import __version__
@@ -49,7 +49,9 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
         coverage(first),
     ]
     notes = [
-        f"{each.title}: {note}" if len(measurements) > 1 else note for each in measurements for note in each.history.notes
+        f"{each.title}: {note}" if len(measurements) > 1 else note
+        for each in measurements
+        for note in each.history.notes
     ]
     limits = {"fair_s": thresholds.fair, "slow_s": thresholds.slow, "loss": thresholds.loss}
     return Report(_about(measurements), {"thresholds": limits}, sections, notes)
@@ -108,5 +110,7 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
         ReportColumn("ce", "ECN CE", "share"),
         ReportColumn("cause", "because of load", "text"),
     ]
-    table = ReportTable("slow", f"{plural(len(found.slow), 'slow network')}, {plural(found.samples, 'RTT')}", columns, rows)
+    table = ReportTable(
+        "slow", f"{plural(len(found.slow), 'slow network')}, {plural(found.samples, 'RTT')}", columns, rows
+    )
     return Section("verdict", "Verdict", sentences, tables=[table] if rows else [])

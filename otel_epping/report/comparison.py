@@ -7,7 +7,7 @@ from otel_epping.history.line import Line
 from otel_epping.history.statistics import MIN_SAMPLES
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.report.distributions import SIDES, cumulative
-from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, Value, listed, value
+from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, Value, listed, value
 from otel_epping.report.measurement import Measured
 from otel_epping.report.networks import MAX_ROWS
 from otel_epping.report.text import duration, ms, plural
@@ -20,9 +20,7 @@ _MAX_CELLS = 500_000
 def comparison(a: Measured, b: Measured, a_times: PeriodTable, b_times: PeriodTable) -> Section:
     """Returns the section that compares A against B. Positive differences mean that A is slower."""
     pairs = _pairs(a, b)
-    enough = [
-        (mine, its) for mine, its in pairs if a.statistics.is_certain[mine] and b.statistics.is_certain[its]
-    ]
+    enough = [(mine, its) for mine, its in pairs if a.statistics.is_certain[mine] and b.statistics.is_certain[its]]
     changes = {mine: float(a.statistics.p95[mine] - b.statistics.p95[its]) for mine, its in enough}
     enough.sort(key=lambda pair: -abs(changes[pair[0]]))
     slower = sum(change > 0 for change in changes.values())
@@ -99,7 +97,9 @@ def _heat(a: Measured, a_times: PeriodTable, b_times: PeriodTable, pairs: Indexe
     offset = 0
     by_day = min(len(a_times.begins_ns) * step_ns, len(b_times.begins_ns) * b_times.step_ns) >= _DAY_NS
     if by_day:
-        offset = int((a_times.begins_ns[0] - b_times.begins_ns[0]) % _DAY_NS // step_ns)
+        # By at most half a day, so that most periods of B have a period of A.
+        offset_ns = int(a_times.begins_ns[0] - b_times.begins_ns[0]) + _DAY_NS // 2
+        offset = (offset_ns % _DAY_NS - _DAY_NS // 2) // step_ns
     # The position in A's periods of each of B's periods.
     at_b = np.arange(len(b_times.begins_ns)) * b_times.step_ns // step_ns - offset
     at_a = np.arange(len(a_times.begins_ns))

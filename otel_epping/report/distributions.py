@@ -6,7 +6,7 @@ import numpy as np
 from otel_epping.history.histograms import Floats
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.kernel.sparse_histograms import SparseHistograms
-from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, Value, listed, value
+from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, Value, listed, value
 from otel_epping.report.measurement import QUANTILES, Measured
 from otel_epping.report.text import plural
 

@@ -87,7 +87,9 @@ class Report:
     notes: Sequence[str] = field(default_factory=list)
 
 
-def shown_columns(columns: Sequence[ReportColumn], rows: Sequence[Sequence[Value]]) -> tuple[list[ReportColumn], list[list[Value]]]:
+def shown_columns(
+    columns: Sequence[ReportColumn], rows: Sequence[Sequence[Value]]
+) -> tuple[list[ReportColumn], list[list[Value]]]:
     """Returns the columns and the rows without columns that have no value in any row."""
     kept = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows) or not rows]
     return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]

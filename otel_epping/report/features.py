@@ -7,7 +7,7 @@ import numpy as np
 
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.metric import Metric
-from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, Value
+from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, Value
 from otel_epping.report.measurement import Measured
 from otel_epping.report.text import count, percent, plural
 

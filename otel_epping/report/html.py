@@ -12,7 +12,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from otel_epping.report import text
-from otel_epping.report.document import ReportColumn, Figure, Report, Section, ReportTable, Value
+from otel_epping.report.document import Figure, Report, ReportColumn, ReportTable, Section, Value
 
 _PAGE = Path(__file__).parent / "page"
 # A table shows this number of rows until all rows are asked for.
@@ -51,9 +51,7 @@ def html(report: Report) -> str:
         for section in report.sections
         for figure in section.figures
     }
-    links = "".join(
-        f'<a href="#{section.key}">{_SHORT_TITLES[section.key]}</a>' for section in report.sections
-    )
+    links = "".join(f'<a href="#{section.key}">{_SHORT_TITLES[section.key]}</a>' for section in report.sections)
     about = "".join(
         f"<div><dt>{escape(heading)}</dt><dd>{escape(value)}</dd></div>" for _, heading, value in report.about
     )
@@ -70,13 +68,13 @@ def html(report: Report) -> str:
             "</head>",
             "<body>",
             '<a class="skip" href="#verdict">Skip to the verdict</a>',
-            f"<header><h1>{escape(title)}</h1><dl class=\"about\">{about}</dl></header>",
+            f'<header><h1>{escape(title)}</h1><dl class="about">{about}</dl></header>',
             f'<nav aria-label="Sections"><div><div class="links">{links}</div>'
             '<button id="theme" title="Switch between light and dark">Dark</button></div></nav>',
             "<main>",
             '<p class="message" id="message" hidden>This browser is too old to show the figures: it has no '
             "DecompressionStream. The tables are complete.</p>",
-            "<noscript><p class=\"message\">The figures need JavaScript. The tables are complete.</p></noscript>",
+            '<noscript><p class="message">The figures need JavaScript. The tables are complete.</p></noscript>',
             *(_section(section, report) for section in report.sections),
             "</main>",
             f"<footer>{_notes(report)}</footer>",

@@ -6,7 +6,7 @@ import numpy as np
 from otel_epping.history.load import MIN_PERIODS
 from otel_epping.history.statistics import MIN_SAMPLES
 from otel_epping.report.distributions import SIDES
-from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, listed, value
+from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, listed, value
 from otel_epping.report.measurement import Measured
 from otel_epping.report.text import count, duration, ms, plural
 from otel_epping.report.timeline import PeriodTable

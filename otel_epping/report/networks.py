@@ -3,12 +3,16 @@
 
 import numpy as np
 
+from otel_epping.history.line import OVERFLOW
 from otel_epping.history.statistics import MIN_SAMPLES
-from otel_epping.report.document import ReportColumn, Figure, Section, ReportTable, Value, listed, shown_columns, value
+from otel_epping.kernel.methods import METHODS
+from otel_epping.otel.metric_table import SUBNET_BYTES, SUBNET_PACKETS
+from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, Value, listed, shown_columns, value
 from otel_epping.report.measurement import Measured
 from otel_epping.report.text import count, duration, plural
 from otel_epping.report.timeline import PeriodTable
 
+_METHOD_QUANTILES = (0.5, 0.9, 0.99)
 # Limits that keep the page small.
 MAX_ROWS = 1000
 _MAX_CELLS = 1_000_000
@@ -54,8 +58,45 @@ def worst(measurement: Measured) -> Section:
         "worst_networks",
         "Worst networks by impact",
         sentences,
-        tables=[ReportTable("networks", caption, columns, rows, uncertain)],
+        tables=[ReportTable("networks", caption, columns, rows, uncertain), _by_method(measurement, numbers)],
     )
+
+
+def _by_method(measurement: Measured, networks: list[int]) -> ReportTable:
+    """Returns the table with the numbers that `otel-epping replay` prints: a row for each network and method."""
+    found: dict[int, dict[str, list[Value]]] = {}
+    packets, octets = (measurement.total.sum(metric.name) for metric in (SUBNET_PACKETS, SUBNET_BYTES))
+    for method in measurement.total.methods:
+        rtts = measurement.total.rtts([method])
+        quantiles = rtts.quantiles(*_METHOD_QUANTILES)
+        counts = rtts.counts
+        for number in np.flatnonzero(counts).tolist():
+            extremes = (value(each[number] / 1e9) if each[number] else None for each in (rtts.min_ns, rtts.max_ns))
+            least, greatest = extremes
+            middle = [value(each[number]) for each in quantiles]
+            found.setdefault(number, {})[method] = [value(counts[number]), least, *middle, greatest]
+    order = {method.name: place for place, method in enumerate(METHODS)}
+    others = [number for number, line in enumerate(measurement.lines) if line.kind == OVERFLOW]
+    rows: list[list[Value]] = []
+    for number in (*networks, *others):
+        amounts = [None if each is None else value(each[number]) for each in (packets, octets)]
+        methods = found.get(number, {})
+        rows.extend(
+            [measurement.names[number], method or "all", *methods[method], *amounts]
+            for method in sorted(methods, key=lambda each: order.get(each, -1))
+        )
+    columns = [
+        ReportColumn("network", "network", "text"),
+        ReportColumn("method", "method", "text"),
+        ReportColumn("samples", "RTTs", "count"),
+        ReportColumn("least", "least", "time"),
+        *(ReportColumn(f"p{q * 100:.0f}", f"p{q * 100:.0f}", "time") for q in _METHOD_QUANTILES),
+        ReportColumn("greatest", "greatest", "time"),
+        ReportColumn("packets", "packets", "count", "Both ways, of all methods."),
+        ReportColumn("bytes", "traffic", "bytes", "Both ways, of all methods."),
+    ]
+    caption = f"by method: {plural(sum(int(row[2] or 0) for row in rows), 'RTT')}"
+    return ReportTable("methods", caption, columns, rows)
 
 
 def _row(measurement: Measured, number: int) -> list[Value]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens the sources of a report: captures, and files with OTLP JSON lines."""
+"""Opens the sources of a report: captures, OTLP files, and JSON output of ePPing."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,13 +8,15 @@ from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.sources.captures import read_captures
 from otel_epping.history.sources.otlp_files import read_otlp
+from otel_epping.history.sources.pping import read_pping
 from otel_epping.history.sources.reading import InputFile
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.network import Networks
 from otel_epping.replay.capture import STANDARD_INPUT
 from otel_epping.series.grouping import Grouping
 
-CAPTURE, OTLP = "capture", "OTLP file"
+CAPTURE, OTLP, EPPING = "capture", "OTLP file", "JSON output of ePPing"
+_OTLP_MARKS = (b'"resourceMetrics"', b'"resource_metrics"')
 
 
 def kind_of(path: str) -> str:
@@ -23,7 +25,9 @@ def kind_of(path: str) -> str:
         return CAPTURE
     file = InputFile(path)
     file.close()
-    return OTLP if file.head[:1] in (b"{", b"[") else CAPTURE
+    if file.head[:1] not in (b"{", b"["):
+        return CAPTURE
+    return OTLP if any(mark in file.head for mark in _OTLP_MARKS) else EPPING
 
 
 def title_of(paths: Sequence[str]) -> str:
@@ -44,11 +48,12 @@ def read(
     if len(kinds) > 1:
         (first, its_path), (second, other_path), *_ = kinds.items()
         raise EppingError(
-            f"{its_path} is a {first}, and {other_path} is a {second}: sources of different kinds cannot be added up. "
+            f"{its_path}: {first}; {other_path}: {second}: sources of different kinds cannot be added up. "
             "Name one kind, or exactly two sources to compare them"
         )
-    if OTLP in kinds:
-        history = read_otlp([InputFile(path, progress) for path in paths])
+    if CAPTURE not in kinds:
+        read_files = read_otlp if OTLP in kinds else read_pping
+        history = read_files([InputFile(path, progress) for path in paths])
     else:
         history = read_captures(paths, config, grouping=grouping, networks=networks, progress=progress)
     if not history.total().present().any():

@@ -16,7 +16,33 @@ Table32 = npt.NDArray[np.float32]
 _NS = 10**9
 _MS = 10**6
 # The lengths of a period, in seconds.
-_STEPS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 604_800)
+_STEPS_S = (
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    60,
+    120,
+    300,
+    600,
+    900,
+    1800,
+    3600,
+    7200,
+    10_800,
+    21_600,
+    43_200,
+    86_400,
+    604_800,
+)
 # A figure has at most this number of periods. One month has 744 hours. With few RTTs, there are fewer periods, so that
 # a period has about _RTTS_PER_PERIOD RTTs of all networks.
 _MAX_PERIODS, _MIN_PERIODS = 750, 30

@@ -73,7 +73,9 @@ def provider(networks: int = 1000, hours: int = 30 * DAY_HOURS, seed: int = 1) -
     random = np.random.default_rng(seed)
     customers = max(1, round(0.95 * networks))
     is_inside = np.arange(networks) < customers
-    base_s = np.where(is_inside, random.lognormal(np.log(0.012), 0.5, networks), random.lognormal(np.log(0.03), 0.6, networks))
+    base_s = np.where(
+        is_inside, random.lognormal(np.log(0.012), 0.5, networks), random.lognormal(np.log(0.03), 0.6, networks)
+    )
     sigma = random.uniform(0.5, 1.1, networks)
     weight = random.lognormal(0, 1, networks)
     peak_bps = np.where(is_inside, 3e6, 80e6) * weight / np.exp(0.5)
