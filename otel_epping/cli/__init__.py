@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, one module per command: otel-epping run | check | config | cost | demo | report | watch | replay."""
+"""The command line, one module per command.
+
+otel-epping run | check | config | cost | demo | report | watch | replay.
+"""
 
 import errno
 import os

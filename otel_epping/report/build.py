@@ -36,7 +36,7 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
     first, times = measurements[0], timelines[0]
     sections = [_verdict(first, thresholds)]
     if len(measurements) > 1:
-        sections.append(comparison(*measurements, *timelines))
+        sections.append(comparison(first, measurements[1], times, timelines[1]))
     sections += [
         worst(first),
         heat_map(first, times),

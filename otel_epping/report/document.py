@@ -111,7 +111,7 @@ def listed(numbers: npt.NDArray[Any] | Iterable[float], digits: int = _DIGITS) -
     power = np.where(np.isfinite(power), np.clip(power, -300, 300), 0).astype(int)
     scale = 10.0 ** np.abs(power)
     rounded = np.where(power >= 0, np.round(array * scale) / scale, np.round(array / scale) * scale)
-    return _without_nan(rounded).tolist()
+    return list(_without_nan(rounded).tolist())
 
 
 def _without_nan(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

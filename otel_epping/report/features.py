@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from otel_epping.history.line import OVERFLOW, UNANSWERED
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.metric import Metric
 from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, Value
@@ -204,7 +205,10 @@ def _aggregates(measurement: Measured) -> Iterator[list[Value]]:
     if packets is None:
         return
     whole = int(packets.sum())
-    for line, text in (("unanswered", "packets of networks that never answered"),
-                       ("overflow", "packets of networks beyond the limits, which are not shown one by one")):  # fmt: skip
+    texts = {
+        UNANSWERED: "packets of networks that never answered",
+        OVERFLOW: "packets of networks beyond the limits, which are not shown one by one",
+    }
+    for line, text in texts.items():
         number = sum(int(packets[place]) for place, each in enumerate(measurement.lines) if each.kind == line)
         yield [text, number, _share(number, whole), "packets"]

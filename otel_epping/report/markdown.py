@@ -42,9 +42,8 @@ def _table(table: ReportTable) -> Iterator[str]:
     yield _row(["---:" if text.KINDS[column.kind].is_right else "---" for column in table.columns])
     for row in table.rows[:_MAX_ROWS]:
         yield _row([escaped(text.cell(column.kind, value)) for column, value in zip(table.columns, row, strict=True)])
-    if more := len(table.rows) - _MAX_ROWS:
-        if more > 0:
-            yield f"\n{text.count(more)} more rows are left out."
+    if len(table.rows) > _MAX_ROWS:
+        yield f"\n{text.count(len(table.rows) - _MAX_ROWS)} more rows are left out."
 
 
 def _row(cells: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from otel_epping.report.document import Value
 
 _NS = 1e9
-UNKNOWN = "–"
+UNKNOWN = "-"
 _MS_DIGITS = ((100, 0), (10, 1), (0.1, 2))
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 

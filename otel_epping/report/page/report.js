@@ -5,7 +5,7 @@
 const narrow = () => window.innerWidth < 600;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const count = (number) => number.toLocaleString("en");
-const digits = (number) => (number === null ? "–" : String(Number(number.toPrecision(3))));
+const digits = (number) => (number === null ? "-" : String(Number(number.toPrecision(3))));
 const ms = (seconds) => (seconds === null ? null : seconds * 1e3);
 const msText = (seconds) => (seconds === null ? "unknown" : `${digits(seconds * 1e3)} ms`);
 const percent = (share) => (share === null ? "unknown" : `${digits(share * 100)} %`);
