@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 HIDDEN = "[hidden]"
 
-_HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
+_HEADERS = re.compile(r"(OTEL_EXPORTER_OTLP_(\w+_)?|PROMETHEUS_)HEADERS")
 # The variables that contain URLs: the OTLP endpoints, and the proxies for gRPC and HTTP.
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # a token of RFC 9110, 5.6.2, if compiled with re.ASCII

@@ -2,7 +2,7 @@
 """Sorts the data points of OTLP requests by agent and time. One agent and time give one slice."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -44,15 +44,14 @@ class Series:
         self.places: list[tuple[int, int]] = []
         self.agent_columns = Numbers[ColumnKey]()
         self._numbering, self._agent = numbering, agent
-        self._known: dict[str, dict[bytes, int]] = {}
+        self._known: dict[str, dict[Hashable, int]] = {}
 
-    def of(self, metric: str) -> dict[bytes, int]:
+    def of(self, metric: str) -> dict[Hashable, int]:
         """Returns the numbers of the known series of a metric, by attributes."""
         return self._known.setdefault(metric, {})
 
-    def new(self, metric: str, raw: bytes) -> int:
-        """Gives a number to a series. Raises NotOtlpError if the attributes are invalid."""
-        attributes = attributes_of(raw)
+    def new(self, metric: str, key: Hashable, attributes: Mapping[str, Any]) -> int:
+        """Gives a number to a series. `key` identifies the series among the series of the metric."""
         known = _METRICS[metric]
         if semconv.SUBNET not in known.keys:
             place = AGENT_LINE, self.agent_columns.find(ColumnKey.of(metric, attributes))
@@ -63,7 +62,7 @@ class Series:
                 place = number, self._numbering.methods.find(str(rest.get(semconv.METHOD, "")))
             else:
                 place = number, self._numbering.columns.find(ColumnKey.of(metric, rest))
-        number = self.of(metric)[raw] = len(self.places)
+        number = self.of(metric)[key] = len(self.places)
         self.places.append(place)
         return number
 
@@ -202,7 +201,7 @@ def _find_series(metric: str, raw: bytes, series: Series, unusable: Unusable) ->
     if number is not None:
         return number
     try:
-        return series.new(metric, raw)
+        return series.new(metric, raw, attributes_of(raw))
     except NotOtlpError:
         unusable.invalid_attributes += 1
         return None

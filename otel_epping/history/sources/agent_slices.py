@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the slices of agents from the data points of their exports."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from otel_epping.history.columns import Numbering
+from otel_epping.history.history import History
+from otel_epping.history.slice import AgentValues, Rtts, Slice
+from otel_epping.history.sources.otlp_increments import HistogramRows, Increments, Unusable, histogram_rows
+from otel_epping.history.sources.otlp_points import AGENT_LINE, Column, Points, Series, Times, as_array
+from otel_epping.history.sources.slice_builder import counter_matrix
+from otel_epping.kernel.arrays import Indexes
+
+EARLIEST_NS = 1
+"""The first_ns of an agent with which the first points of all series count."""
+
+
+class Agent:
+    """What is known of an agent: a resource with its own service.instance.id.
+
+    key       identifies the agent
+    host      the name of its host, or ""
+    label     the value of Line.agent until all agents are known
+    first_ns  a series that started earlier began before the time of the source; None as long as this is not known
+    """
+
+    def __init__(self, key: str, host: str, label: str, numbering: Numbering, unusable: Unusable) -> None:
+        self.key, self.host, self.label = key, host, label
+        self.series = Series(numbering, label)
+        self.increments = Increments(unusable)
+        self.times: Times = {}
+        self.touched: dict[int, int] = {}  # the number of the latest line with points of a time
+        self.first: list[tuple[int, Points]] = []  # slices that wait until first_ns is known
+        self.first_ns: int | None = None
+        self.ended_ns = 0
+
+    def slice(self, time_ns: int, points: Points) -> Slice:
+        """Returns the slice of all points of a time. Call this in the order of time."""
+        first_ns = self.first_ns or EARLIEST_NS
+        series, start_ns, values = _columns(points.deltas)
+        totals = self.increments.counters(*_columns(points.totals), time_ns, first_ns)
+        current, _, latest = _columns(points.current)
+        rtts = histogram_rows(*points.delta_rtts)
+        grown, grown_start_ns = self.increments.histograms(
+            histogram_rows(*points.total_rtts), points.total_rtts.values, time_ns, first_ns
+        )
+        starts = np.concatenate([start_ns, rtts.start_ns, totals[2], grown_start_ns])
+        starts = starts[starts > 0]
+        begin_ns = self.ended_ns or time_ns
+        if len(starts):
+            distinct, numbers = np.unique(starts, return_counts=True)
+            begin_ns = int(distinct[numbers.argmax()])
+        self.ended_ns = max(self.ended_ns, time_ns)
+        places = np.array(self.series.places, np.int64).reshape(-1, 2)
+        of_counters = places[np.concatenate([series, totals[0], current])]
+        values = np.concatenate([values, totals[1], latest])
+        on_line = of_counters[:, 0] != AGENT_LINE
+        own: AgentValues = {}
+        for (_, column), value in zip(of_counters[~on_line].tolist(), values[~on_line].tolist(), strict=True):
+            key = self.series.agent_columns[column]
+            own[key] = own.get(key, 0) + value
+        of_lines = of_counters[on_line]
+        lines, counters = counter_matrix(of_lines[:, 0], of_lines[:, 1], values[on_line].astype(np.uint64))
+        tables = [_as_rtts(each, places) for each in (rtts, grown) if len(each.series)]
+        return Slice(min(begin_ns, time_ns), time_ns, lines, counters, Rtts.joined(tables), own)
+
+
+def _columns(points: Column) -> tuple[Indexes, Indexes, Indexes]:
+    return np.array(points.series, np.int64), np.array(points.start_ns, np.int64), as_array(points.values)
+
+
+def _as_rtts(rows: HistogramRows, places: Indexes) -> Rtts:
+    lines, methods = places[rows.series].T
+    return Rtts(lines, methods, rows.scales, rows.buckets, rows.sum_ns, rows.min_ns, rows.max_ns)
+
+
+def label_of(number: int) -> str:
+    """Returns the label of an agent. The label of the first agent is empty, because often it is the only one."""
+    return f"agent {number}" if number else ""
+
+
+def with_names(history: History, agents: Sequence[Agent]) -> History:
+    """Replaces the labels of agents: by the names of their hosts if they are distinct, otherwise by their keys."""
+    if len(agents) <= 1:
+        return history
+    hosts = Counter(agent.host for agent in agents)
+    names = {each.label: each.host if each.host and hosts[each.host] == 1 else each.key for each in agents}
+    return history.group(lambda line: line._replace(agent=names[line.agent]))
+
+
+def notes_of(unusable: Unusable) -> list[str]:
+    """Returns a sentence for each cause for which data points are not used."""
+    found = []
+    if unusable.foreign:
+        names = sorted(unusable.foreign)
+        named = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        found.append(f"{sum(unusable.foreign.values()):,} data points of other metrics are not used: {named}")
+    for number, cause in (
+        (unusable.without_time, "have no time"),
+        (unusable.without_temporality, "are neither deltas nor cumulative"),
+        (unusable.invalid_attributes, "have invalid attributes"),
+        (unusable.odd_buckets, "have buckets that cannot be converted"),
+        (unusable.late, "are not later than the previous point of their series"),
+    ):
+        if number:
+            found.append(f"{number:,} data points are not used, because they {cause}")
+    if unusable.decreased:
+        found.append(f"{unusable.decreased:,} cumulative counts decreased without a restart; each is a new baseline")
+    if unusable.resets:
+        found.append(f"{unusable.resets:,} series were reset, for example because the agent was restarted")
+    if unusable.baselines:
+        found.append(f"{unusable.baselines:,} series began earlier than the source: their earlier counts are not used")
+    return found

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recognises what a source is, by its content, and reads it into a history."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from otel_epping.errors import EppingError
+from otel_epping.history.history import History
+from otel_epping.history.sources.reading import InputFile, Progress
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.networks.network import Networks
+from otel_epping.replay.capture import pcap, pcapng
+from otel_epping.series.grouping import Grouping
+
+_STDIN = "-"
+_URLS = ("http://", "https://", "prometheus+http://", "prometheus+https://")
+_OTLP_FIELDS = (b'"resourceMetrics"', b'"resourceSpans"', b'"resourceLogs"', b'"resourceProfiles"')
+_PPING_FIELDS = (b'"bin_width_ns"', b'"ip_prefix"', b'"src_ip"', b'"protocol_counters"', b'"flow_event"')
+
+
+class Kind(Enum):
+    """What a source is. The value is the text for messages."""
+
+    CAPTURE = "a capture"
+    OTLP = "an OTLP file"
+    PPING = "output of ePPing"
+    PROMETHEUS = "Prometheus"
+
+
+def kind_of(source: str) -> Kind:
+    """Returns what a source is: a URL of Prometheus' HTTP API, or a file, whose content shows what it is.
+
+    Raises EppingError if the file cannot be read, or if its content is not known. Use read_source() for `-`.
+    """
+    if source.startswith(_URLS):
+        return Kind.PROMETHEUS
+    file = InputFile(source)
+    file.close()
+    return _kind_of(file)
+
+
+def _kind_of(file: InputFile) -> Kind:
+    head = file.head.lstrip()
+    if file.head.startswith((*pcap.MAGICS, pcapng.MAGIC)):
+        return Kind.CAPTURE
+    if head.startswith((b"{", b"[")):
+        if any(field in head for field in _OTLP_FIELDS):
+            return Kind.OTLP
+        if any(field in head for field in _PPING_FIELDS):
+            return Kind.PPING
+    if file.damage and not head:
+        raise EppingError(f"{file.name}: {file.damage}")
+    raise EppingError(
+        f"{file.name}: is neither a capture, nor lines of OTLP/JSON, nor JSON output of ePPing. "
+        f"It begins with {file.head[:16]!r}"
+    )
+
+
+def source_bytes(sources: Sequence[str]) -> int:
+    """Returns the sum of the sizes of all files, for a progress bar. Other sources count as 0."""
+    total = 0
+    for source in sources:
+        with suppress(OSError):
+            total += Path(source).stat().st_size
+    return total
+
+
+def read_sources(
+    sources: Sequence[str],
+    config: EppingConfig | None = None,
+    *,
+    grouping: Grouping | None = None,
+    networks: Networks | None = None,
+    progress: Progress = lambda _: None,
+) -> History:
+    """Returns one history of all sources, which must be of the same kind and in the order of time.
+
+    config, grouping, networks  how captures are measured, as for read_captures()
+    progress                    function that is called with the number of bytes that were read since the last call
+
+    Raises EppingError if nothing of the sources can be used. The notes of the history say what could not be used.
+    """
+    kinds = {source: Kind.PROMETHEUS if source.startswith(_URLS) else None for source in sources}
+    files: dict[str, InputFile] = {}
+    for source, kind in kinds.items():
+        if kind is None:
+            files[source] = InputFile(source, progress)
+            kinds[source] = _kind_of(files[source])
+    found = set(kinds.values())
+    if len(found) > 1:
+        named = ", ".join(f"{source} is {kind.value}" for source, kind in kinds.items() if kind)
+        raise EppingError(f"sources of different kinds cannot be added up: {named}")
+    if Kind.PROMETHEUS in found:
+        from otel_epping.history.sources.prometheus import read_prometheus
+
+        return read_prometheus(sources, progress)
+    if Kind.OTLP in found:
+        from otel_epping.history.sources.otlp_files import read_otlp
+
+        return read_otlp(list(files.values()))
+    if Kind.PPING in found:
+        from otel_epping.history.sources.pping import read_pping
+
+        return read_pping(list(files.values()))
+    for file in files.values():
+        file.close()
+    if _STDIN in files:
+        raise EppingError("a capture cannot be read from standard input here: name a file")
+    from otel_epping.history.sources.captures import read_captures
+
+    return read_captures(sources, config or EppingConfig(), grouping=grouping, networks=networks, progress=progress)

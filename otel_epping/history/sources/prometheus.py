@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads slices from Prometheus' HTTP API, with native histograms. Mimir and Thanos have the same API.
+
+The source reads the values of counters and histograms at each step of a range query, and computes the differences of
+consecutive values, as for cumulative counts in OTLP files. PromQL's increase() is not used, because it extrapolates, so
+its results are not the counts. docs/recordings.md describes the limits of this method.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+
+from otel_epping.errors import EppingError
+from otel_epping.history.history import History
+from otel_epping.history.sources.agent_slices import Agent, label_of, notes_of, with_names
+from otel_epping.history.sources.otlp_increments import Stored, Unusable
+from otel_epping.history.sources.otlp_points import Column, Points
+from otel_epping.history.sources.prometheus_api import FoundSeries, NativeHistogram, PrometheusApi
+from otel_epping.history.sources.prometheus_names import METRIC_OF, split_labels
+from otel_epping.history.sources.reading import Progress
+from otel_epping.otel.metric import Metric
+
+_S = 10**9
+# The possible default steps. By default, there are at most _MAX_STEPS steps.
+_STEPS_S = (60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
+_MAX_STEPS = 300
+# Number of steps in a query. A native histogram of Prometheus has about 2 kB of JSON.
+_STEPS_AT_ONCE = 24
+_MAX_SCALE = 8
+# The rule of a bucket that excludes its lower bound and includes its upper bound.
+_LOWER_OPEN = 0
+# The start time of a series that existed before the range of time, and the first start time of other series.
+_BEFORE_NS, _FIRST_NS = 1, 2
+_RTTS = "exponential histogram"
+
+
+class _Range:
+    """Reads one range of time from one API."""
+
+    def __init__(self, api: PrometheusApi) -> None:
+        self._api = api
+        self._history = History()
+        self._unusable = Unusable()
+        self._agents: dict[frozenset[tuple[str, str]], Agent] = {}
+        self._latest: dict[tuple[str, int], tuple[float, int]] = {}  # value and start time of each series
+        self._resets = 0
+
+    def read(self) -> History:
+        """Returns the history."""
+        api = self._api
+        names = api.names(f'{{__name__=~"epping[._].*"{"," if api.match else ""}{api.match}}}')
+        metrics = {name: METRIC_OF[name] for name in names if name in METRIC_OF}
+        span_s = api.end_s - api.start_s
+        step_s = api.step_s or next((s for s in _STEPS_S if span_s / s <= _MAX_STEPS), _STEPS_S[-1])
+        for start_s in range(api.start_s, api.end_s + 1, step_s * _STEPS_AT_ONCE):
+            end_s = min(start_s + step_s * (_STEPS_AT_ONCE - 1), api.end_s)
+            self._read_steps(metrics, start_s, end_s, step_s)
+        history = with_names(self._history, list(self._agents.values()))
+        history.notes += notes_of(self._unusable)
+        if self._resets:
+            history.notes.append(f"{self._resets:,} values decreased, because the agent was restarted")
+        classic = [name for name in names if name.endswith("_bucket") and name.removesuffix("_bucket") in METRIC_OF]
+        if classic:
+            history.notes.append(f"{classic[0]} is a classic histogram: only native histograms are used")
+        history.notes += [f"{api.name} warns: {warning}" for warning in api.warnings]
+        if not len(history):
+            causes = ": " + "; ".join(history.notes) if history.notes else ""
+            raise EppingError(f"{api.name}: no increase of metrics of otel-epping in the range of time{causes}")
+        return history
+
+    def _read_steps(self, metrics: dict[str, Metric], start_s: int, end_s: int, step_s: int) -> None:
+        found: dict[tuple[int, frozenset[tuple[str, str]]], Points] = {}
+        for name, metric in metrics.items():
+            selector = f'{{__name__="{name}"{"," if self._api.match else ""}{self._api.match}}}'
+            for series in self._api.values(selector, start_s, end_s, step_s):
+                attributes, others = split_labels(series.metric)
+                key = frozenset(others.items())
+                agent = self._agents.get(key) or self._new_agent(key, others)
+                known = agent.series.of(metric.name)
+                number = known.get(frozenset(series.metric.items()))
+                if number is None:
+                    number = agent.series.new(metric.name, frozenset(series.metric.items()), attributes)
+                for time_ns, value, stored in _points(series, metric, self._unusable):
+                    points = found.setdefault((time_ns, key), Points())
+                    if metric.kind == "updowncounter":
+                        points.current.extend(Column([number], [0], [value]))
+                        continue
+                    column = points.total_rtts if stored else points.totals
+                    column.extend(Column([number], [0], [stored or value]))
+        for time_ns, key in sorted(found, key=lambda each: each[0]):
+            self._add_slice(self._agents[key], time_ns, found[time_ns, key])
+
+    def _new_agent(self, key: frozenset[tuple[str, str]], labels: dict[str, str]) -> Agent:
+        text = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+        label = label_of(len(self._agents))
+        agent = Agent(text, labels.get("instance", ""), label, self._history.numbering, self._unusable)
+        agent.first_ns = _FIRST_NS
+        self._agents[key] = agent
+        return agent
+
+    def _add_slice(self, agent: Agent, time_ns: int, points: Points) -> None:
+        """Adds the slice of a step. The first step of an agent has only baselines, so it gives no slice."""
+        for column in (points.totals, points.total_rtts):
+            counts = [sum(value[2]) if isinstance(value, tuple) else value for value in column.values]
+            column.start_ns[:] = map(partial(self._start_ns, agent), column.series, counts)
+        is_first = not agent.ended_ns
+        slice = agent.slice(time_ns, points)
+        if not is_first:
+            self._history.add(slice)
+
+    def _start_ns(self, agent: Agent, series: int, value: float) -> int:
+        """Returns a start time for Increments. It changes at each reset, because Prometheus stores no start times.
+
+        A series of which there was no value at the previous step of the agent is a new series.
+        """
+        before, start_ns = self._latest.get((agent.key, series), (0.0, 0))
+        if not start_ns:
+            start_ns = agent.ended_ns or _BEFORE_NS
+        elif value < before:
+            self._resets += 1
+            start_ns = agent.ended_ns
+        self._latest[agent.key, series] = value, start_ns
+        return start_ns
+
+
+def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator[tuple[int, float, Stored | None]]:
+    """Yields time, value and histogram of each step. The value of a histogram is its count."""
+    is_rtts = metric.kind == _RTTS
+    for time_s, text in series.values:
+        if is_rtts or not math.isfinite(value := float(text)):
+            unusable.odd_buckets += is_rtts
+            continue
+        yield round(time_s * _S), value, None
+    for time_s, histogram in series.histograms:
+        stored = _stored(histogram) if is_rtts else None
+        if stored is None:
+            unusable.odd_buckets += 1
+            continue
+        yield round(time_s * _S), float(histogram.count), stored
+
+
+def _stored(histogram: NativeHistogram) -> Stored | None:
+    """Returns the histogram, or None if it does not have exponential buckets of RTTs."""
+    scale, counts = _MAX_SCALE, dict[int, int]()
+    for rule, lower, upper, count in histogram.buckets:
+        place = _place(lower, upper)
+        if rule != _LOWER_OPEN or place is None or (counts and place[0] != scale):
+            return None
+        scale, index = place
+        counts[index] = round(float(count))
+    if not counts:
+        return None if float(histogram.count) else (_MAX_SCALE, 0, [], 0, 0, 0)
+    first = min(counts)
+    row = [counts.get(index, 0) for index in range(first, max(counts) + 1)]
+    if sum(row) != round(float(histogram.count)):
+        return None
+    return scale, first, row, max(0, round(float(histogram.sum) * _S)), 0, 0
+
+
+@lru_cache(4096)
+def _place(lower: str, upper: str) -> tuple[int, int] | None:
+    """Returns the scale and the index of a bucket from its bounds in seconds."""
+    low, high = float(lower), float(upper)
+    if not 0 < low < high < math.inf:
+        return None
+    width = math.log2(high) - math.log2(low)
+    scale = round(-math.log2(width))
+    index = math.log2(high) * 2.0**scale
+    if abs(width * 2.0**scale - 1) > 1e-6 or abs(index - round(index)) > 1e-4:
+        return None
+    return scale, round(index) - 1
+
+
+def read_prometheus(urls: Sequence[str], progress: Progress = lambda _: None) -> History:
+    """Returns the history of a range of time in Prometheus (PrometheusApi). Raises EppingError if it has no counts."""
+    if len(urls) != 1:
+        raise EppingError("several ranges of Prometheus cannot be added up: name one URL")
+    return _Range(PrometheusApi(urls[0], progress)).read()
