@@ -51,9 +51,9 @@ def report(
 ) -> None:
     """Write one page about the latency of networks.
 
-    SOURCE is a capture (see otel-epping replay), a file of OTLP JSON lines (otel-epping run --record), or JSON output
-    of ePPing. Without SOURCE, measures interfaces for a while. The first of two sources is compared with the second.
-    The page opens without a network connection.
+    SOURCE is a capture (see otel-epping replay), a file of OTLP JSON lines (otel-epping run --record), JSON output of
+    ePPing, or the URL of Prometheus' HTTP API. Without SOURCE, measures interfaces for a while. The first of two
+    sources is compared with the second. The page opens without a network connection.
     """
     context = click.get_current_context()
     is_named = [

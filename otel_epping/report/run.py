@@ -2,6 +2,7 @@
 """Implements `otel-epping report`: reads or measures the sources, builds the report, and writes it."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import click
 
 from otel_epping.history.history import History
+from otel_epping.history.sources.kinds import source_bytes
 from otel_epping.history.verdict import Thresholds
 from otel_epping.networks.network import Networks
 from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
@@ -23,7 +25,7 @@ from otel_epping.report.live import measure
 from otel_epping.report.markdown import markdown
 from otel_epping.report.measurement import Source
 from otel_epping.report.output_file import OutputFile
-from otel_epping.report.sources import read, size_of, title_of
+from otel_epping.report.sources import read, title_of
 from otel_epping.series.grouping import Grouping
 from otel_epping.settings.model import Settings
 
@@ -55,6 +57,7 @@ class Options:
 
 def run(settings: Settings, networks: Networks | None, grouping: Grouping, options: Options) -> None:
     """Writes the report. Raises EppingError if a source cannot be read, or if the output cannot be written."""
+    enable_keyboard_interrupt()
     show: Show = Pseudonyms() if options.is_redacted else unchanged
     if options.output == STANDARD_OUTPUT:
         _, content = _report(settings, networks, grouping, options, show)
@@ -80,11 +83,12 @@ def _report(
     settings: Settings, networks: Networks | None, grouping: Grouping, options: Options, show: Show
 ) -> tuple[Report, str]:
     if options.paths:
-        enable_keyboard_interrupt()
         sources = _read(settings, networks, grouping, options, show)
     else:
         history = measure(settings, networks, grouping, options.duration_s)
-        enable_keyboard_interrupt()
+        # From now on, Ctrl-C does not end the measurement, but the command.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         names = ", ".join(show("interface", name) for name in settings.selection.all)
         sources = [Source(names, history)]
     report = build(sources, options.thresholds, show, progress_bar)
@@ -98,7 +102,7 @@ def _read(
     parts = [[path] for path in options.paths] if is_compared else [list(options.paths)]
 
     def history(paths: Sequence[str]) -> History:
-        with progress_bar("reading", sum(map(size_of, paths))) as progress:
+        with progress_bar("reading", source_bytes(paths)) as progress:
             return read(paths, settings.kernel, grouping, networks, progress)
 
     return [Source(show("source", title_of(paths)), history(paths)) for paths in parts]
