@@ -12,15 +12,20 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 
+from otel_epping.history.sources.kinds import read_sources
 from otel_epping.lab.topology import DelayedNetwork, Lab
 from otel_epping.otel import metric_table
 from otel_epping.series import histogram
+from tests.history.otlp_lines import content
 from tests.integration import comparison
 from tests.integration.backends import COLLECTOR_GRPC, Backend, Tap, collector, prometheus, query
 from tests.integration.comparison import Series
@@ -40,12 +45,14 @@ SLACK_S, SLACK = 0.002, 0.10
 @dataclass
 class Run:
     """The results of the run. `sent` has the requests of the agent that exports cumulative counts. `passed` has the
-    requests that each pipeline of the Collector wrote to its file."""
+    requests that each pipeline of the Collector wrote to its file. `files` has the files of the Collector, and the
+    recording of each agent."""
 
     lab: Lab
     prometheus: Backend
     sent: list[Any]
     passed: dict[str, list[Any]]
+    files: dict[str, Path]
 
     @property
     def end_ns(self) -> int:
@@ -62,10 +69,27 @@ class Run:
 @pytest.fixture(scope="module")
 def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("integration")
-    with prometheus(lab.router, folder) as store, collector(lab.router, folder) as middle, Tap(lab.router) as tap:
+    with (
+        prometheus(lab.router, folder) as store,
+        collector(lab.router, folder) as middle,
+        Tap(lab.router) as tap,
+        ExitStack() as stack,
+    ):
         endpoint = tap.http_endpoint.removesuffix("/v1/metrics")
+        files = {name: folder / f"{name}.json" for name in (CUMULATIVE, DELTA, "accumulated")}
+        recordings = Path(stack.enter_context(TemporaryDirectory()))
+        recordings.chmod(0o777)  # the agents have another user
+        files |= {f"recording of {name}": recordings / name for name in (CUMULATIVE, DELTA)}
         agents = [
-            Agent(lab, folder, CUMULATIVE, endpoint, INTERVAL, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf"),
+            Agent(
+                lab,
+                folder,
+                CUMULATIVE,
+                endpoint,
+                INTERVAL,
+                OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+                OTEL_EPPING_RECORD=str(recordings / CUMULATIVE),
+            ),
             Agent(
                 lab,
                 folder,
@@ -73,6 +97,7 @@ def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 COLLECTOR_GRPC,
                 INTERVAL,
                 OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+                OTEL_EPPING_RECORD=str(recordings / DELTA),
             ),
         ]
         try:
@@ -87,8 +112,8 @@ def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 agent.kill()
         middle.stop()
         assert not re.search(r"\t(warn|error)\t", middle.log), middle.log
-        passed = {name: comparison.read(folder / f"{name}.json") for name in (CUMULATIVE, DELTA, "accumulated")}
-        yield Run(lab, store, tap.requests, passed)
+        passed = {name: comparison.read(files[name]) for name in (CUMULATIVE, DELTA, "accumulated")}
+        yield Run(lab, store, tap.requests, passed, files)
 
 
 def prometheus_name(name: str, unit: str, is_counter: bool) -> str:
@@ -213,6 +238,22 @@ def test_quantiles_of_each_subnet_match_the_true_delays(ran: Run, agent: str, fo
         true = network.delay_ns / 1e9
         assert true / bucket <= least <= median <= p95
         assert median <= (true + max(SLACK_S, true * SLACK)) * bucket
+
+
+@pytest.mark.parametrize(
+    ("agent", "files"), [(CUMULATIVE, [CUMULATIVE]), (DELTA, [DELTA, "accumulated"])], ids=[CUMULATIVE, DELTA]
+)
+def test_the_files_of_the_collector_have_the_history_of_the_recording(ran: Run, agent: str, files: list[str]) -> None:
+    """The Collector's files and the recordings have the same counts and buckets, with both temporalities."""
+    recording = read_sources([str(ran.files[f"recording of {agent}"])])
+    assert recording.notes == []
+    figure(f"counts and histograms of the {agent} agent that are equal in all files", len(content(recording)))
+    for name in files:
+        history = read_sources([str(ran.files[name])])
+        assert history.notes == []
+        # The scale of a cumulative histogram with many buckets is lower.
+        scale = None if name == DELTA else 0
+        assert content(history, scale) == content(recording, scale)
 
 
 def _in_ms(network: DelayedNetwork, *times: float) -> str:

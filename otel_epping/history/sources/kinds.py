@@ -15,6 +15,7 @@ from otel_epping.replay.capture import pcap, pcapng
 from otel_epping.series.grouping import Grouping
 
 _STDIN = "-"
+_INSTALL = "pip install 'otel-epping[report]'"
 _URLS = ("http://", "https://", "prometheus+http://", "prometheus+https://")
 _OTLP_FIELDS = (b'"resourceMetrics"', b'"resourceSpans"', b'"resourceLogs"', b'"resourceProfiles"')
 _PPING_FIELDS = (b'"bin_width_ns"', b'"ip_prefix"', b'"src_ip"', b'"protocol_counters"', b'"flow_event"')
@@ -88,22 +89,17 @@ def read_sources(
         if kind is None:
             files[source] = InputFile(source, progress)
             kinds[source] = _kind_of(files[source])
-    found = set(kinds.values())
-    if len(found) > 1:
+    if len(set(kinds.values())) > 1:
         named = ", ".join(f"{source} is {kind.value}" for source, kind in kinds.items() if kind)
         raise EppingError(f"sources of different kinds cannot be added up: {named}")
-    if Kind.PROMETHEUS in found:
-        from otel_epping.history.sources.prometheus import read_prometheus
-
-        return read_prometheus(sources, progress)
-    if Kind.OTLP in found:
-        from otel_epping.history.sources.otlp_files import read_otlp
-
-        return read_otlp(list(files.values()))
-    if Kind.PPING in found:
-        from otel_epping.history.sources.pping import read_pping
-
-        return read_pping(list(files.values()))
+    (kind,) = set(kinds.values())
+    if kind is not Kind.CAPTURE:
+        try:
+            return _read_json(kind, sources, list(files.values()), progress)
+        except ModuleNotFoundError as error:
+            if error.name != "msgspec":
+                raise
+            raise EppingError(f"recordings need the package msgspec: {_INSTALL}") from None
     for file in files.values():
         file.close()
     if _STDIN in files:
@@ -111,3 +107,18 @@ def read_sources(
     from otel_epping.history.sources.captures import read_captures
 
     return read_captures(sources, config or EppingConfig(), grouping=grouping, networks=networks, progress=progress)
+
+
+def _read_json(kind: Kind | None, sources: Sequence[str], files: Sequence[InputFile], progress: Progress) -> History:
+    """Reads sources that are no captures. These imports need msgspec, which the extra `report` installs."""
+    if kind is Kind.PROMETHEUS:
+        from otel_epping.history.sources.prometheus import read_prometheus
+
+        return read_prometheus(sources, progress)
+    if kind is Kind.OTLP:
+        from otel_epping.history.sources.otlp_files import read_otlp
+
+        return read_otlp(files)
+    from otel_epping.history.sources.pping import read_pping
+
+    return read_pping(files)

@@ -28,6 +28,7 @@ from otel_epping.otel import semconv
 from otel_epping.otel.metric_table import METRICS
 
 AGENT_LINE = -1
+CURRENT_KINDS = ("updowncounter", "gauge")
 _METRICS = {metric.name: metric for metric in METRICS}
 _MAX_SCALE = 20
 _NS = 1e9
@@ -129,7 +130,7 @@ def sort_metric(metric: MetricData, series: Series, times: Times, unusable: Unus
     if not known or metric.summary is data or is_histogram != (known.kind == "exponential histogram"):
         unusable.foreign[metric.name] = unusable.foreign.get(metric.name, 0) + len(data.dataPoints)
         return
-    is_current = known.kind == "updowncounter"
+    is_current = known.kind in CURRENT_KINDS
     temporality = 0 if metric.gauge is data else data.temporality  # type: ignore[union-attr]
     if not temporality and not is_current:
         unusable.without_temporality += len(data.dataPoints)

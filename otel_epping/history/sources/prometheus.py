@@ -8,13 +8,14 @@ its results are not the counts. docs/recordings.md describes the limits of this 
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
+from typing import Any
 
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.sources.agent_slices import Agent, label_of, notes_of, with_names
 from otel_epping.history.sources.otlp_increments import Stored, Unusable
-from otel_epping.history.sources.otlp_points import Column, Points
+from otel_epping.history.sources.otlp_points import CURRENT_KINDS, Column, Points
 from otel_epping.history.sources.prometheus_api import FoundSeries, NativeHistogram, PrometheusApi
 from otel_epping.history.sources.prometheus_names import METRIC_OF, split_labels
 from otel_epping.history.sources.reading import Progress
@@ -42,7 +43,8 @@ class _Range:
         self._history = History()
         self._unusable = Unusable()
         self._agents: dict[frozenset[tuple[str, str]], Agent] = {}
-        self._latest: dict[tuple[str, int], tuple[float, int]] = {}  # value and start time of each series
+        self._latest: dict[str, dict[int, tuple[float, int]]] = {}  # value and start time of each series of an agent
+        self._waiting: dict[str, set[int]] = {}  # series of a restarted agent that have no new value yet
         self._resets = 0
 
     def read(self) -> History:
@@ -58,7 +60,7 @@ class _Range:
         history = with_names(self._history, list(self._agents.values()))
         history.notes += notes_of(self._unusable)
         if self._resets:
-            history.notes.append(f"{self._resets:,} values decreased, because the agent was restarted")
+            history.notes.append(f"{self._resets:,} values decreased, for example because the agent was restarted")
         classic = [name for name in names if name.endswith("_bucket") and name.removesuffix("_bucket") in METRIC_OF]
         if classic:
             history.notes.append(f"{classic[0]} is a classic histogram: only native histograms are used")
@@ -82,7 +84,7 @@ class _Range:
                     number = agent.series.new(metric.name, frozenset(series.metric.items()), attributes)
                 for time_ns, value, stored in _points(series, metric, self._unusable):
                     points = found.setdefault((time_ns, key), Points())
-                    if metric.kind == "updowncounter":
+                    if metric.kind in CURRENT_KINDS:
                         points.current.extend(Column([number], [0], [value]))
                         continue
                     column = points.total_rtts if stored else points.totals
@@ -100,27 +102,46 @@ class _Range:
 
     def _add_slice(self, agent: Agent, time_ns: int, points: Points) -> None:
         """Adds the slice of a step. The first step of an agent has only baselines, so it gives no slice."""
-        for column in (points.totals, points.total_rtts):
-            counts = [sum(value[2]) if isinstance(value, tuple) else value for value in column.values]
-            column.start_ns[:] = map(partial(self._start_ns, agent), column.series, counts)
+        columns = points.totals, points.total_rtts
+        values = [(series, _count(value)) for column in columns for series, value in zip(*column[::2], strict=True)]
+        starts = self._start_ns(agent, values)
+        for column in columns:
+            column.start_ns[:] = [starts[series] for series in column.series]
         is_first = not agent.ended_ns
         slice = agent.slice(time_ns, points)
         if not is_first:
             self._history.add(slice)
 
-    def _start_ns(self, agent: Agent, series: int, value: float) -> int:
-        """Returns a start time for Increments. It changes at each reset, because Prometheus stores no start times.
+    def _start_ns(self, agent: Agent, values: list[tuple[int, float]]) -> dict[int, int]:
+        """Returns start times for Increments, by series. Prometheus stores no start times.
 
-        A series of which there was no value at the previous step of the agent is a new series.
+        A series without a value at an earlier step of the agent is a new series. A series whose value is smaller than
+        at an earlier step was reset. If most changed values are smaller, the agent was restarted, so all series were
+        reset. For up to 5 minutes, Prometheus still returns the old value of a series that has no new value. So a
+        series of a restarted agent begins when its value changes.
         """
-        before, start_ns = self._latest.get((agent.key, series), (0.0, 0))
-        if not start_ns:
-            start_ns = agent.ended_ns or _BEFORE_NS
-        elif value < before:
-            self._resets += 1
-            start_ns = agent.ended_ns
-        self._latest[agent.key, series] = value, start_ns
-        return start_ns
+        latest, waiting = self._latest.setdefault(agent.key, {}), self._waiting.setdefault(agent.key, set())
+        changed = [(series, value) for series, value in values if series in latest and value != latest[series][0]]
+        begun = {series for series, _ in changed if series in waiting}
+        others = [(series, value) for series, value in changed if series not in waiting]
+        smaller = {series for series, value in others if value < latest[series][0]}
+        self._resets += len(smaller)
+        if len(smaller) > len(others) / 2:
+            waiting.update(latest)
+            begun.update(series for series, _ in others)
+        begun |= smaller
+        waiting -= begun
+        starts = {}
+        for series, value in values:
+            is_new = series not in latest or series in begun
+            starts[series] = (agent.ended_ns or _BEFORE_NS) if is_new else latest[series][1]
+            latest[series] = value, starts[series]
+        return starts
+
+
+def _count(value: Any) -> float:
+    """Returns a value of a counter, or the number of RTTs of a histogram."""
+    return float(sum(value[2]) if isinstance(value, tuple) else value)
 
 
 def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator[tuple[int, float, Stored | None]]:
