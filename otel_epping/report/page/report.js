@@ -474,11 +474,14 @@ async function start() {
   // A figure that is not drawn yet would be missing on paper, and dark colours waste ink.
   let before = "";
   window.addEventListener("beforeprint", () => {
-    before = document.documentElement.dataset.theme;
+    before ||= document.documentElement.dataset.theme;
     document.documentElement.dataset.theme = "light";
     elements().forEach(draw);
   });
-  window.addEventListener("afterprint", () => setTheme(before));
+  window.addEventListener("afterprint", () => {
+    setTheme(before);
+    before = "";
+  });
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
     if ((width < 600) !== narrow()) redraw();
