@@ -4,7 +4,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from otel_epping.history.verdict import Thresholds, verdict
+from otel_epping.history.verdict import LOAD, NOT_LOAD, UNKNOWN, Thresholds, verdict
 from otel_epping.networks.pseudonyms import Show
 from otel_epping.report.comparison import comparison
 from otel_epping.report.distributions import distributions, spread
@@ -16,6 +16,7 @@ from otel_epping.report.networks import heat_map, smoke, worst
 from otel_epping.report.text import duration, moment, plural
 from otel_epping.version import __version__
 
+_CAUSES = {LOAD: "yes", NOT_LOAD: "no", UNKNOWN: "unknown"}
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 
@@ -27,12 +28,12 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
     progress    returns a context manager that yields a function, which is called with the number of periods done
     """
     names = LineTexts(show)
-    with progress("computing", sum(len(source.history) for source in sources) * 2) as advance:
-        measurements = []
-        for source in sources:
-            measurements.append(Measured(source, names))
-            advance(len(source.history))
+    measurements = [Measured(source, names) for source in sources]
+    with progress("computing", 3 * sum(len(source.history) for source in sources)) as advance:
         timelines = [each.timeline(advance) for each in measurements]
+        for each in measurements:
+            _ = each.load
+            advance(2 * len(each.history))
     first, times = measurements[0], timelines[0]
     sections = [_verdict(first, thresholds)]
     if len(measurements) > 1:
@@ -82,9 +83,11 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
         load=measurement.load,
         label=measurement.texts.name,
     )
+    samples = measurement.statistics.samples[measurement.networks]
+    judged = int(samples[samples >= thresholds.min_samples].sum())
     sentences = [
         found.sentence,
-        f"The verdict uses {plural(found.samples, 'RTT')} of {plural(found.judged, 'network')} with at least "
+        f"The verdict uses {plural(judged, 'RTT')} of {plural(found.judged, 'network')} with at least "
         f"{thresholds.min_samples} RTTs each.",
     ]
     rows: list[list[Value]] = [
@@ -96,7 +99,7 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
             value(each.load),
             value(each.loss),
             value(each.ce),
-            each.cause,
+            _CAUSES[each.cause],
         ]
         for each in found.slow
     ]
@@ -111,6 +114,9 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
         ReportColumn("cause", "because of load", "text"),
     ]
     table = ReportTable(
-        "slow", f"{plural(len(found.slow), 'slow network')}, {plural(found.samples, 'RTT')}", columns, rows
+        "slow",
+        f"{plural(len(found.slow), 'slow network')}, {plural(sum(each.samples for each in found.slow), 'RTT')}",
+        columns,
+        rows,
     )
     return Section("verdict", "Verdict", sentences, tables=[table] if rows else [])

@@ -12,6 +12,8 @@ from otel_epping.report.text import plural
 
 # The minimum number of RTTs of a network in the figure of spreads, as in the study of a wireless ISP (IMC 2024).
 _MIN_RTTS = 100
+# A curve over fewer networks shows nothing that the table does not show.
+_MIN_NETWORKS = 3
 SIDES = {
     "internal": "inside (customers)",
     "external": "outside (internet)",
@@ -89,12 +91,14 @@ def spread(measurement: Measured) -> Section:
         numbers = enough[measurement.side_numbers[enough] == place]
         if not len(numbers):
             continue
-        curves = []
+        curves: list[dict[str, object]] = []
         for key, name in _MEASURES:
             values = np.sort(each[key][numbers])
             curves.append(_curve(name, values, float(overall[key][place])))
             middle = np.quantile(values, (0.1, 0.5, 0.9)).tolist()
             rows.append([SIDES[side], name, *middle, value(overall[key][place]), len(numbers)])
+        if len(numbers) < _MIN_NETWORKS:
+            continue
         samples = int(measurement.statistics.samples[numbers].sum())
         figures.append(
             Figure(

@@ -98,14 +98,14 @@ def under_load(measurement: Measured) -> Section:
     ]
     if not len(known):
         sentences.append(
-            f"It is unknown for all networks: a network needs {MIN_PERIODS} periods with traffic, and {MIN_SAMPLES} "
-            "RTTs in its busiest and in its quietest periods. Measure longer."
+            f"The latency under load is unknown for all networks: a network needs {MIN_PERIODS} periods with traffic, "
+            f"and {MIN_SAMPLES} RTTs in its busiest and in its quietest periods. Measure longer."
         )
         return Section("load", "Latency under load", sentences)
     worst = shown[0]
     sentences.append(
-        f"{measurement.names[worst]} has most: {ms(load.added[worst])} ms. It is known for {count(len(known))} of "
-        f"{plural(len(numbers), 'network')}."
+        f"{measurement.names[worst]} has most: {ms(load.added[worst])} ms. The latency under load is known for "
+        f"{count(len(known))} of {plural(len(numbers), 'network')}."
     )
     samples = int(load.samples[shown].sum())
     labels = [measurement.names[number] for number in shown.tolist()]

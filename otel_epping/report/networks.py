@@ -95,7 +95,7 @@ def _by_method(measurement: Measured, networks: list[int]) -> ReportTable:
         ReportColumn("packets", "packets", "count", "Both ways, of all methods."),
         ReportColumn("bytes", "traffic", "bytes", "Both ways, of all methods."),
     ]
-    caption = f"by method: {plural(sum(int(row[2] or 0) for row in rows), 'RTT')}"
+    caption = f"The same networks by method: {plural(sum(int(row[2] or 0) for row in rows), 'RTT')}"
     return ReportTable("methods", caption, columns, rows)
 
 
@@ -109,7 +109,7 @@ def _row(measurement: Measured, number: int) -> list[Value]:
         measurement.names[number],
         ", ".join(filter(None, (texts.autonomous_system(line), line.country))),
         texts.tags(line),
-        line.side,
+        line.side if measurement.sides != ["unknown"] else "",
         texts.interface(line) if len(measurement.interfaces) > 1 else "",
         *(measured[name] for name in ("impact", "p50", "p95", "least", "excess")),
         value(measurement.load.added[number]),

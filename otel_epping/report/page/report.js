@@ -345,7 +345,7 @@ function drawNow(element) {
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: css("--text") },
     margin: { l: 40, r: 10, t: 10, b: 40 }, hoverlabel: { align: "left", bgcolor: css("--panel"),
       bordercolor: css("--line"), font: { color: css("--text") } },
-    ...layout, legend: { ...legend, ...layout.legend },
+    showlegend: true, ...layout, legend: { ...legend, ...layout.legend },
   }, {
     responsive: true, displayModeBar: false,
   });
