@@ -89,12 +89,7 @@ class Settings:
     ] = None
     record: Annotated[
         str | None,
-        Spec(
-            FilePath(),
-            "File to which each export is also appended, as lines of OTLP/JSON with delta temporality. The file can be "
-            "renamed while the agent runs; the agent then creates a new file.",
-            unset="none",
-        ),
+        Spec(FilePath(), "File to which all exports are also appended, as lines of OTLP/JSON.", unset="none"),
     ] = None
     health_port: Annotated[
         int | None,

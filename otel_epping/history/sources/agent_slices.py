@@ -9,8 +9,8 @@ import numpy as np
 from otel_epping.history.columns import Numbering
 from otel_epping.history.history import History
 from otel_epping.history.slice import AgentValues, Rtts, Slice
-from otel_epping.history.sources.otlp_increments import HistogramRows, Increments, Unusable, histogram_rows
-from otel_epping.history.sources.otlp_points import AGENT_LINE, Column, Points, Series, Times, as_array
+from otel_epping.history.sources.otlp_increments import CumulativeSeries, HistogramRows, Unusable, histogram_rows
+from otel_epping.history.sources.otlp_points import AGENT_LINE, PointColumn, Series, TimePoints, Times, as_array
 from otel_epping.history.sources.slice_builder import counter_matrix
 from otel_epping.kernel.arrays import Indexes
 
@@ -18,7 +18,7 @@ EARLIEST_NS = 1
 """The first_ns of an agent with which the first points of all series count."""
 
 
-class Agent:
+class AgentSlices:
     """What is known of an agent: a resource with its own service.instance.id.
 
     key       identifies the agent
@@ -30,14 +30,14 @@ class Agent:
     def __init__(self, key: str, host: str, label: str, numbering: Numbering, unusable: Unusable) -> None:
         self.key, self.host, self.label = key, host, label
         self.series = Series(numbering, label)
-        self.increments = Increments(unusable)
+        self.increments = CumulativeSeries(unusable)
         self.times: Times = {}
         self.touched: dict[int, int] = {}  # the number of the latest line with points of a time
-        self.first: list[tuple[int, Points]] = []  # slices that wait until first_ns is known
+        self.first: list[tuple[int, TimePoints]] = []  # slices that wait until first_ns is known
         self.first_ns: int | None = None
         self.ended_ns = 0
 
-    def slice(self, time_ns: int, points: Points) -> Slice:
+    def slice(self, time_ns: int, points: TimePoints) -> Slice:
         """Returns the slice of all points of a time. Call this in the order of time."""
         first_ns = self.first_ns or EARLIEST_NS
         series, start_ns, values = _columns(points.deltas)
@@ -68,7 +68,7 @@ class Agent:
         return Slice(min(begin_ns, time_ns), time_ns, lines, counters, Rtts.joined(tables), own)
 
 
-def _columns(points: Column) -> tuple[Indexes, Indexes, Indexes]:
+def _columns(points: PointColumn) -> tuple[Indexes, Indexes, Indexes]:
     return np.array(points.series, np.int64), np.array(points.start_ns, np.int64), as_array(points.values)
 
 
@@ -82,7 +82,7 @@ def label_of(number: int) -> str:
     return f"agent {number}" if number else ""
 
 
-def with_names(history: History, agents: Sequence[Agent]) -> History:
+def with_names(history: History, agents: Sequence[AgentSlices]) -> History:
     """Replaces the labels of agents: by the names of their hosts if they are distinct, otherwise by their keys."""
     if len(agents) <= 1:
         return history

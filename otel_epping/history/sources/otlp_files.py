@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.slice import Slice
-from otel_epping.history.sources.agent_slices import EARLIEST_NS, Agent, label_of, notes_of, with_names
+from otel_epping.history.sources.agent_slices import EARLIEST_NS, AgentSlices, label_of, notes_of, with_names
 from otel_epping.history.sources.otlp_increments import Unusable
 from otel_epping.history.sources.otlp_json import NotOtlpError, ResourceData, attributes_of, decode
 from otel_epping.history.sources.otlp_points import Times, sort_metric
@@ -37,8 +37,8 @@ class OtlpReader:
     def __init__(self) -> None:
         self._history = History()
         self._unusable = Unusable()
-        self._agents: dict[bytes, Agent] = {}
-        self._by_key: dict[str, Agent] = {}
+        self._agents: dict[bytes, AgentSlices] = {}
+        self._by_key: dict[str, AgentSlices] = {}
         self._number = 0
         self._waiting = 0
         self._step_ns = 0
@@ -98,13 +98,13 @@ class OtlpReader:
                     whole.extend(points)
             self._waiting += sum(map(len, agent.times.values())) - before
 
-    def _new_agent(self, raw: bytes) -> Agent:
+    def _new_agent(self, raw: bytes) -> AgentSlices:
         attributes = attributes_of(raw)
         key = str(attributes.get("service.instance.id") or sorted(attributes.items()))
         agent = self._by_key.get(key)
         if not agent:
             host, label = str(attributes.get("host.name", "")), label_of(len(self._by_key))
-            agent = self._by_key[key] = Agent(key, host, label, self._history.numbering, self._unusable)
+            agent = self._by_key[key] = AgentSlices(key, host, label, self._history.numbering, self._unusable)
         self._agents[raw] = agent
         return agent
 
@@ -117,7 +117,7 @@ class OtlpReader:
                 if is_settled or (self._waiting > _MAX_POINTS and time_ns < max(agent.times)):
                     self._build(agent, time_ns)
 
-    def _build(self, agent: Agent, time_ns: int) -> None:
+    def _build(self, agent: AgentSlices, time_ns: int) -> None:
         points = agent.times.pop(time_ns)
         del agent.touched[time_ns]
         self._waiting -= len(points)
@@ -137,7 +137,7 @@ class OtlpReader:
             self._step_ns = max(2 * self._step_ns, 2 * span_ns // len(self._history))
             self._history.coarsen(self._step_ns)
 
-    def _build_first(self, agent: Agent, first_ns: int | None) -> None:
+    def _build_first(self, agent: AgentSlices, first_ns: int | None) -> None:
         """Builds the slices that waited. A file with only one export has no interval, so all its counts are used."""
         agent.first_ns = EARLIEST_NS if first_ns is None else first_ns
         for time_ns, points in agent.first:

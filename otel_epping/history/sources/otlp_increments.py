@@ -70,7 +70,7 @@ def histogram_rows(series: list[int], start_ns: list[int], stored: list[Stored])
     )
 
 
-class Increments:
+class CumulativeSeries:
     """The latest point of each cumulative series.
 
     The first point of a series counts if the series started in the time of the files: at `first_ns` or later. All

@@ -87,7 +87,7 @@ class _Data(Struct, gc=False):
         return value if value in (DELTA, CUMULATIVE) else 0
 
 
-class Numbers(_Data, gc=False):
+class NumberData(_Data, gc=False):
     """Sum or Gauge."""
 
     dataPoints: list[NumberPoint] = []  # noqa: N815
@@ -113,14 +113,14 @@ class MetricData(Struct, gc=False):
     """Metric."""
 
     name: str = ""
-    sum: Numbers | None = None
-    gauge: Numbers | None = None
+    sum: NumberData | None = None
+    gauge: NumberData | None = None
     exponentialHistogram: Exponential | None = None  # noqa: N815
     histogram: Explicit | None = None
     summary: _Other | None = None
 
     @property
-    def data(self) -> Numbers | Exponential | Explicit | _Other | None:
+    def data(self) -> NumberData | Exponential | Explicit | _Other | None:
         """The data of the metric; None if the metric has no data."""
         return self.sum or self.exponentialHistogram or self.histogram or self.gauge or self.summary
 

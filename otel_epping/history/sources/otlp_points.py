@@ -68,25 +68,25 @@ class Series:
         return number
 
 
-class Column(NamedTuple):
+class PointColumn(NamedTuple):
     """n points: for each point, the number of the series, the start time, and the value."""
 
     series: list[int]
     start_ns: list[int]
     values: list[Any]
 
-    def extend(self, other: "Column") -> None:
+    def extend(self, other: "PointColumn") -> None:
         """Adds the points of another object."""
         for ours, theirs in zip(self, other, strict=True):
             ours += theirs
 
 
-def _column() -> Column:
-    return Column([], [], [])
+def _column() -> PointColumn:
+    return PointColumn([], [], [])
 
 
 @dataclass
-class Points:
+class TimePoints:
     """The points of one agent and time. The value of a histogram is a Stored, and other values are numbers.
 
     deltas, totals          the counts of delta and cumulative counters
@@ -94,11 +94,11 @@ class Points:
     delta_rtts, total_rtts  delta and cumulative histograms
     """
 
-    deltas: Column = field(default_factory=_column)
-    totals: Column = field(default_factory=_column)
-    current: Column = field(default_factory=_column)
-    delta_rtts: Column = field(default_factory=_column)
-    total_rtts: Column = field(default_factory=_column)
+    deltas: PointColumn = field(default_factory=_column)
+    totals: PointColumn = field(default_factory=_column)
+    current: PointColumn = field(default_factory=_column)
+    delta_rtts: PointColumn = field(default_factory=_column)
+    total_rtts: PointColumn = field(default_factory=_column)
 
     def __len__(self) -> int:
         return sum(len(each.series) for each in self._all())
@@ -108,16 +108,16 @@ class Points:
         """True if there are cumulative counts."""
         return bool(self.totals.series or self.total_rtts.series)
 
-    def extend(self, other: "Points") -> None:
+    def extend(self, other: "TimePoints") -> None:
         """Adds the points of another object."""
         for ours, theirs in zip(self._all(), other._all(), strict=True):
             ours.extend(theirs)
 
-    def _all(self) -> tuple[Column, ...]:
+    def _all(self) -> tuple[PointColumn, ...]:
         return self.deltas, self.totals, self.current, self.delta_rtts, self.total_rtts
 
 
-Times = dict[int, Points]
+Times = dict[int, TimePoints]
 
 
 def sort_metric(metric: MetricData, series: Series, times: Times, unusable: Unusable) -> None:
@@ -184,8 +184,8 @@ def _sort(
     ends = [point.timeUnixNano for point in points]
     if len(ends) and ends[0] and None not in numbers and ends.count(ends[0]) == len(ends):
         # Nearly always, all points of a request have the same time.
-        column: Column = getattr(times.setdefault(ends[0], Points()), name)
-        column.extend(Column(numbers, starts, values))  # type: ignore[arg-type]
+        column: PointColumn = getattr(times.setdefault(ends[0], TimePoints()), name)
+        column.extend(PointColumn(numbers, starts, values))  # type: ignore[arg-type]
         return
     for number, start_ns, end_ns, value in zip(numbers, starts, ends, values, strict=True):
         if number is None:
@@ -193,8 +193,8 @@ def _sort(
         if not end_ns:
             unusable.without_time += 1
             continue
-        column = getattr(times.setdefault(end_ns, Points()), name)
-        column.extend(Column([number], [start_ns], [value]))
+        column = getattr(times.setdefault(end_ns, TimePoints()), name)
+        column.extend(PointColumn([number], [start_ns], [value]))
 
 
 def _find_series(metric: str, raw: bytes, series: Series, unusable: Unusable) -> int | None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
-from otel_epping.history.sources.agent_slices import Agent, label_of, notes_of, with_names
+from otel_epping.history.sources.agent_slices import AgentSlices, label_of, notes_of, with_names
 from otel_epping.history.sources.otlp_increments import Stored, Unusable
-from otel_epping.history.sources.otlp_points import CURRENT_KINDS, Column, Points
+from otel_epping.history.sources.otlp_points import CURRENT_KINDS, PointColumn, TimePoints
 from otel_epping.history.sources.prometheus_api import FoundSeries, NativeHistogram, PrometheusApi
 from otel_epping.history.sources.prometheus_names import METRIC_OF, split_labels
 from otel_epping.history.sources.reading import Progress
@@ -42,7 +42,7 @@ class _Range:
         self._api = api
         self._history = History()
         self._unusable = Unusable()
-        self._agents: dict[frozenset[tuple[str, str]], Agent] = {}
+        self._agents: dict[frozenset[tuple[str, str]], AgentSlices] = {}
         self._latest: dict[str, dict[int, tuple[float, int]]] = {}  # value and start time of each series of an agent
         self._waiting: dict[str, set[int]] = {}  # series of a restarted agent that have no new value yet
         self._resets = 0
@@ -71,7 +71,7 @@ class _Range:
         return history
 
     def _read_steps(self, metrics: dict[str, Metric], start_s: int, end_s: int, step_s: int) -> None:
-        found: dict[tuple[int, frozenset[tuple[str, str]]], Points] = {}
+        found: dict[tuple[int, frozenset[tuple[str, str]]], TimePoints] = {}
         for name, metric in metrics.items():
             selector = f'{{__name__="{name}"{"," if self._api.match else ""}{self._api.match}}}'
             for series in self._api.values(selector, start_s, end_s, step_s):
@@ -83,24 +83,24 @@ class _Range:
                 if number is None:
                     number = agent.series.new(metric.name, frozenset(series.metric.items()), attributes)
                 for time_ns, value, stored in _points(series, metric, self._unusable):
-                    points = found.setdefault((time_ns, key), Points())
+                    points = found.setdefault((time_ns, key), TimePoints())
                     if metric.kind in CURRENT_KINDS:
-                        points.current.extend(Column([number], [0], [value]))
+                        points.current.extend(PointColumn([number], [0], [value]))
                         continue
                     column = points.total_rtts if stored else points.totals
-                    column.extend(Column([number], [0], [stored or value]))
+                    column.extend(PointColumn([number], [0], [stored or value]))
         for time_ns, key in sorted(found, key=lambda each: each[0]):
             self._add_slice(self._agents[key], time_ns, found[time_ns, key])
 
-    def _new_agent(self, key: frozenset[tuple[str, str]], labels: dict[str, str]) -> Agent:
+    def _new_agent(self, key: frozenset[tuple[str, str]], labels: dict[str, str]) -> AgentSlices:
         text = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
         label = label_of(len(self._agents))
-        agent = Agent(text, labels.get("instance", ""), label, self._history.numbering, self._unusable)
+        agent = AgentSlices(text, labels.get("instance", ""), label, self._history.numbering, self._unusable)
         agent.first_ns = _FIRST_NS
         self._agents[key] = agent
         return agent
 
-    def _add_slice(self, agent: Agent, time_ns: int, points: Points) -> None:
+    def _add_slice(self, agent: AgentSlices, time_ns: int, points: TimePoints) -> None:
         """Adds the slice of a step. The first step of an agent has only baselines, so it gives no slice."""
         columns = points.totals, points.total_rtts
         values = [(series, _count(value)) for column in columns for series, value in zip(*column[::2], strict=True)]
@@ -112,8 +112,8 @@ class _Range:
         if not is_first:
             self._history.add(slice)
 
-    def _start_ns(self, agent: Agent, values: list[tuple[int, float]]) -> dict[int, int]:
-        """Returns start times for Increments, by series. Prometheus stores no start times.
+    def _start_ns(self, agent: AgentSlices, values: list[tuple[int, float]]) -> dict[int, int]:
+        """Returns start times for CumulativeSeries, by series. Prometheus stores no start times.
 
         A series without a value at an earlier step of the agent is a new series. A series whose value is smaller than
         at an earlier step was reset. If most changed values are smaller, the agent was restarted, so all series were
