@@ -121,7 +121,7 @@ def _figure(section: Section, figure: Figure) -> str:
     caption, samples = escape(figure.caption), escape(figure.samples)
     return (
         f'<figure id="{name}" data-figure="{name}"><figcaption>{caption} <span class="samples">n = {samples}</span>'
-        f'</figcaption><div class="plot" role="img" aria-label="{caption}, {samples}" style="height:205px"></div>'
+        f'</figcaption><div class="plot" role="img" aria-label="{caption}, {samples}" style="height:190px"></div>'
         "</figure>"
     )
 

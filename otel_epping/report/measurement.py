@@ -88,8 +88,9 @@ class Measured:
         """The numbers of all networks with packets or RTTs, by impact: the worst first."""
         numbers = np.flatnonzero(self.total.present() & self.is_network)
         impact = self.statistics.impact[numbers]
-        rank = np.where(np.isnan(impact), -1, impact)
-        order = np.lexsort((-self.statistics.samples[numbers].astype(np.int64), -rank))
+        excess = np.nan_to_num(self.statistics.excess[numbers], nan=-1)
+        # Without counts of bytes, the impact is unknown, and the slowest network comes first.
+        order = np.lexsort((-excess, -np.nan_to_num(impact, nan=-1)))
         return np.asarray(numbers[order])
 
     @cached_property
@@ -144,7 +145,10 @@ class Measured:
         return sums
 
     def timeline(self, progress: Callable[[int], object]) -> PeriodTable:
-        """Returns the statistics of each period. The first call computes them, and calls `progress` for each period."""
+        """Returns the statistics of each period. The first call computes them.
+
+        `progress` is called with the number of slices that were used since the last call.
+        """
         if self._timeline is None:
             self._timeline = PeriodTable(self.history, self.step_ns, self.by_side, progress)
         return self._timeline

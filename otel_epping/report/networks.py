@@ -15,6 +15,7 @@ from otel_epping.report.timeline import PeriodTable
 _METHOD_QUANTILES = (0.5, 0.9, 0.99)
 # Limits that keep the page small.
 MAX_ROWS = 1000
+_MAX_BY_METHOD = 200
 _MAX_CELLS = 1_000_000
 _MAX_SMOKE = 30
 
@@ -58,7 +59,10 @@ def worst(measurement: Measured) -> Section:
         "worst_networks",
         "Worst networks by impact",
         sentences,
-        tables=[ReportTable("networks", caption, columns, rows, uncertain), _by_method(measurement, numbers)],
+        tables=[
+            ReportTable("networks", caption, columns, rows, uncertain),
+            _by_method(measurement, numbers[:_MAX_BY_METHOD]),
+        ],
     )
 
 
@@ -95,7 +99,8 @@ def _by_method(measurement: Measured, networks: list[int]) -> ReportTable:
         ReportColumn("packets", "packets", "count", "Both ways, of all methods."),
         ReportColumn("bytes", "traffic", "bytes", "Both ways, of all methods."),
     ]
-    caption = f"The same networks by method: {plural(sum(int(row[2] or 0) for row in rows), 'RTT')}"
+    which = "The same networks" if len(networks) < _MAX_BY_METHOD else f"The {len(networks)} worst networks"
+    caption = f"{which} by method: {plural(sum(int(row[2] or 0) for row in rows), 'RTT')}"
     return ReportTable("methods", caption, columns, rows)
 
 

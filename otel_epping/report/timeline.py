@@ -100,9 +100,10 @@ class PeriodTable:
         self.loss, self.bits = table(lines), table(lines)
         self.side_samples = np.zeros((periods, sides), np.uint64)
         self.side_quantiles = {q: table(sides) for q in QUANTILES}
-        period = -1
+        period, slices = -1, len(history)
         for total in history.over_time(step_ns):
             # Uneven slices must not fall into the period of earlier slices.
+            before = period
             period = min(max((total.begin_ns + total.end_ns) // 2 // step_ns - first, period + 1), periods - 1)
             rtts = total.rtts()
             grouped = by_side(rtts)
@@ -116,7 +117,7 @@ class PeriodTable:
             statistics = line_statistics(total)
             self.bits[period] = statistics.bits_from + statistics.bits_to
             self.loss[period] = np.fmax(statistics.loss_from, statistics.loss_to)
-            progress(1)
+            progress(slices * (period + 1) // periods - slices * (before + 1) // periods)
 
     def begins_ms(self, span: slice = slice(None)) -> list[int]:
         """Returns the begins of the periods, Unix time, ms."""

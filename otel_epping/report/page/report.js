@@ -190,9 +190,10 @@ function smoke(data) {
   const whole = figures["heat_map.p95"].data.begins_ms;
   const times = [whole[0], whole[whole.length - 1] + data.step_ms];
   const layout = {
-    xaxis: { ...timeAxis(), range: times, title: { text: "" } }, yaxis: logAxis("RTT, ms", [], range), showlegend: false,
+    margin: { l: 40, r: 10, t: 6, b: 20 }, xaxis: { ...timeAxis(), range: times, title: { text: "" } },
+    yaxis: logAxis("RTT, ms", [], range), showlegend: false,
   };
-  return { traces, layout, height: 205 };
+  return { traces, layout, height: 190 };
 }
 
 function cdf(data) {
