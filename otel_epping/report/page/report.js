@@ -72,6 +72,12 @@ const styles = () => [
 
 const rowsShown = () => (narrow() ? 20 : 40);
 
+// On a phone, and next to few rows, there is no room for the colour bar on the right.
+const isBarBelow = (rows) => narrow() || rows < 8;
+const rowsHeight = (rows) => 17 * Math.max(4, rows);
+const barPlace = (rows) => (isBarBelow(rows) ? { orientation: "h", y: -65 / rowsHeight(rows), yanchor: "top" } : {});
+const heatHeight = (rows) => rowsHeight(rows) + (isBarBelow(rows) ? 130 : 70);
+
 function heatRows(figure, data) {
   const state = figure.state ||= { first: 0, filter: "" };
   const matching = data.networks.map((name, row) => row)
@@ -108,11 +114,11 @@ function heat(data, figure) {
     hoverongaps: false, zmin: Math.log10(low * 1e3), zmax: Math.log10(high * 1e3), xgap: 0, ygap: 1,
     colorscale: [0, 1, 2, 3, 4].map((place) => [place / 4, css(`--heat-${place}`)]),
     colorbar: {
-      title: { text: narrow() ? "" : "ms", side: "top" }, tickvals: ticks.map(Math.log10), ticktext: ticks.map(digits),
-      thickness: 12, outlinewidth: 0, ...(narrow() ? { orientation: "h", y: -0.12, yanchor: "top" } : {}),
+      title: { text: isBarBelow(shown.length) ? "" : "ms", side: "top" }, tickvals: ticks.map(Math.log10), ticktext: ticks.map(digits),
+      thickness: 12, outlinewidth: 0, ...barPlace(shown.length),
     },
   };
-  const height = 17 * Math.max(4, shown.length) + (narrow() ? 150 : 70);
+  const height = heatHeight(shown.length);
   return { traces: [trace], layout: heatLayout(figure, data, shown, matching), height };
 }
 
@@ -132,11 +138,11 @@ function difference(data, figure) {
     hoverongaps: false, zmin: -2, zmax: 2, ygap: 1,
     colorscale: [[0, css("--less")], [0.5, css("--same")], [1, css("--more")]],
     colorbar: {
-      title: { text: narrow() ? "" : "A / B", side: "top" }, tickvals: [-2, -1, 0, 1, 2], ticktext: ["¼", "½", "same", "2x", "4x"],
-      thickness: 12, outlinewidth: 0, ...(narrow() ? { orientation: "h", y: -0.12, yanchor: "top" } : {}),
+      title: { text: isBarBelow(shown.length) ? "" : "A / B", side: "top" }, tickvals: [-2, -1, 0, 1, 2], ticktext: ["¼", "½", "same", "2x", "4x"],
+      thickness: 12, outlinewidth: 0, ...barPlace(shown.length),
     },
   };
-  const height = 17 * Math.max(4, shown.length) + (narrow() ? 150 : 70);
+  const height = heatHeight(shown.length);
   return { traces: [trace], layout: heatLayout(figure, data, shown, matching), height };
 }
 
