@@ -3,11 +3,15 @@
 
 import io
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from otel_epping.errors import EppingError
 from otel_epping.events.formats import EventWriter
@@ -188,3 +192,25 @@ def test_what_is_not_used_is_said(tmp_path: Path) -> None:
 def test_a_file_without_rtts_is_an_error(tmp_path: Path, text: str) -> None:
     with pytest.raises(EppingError, match="no RTTs or counts of ePPing"):
         read(tmp_path / "file", text)
+
+
+EVENTS = events("jsonl")
+NUMBERS = ["-1", "0", str(2**63), "1e300", "null", '"x"', "[]", "[5]", "{}", "true", "1.5"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_objects_are_counted(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Whatever an object contains, there is either a history or an error for the user."""
+    single = json.loads(EVENTS.split("\n")[0])
+    text = json.dumps([METADATA, subnet(10, "192.0.2.0/24", [1, 2]), COUNTERS, single])
+    begin, end = data.draw(
+        st.sampled_from([match.span(1) for match in re.finditer(r': ("[^"]*"|[0-9.]+|\[[^]]*\])', text)])
+    )
+    if data.draw(st.booleans()):
+        text = text[:begin] + data.draw(st.sampled_from(NUMBERS)) + text[end:]
+    else:
+        text = text[:begin] + data.draw(st.text(max_size=3)) + text[begin + data.draw(st.integers(0, 9)) :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(tmp_path_factory.getbasetemp() / "fuzzed", text + json.dumps(subnet(500, "198.51.100.0/24", [7])))

@@ -162,6 +162,12 @@ def test_other_histograms_are_not_used(server: Server, wrong: dict[str, Any]) ->
     assert "3 data points are not used, because they have buckets that cannot be converted" in history.notes
 
 
+def test_numbers_that_are_no_numbers(server: Server) -> None:
+    server.series = {IO: [{"metric": LABELS, "values": [[T0, "1"], [T0 + 60, "x"]]}]}
+    with pytest.raises(EppingError, match="not of Prometheus' HTTP API: could not convert"):
+        read(server, 2)
+
+
 def test_classic_histograms_are_not_used(server: Server) -> None:
     server.series = {f"{RTT}_bucket": [], IO: [values(1, 2)]}
     assert any(f"{RTT}_bucket is a classic histogram" in note for note in read(server, 2).notes)
@@ -250,6 +256,7 @@ def test_names() -> None:
     assert RTT in names_of(metric_table.RTT)
     assert IO in names_of(metric_table.SUBNET_BYTES)
     assert "epping.network.io_bytes_total" in names_of(metric_table.SUBNET_BYTES)
-    attributes, others = split_labels({"__name__": "x", "otel_metric_overflow": "true", "epping.rtt.side": "internal"})
+    labels = {"__name__": "x", "otel_metric_overflow": "true", "epping.rtt.side": "internal", "otel_scope_version": "1"}
+    attributes, others = split_labels(labels)
     assert attributes == {"otel.metric.overflow": True, "epping.rtt.side": "internal"}
     assert others == {}

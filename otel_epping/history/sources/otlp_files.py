@@ -100,7 +100,8 @@ class OtlpReader:
 
     def _new_agent(self, raw: bytes) -> AgentSlices:
         attributes = attributes_of(raw)
-        key = str(attributes.get("service.instance.id") or sorted(attributes.items()))
+        everything = ", ".join(f"{name}={value}" for name, value in sorted(attributes.items()))
+        key = str(attributes.get("service.instance.id") or everything)
         agent = self._by_key.get(key)
         if not agent:
             host, label = str(attributes.get("host.name", "")), label_of(len(self._by_key))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts cumulative counts to increments: the differences between consecutive points of each series."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -11,8 +12,10 @@ from otel_epping.kernel.arrays import Counts, Flags, Indexes, Times, grow
 from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 
 _SIGN = np.uint64(2**63)
-Stored = tuple[int, int, list[int], int, int, int]
-"""A cumulative histogram: scale, offset, counts, sum_ns, min_ns, max_ns."""
+_NS = 1e9
+_MAX_S = 1.8e10  # in ns, it has 64 bits
+Stored = tuple[int, int, list[int], float, float, float]
+"""A histogram: scale, offset, counts; and the sum, minimum and maximum in seconds, 0 if they are unknown."""
 
 
 @dataclass
@@ -66,8 +69,13 @@ def histogram_rows(series: list[int], start_ns: list[int], stored: list[Stored])
         np.array(start_ns, np.int64),
         np.array(scales, np.int64),
         SparseHistograms(np.array(first, np.int64), starts_of(lengths), flat),
-        *(np.array(each, np.uint64) for each in times),
+        *map(_as_ns, times),
     )
+
+
+def _as_ns(seconds: Sequence[float]) -> Counts:
+    array = np.array(seconds, np.float64)
+    return np.rint(np.nan_to_num(array, posinf=0).clip(0, _MAX_S) * _NS).astype(np.uint64)
 
 
 class CumulativeSeries:

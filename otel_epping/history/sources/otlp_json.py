@@ -10,15 +10,21 @@ specification, "JSON Protobuf Encoding"). Unknown fields are ignored.
 """
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import DecodeError, Raw, Struct
+from msgspec import DecodeError, Meta, Raw, Struct
 from msgspec.json import Decoder
 
 DELTA, CUMULATIVE = 1, 2
 _TEMPORALITIES = {"AGGREGATION_TEMPORALITY_DELTA": DELTA, "AGGREGATION_TEMPORALITY_CUMULATIVE": CUMULATIVE}
 _NONE = Raw(b"[]")
 _EMPTY = Raw(b"")
+
+
+# A line with a number outside of these ranges is damaged.
+_Unsigned = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Signed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 
 class NotOtlpError(Exception):
@@ -29,9 +35,9 @@ class NumberPoint(Struct, gc=False):
     """NumberDataPoint."""
 
     attributes: Raw = _NONE
-    startTimeUnixNano: int = 0  # noqa: N815
-    timeUnixNano: int = 0  # noqa: N815
-    asInt: int | None = None  # noqa: N815
+    startTimeUnixNano: _Unsigned = 0  # noqa: N815
+    timeUnixNano: _Unsigned = 0  # noqa: N815
+    asInt: _Signed | None = None  # noqa: N815
     asDouble: float | None = None  # noqa: N815
 
     @property
@@ -43,19 +49,19 @@ class NumberPoint(Struct, gc=False):
 class ExponentialBuckets(Struct, gc=False):
     """ExponentialHistogramDataPoint.Buckets."""
 
-    offset: int = 0
-    bucketCounts: list[int] = []  # noqa: N815 (msgspec copies the list)
+    offset: _Int32 = 0
+    bucketCounts: list[_Unsigned] = []  # noqa: N815 (msgspec copies the list)
 
 
 class ExponentialPoint(Struct, gc=False):
     """ExponentialHistogramDataPoint."""
 
     attributes: Raw = _NONE
-    startTimeUnixNano: int = 0  # noqa: N815
-    timeUnixNano: int = 0  # noqa: N815
-    count: int = 0
+    startTimeUnixNano: _Unsigned = 0  # noqa: N815
+    timeUnixNano: _Unsigned = 0  # noqa: N815
+    count: _Unsigned = 0
     sum: float | None = None
-    scale: int = 0
+    scale: _Int32 = 0
     positive: ExponentialBuckets | None = None
     min: float | None = None
     max: float | None = None
@@ -65,11 +71,11 @@ class ExplicitPoint(Struct, gc=False):
     """HistogramDataPoint."""
 
     attributes: Raw = _NONE
-    startTimeUnixNano: int = 0  # noqa: N815
-    timeUnixNano: int = 0  # noqa: N815
-    count: int = 0
+    startTimeUnixNano: _Unsigned = 0  # noqa: N815
+    timeUnixNano: _Unsigned = 0  # noqa: N815
+    count: _Unsigned = 0
     sum: float | None = None
-    bucketCounts: list[int] = []  # noqa: N815
+    bucketCounts: list[_Unsigned] = []  # noqa: N815
     explicitBounds: list[float] = []  # noqa: N815
     min: float | None = None
     max: float | None = None
@@ -172,12 +178,12 @@ def _value(value: Any) -> Any:
         return int(content)
     if kind == "arrayValue":
         return tuple(_value(each) for each in content.get("values", ()))
-    return content
+    return content if isinstance(content, (str, bool, int, float)) else str(content)
 
 
 def attributes_of(raw: bytes) -> dict[str, Any]:
     """Decodes attributes. Raises NotOtlpError if they are not attributes."""
     try:
-        return {pair["key"]: _value(pair.get("value")) for pair in json.loads(raw) or ()}
+        return {str(pair["key"]): _value(pair.get("value")) for pair in json.loads(raw) or ()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise NotOtlpError(f"it has invalid attributes ({error!r})") from None

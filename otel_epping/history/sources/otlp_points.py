@@ -24,6 +24,7 @@ from otel_epping.history.sources.otlp_json import (
     attributes_of,
 )
 from otel_epping.kernel.arrays import Indexes
+from otel_epping.kernel.buckets import SCALES
 from otel_epping.otel import semconv
 from otel_epping.otel.metric_table import METRICS
 
@@ -31,7 +32,10 @@ AGENT_LINE = -1
 CURRENT_KINDS = ("updowncounter", "gauge")
 _METRICS = {metric.name: metric for metric in METRICS}
 _MAX_SCALE = 20
-_NS = 1e9
+# Histograms of higher scales are converted to this scale, which is the highest scale of otel-epping's own histograms.
+_MAX_KEPT_SCALE = max(SCALES)
+# An RTT is between 2^-_MAX_POWER and 2^_MAX_POWER seconds.
+_MAX_POWER = 64
 
 
 class Series:
@@ -46,14 +50,35 @@ class Series:
         self.agent_columns = Numbers[ColumnKey]()
         self._numbering, self._agent = numbering, agent
         self._known: dict[str, dict[Hashable, int]] = {}
+        self._found: dict[str, tuple[list[bytes], list[int | None]]] = {}  # the latest arguments and result of find()
 
     def of(self, metric: str) -> dict[Hashable, int]:
         """Returns the numbers of the known series of a metric, by attributes."""
         return self._known.setdefault(metric, {})
 
+    def find(self, metric: str, raws: list[bytes], unusable: Unusable) -> list[int | None]:
+        """Returns the number of each series, or None if its attributes are invalid. Gives numbers to new series.
+
+        The series are often the same as in the previous request. To compare them is faster than to find them.
+        """
+        latest, numbers = self._found.get(metric, ([], []))
+        if raws != latest:
+            known = self.of(metric)
+            numbers = [number if (number := known.get(raw)) is not None else self._new(metric, raw) for raw in raws]
+            unusable.invalid_attributes += numbers.count(None)
+            self._found[metric] = raws, numbers
+        return numbers
+
+    def _new(self, metric: str, raw: bytes) -> int | None:
+        try:
+            return self.new(metric, raw, attributes_of(raw))
+        except NotOtlpError:
+            return None
+
     def new(self, metric: str, key: Hashable, attributes: Mapping[str, Any]) -> int:
         """Gives a number to a series. `key` identifies the series among the series of the metric."""
         known = _METRICS[metric]
+        attributes = {name: _typed(name, value) for name, value in attributes.items()}
         if semconv.SUBNET not in known.keys:
             place = AGENT_LINE, self.agent_columns.find(ColumnKey.of(metric, attributes))
         else:
@@ -83,6 +108,15 @@ class PointColumn(NamedTuple):
 
 def _column() -> PointColumn:
     return PointColumn([], [], [])
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Returns the value of an attribute with the type that otel-epping gives it."""
+    if name in semconv.AGGREGATES:
+        return value is True
+    if name == semconv.AS_NUMBER:
+        return int(value) if str(value).isdecimal() else None
+    return str(value)
 
 
 @dataclass
@@ -175,11 +209,7 @@ def _sort(
     times: Times,
     unusable: Unusable,
 ) -> None:
-    known = series.of(metric)
-    raws = [bytes(point.attributes) for point in points]
-    numbers = [known.get(raw) for raw in raws]
-    if None in numbers:
-        numbers = [_find_series(metric, raw, series, unusable) for raw in raws]
+    numbers = series.find(metric, [bytes(point.attributes) for point in points], unusable)
     starts = [point.startTimeUnixNano for point in points]
     ends = [point.timeUnixNano for point in points]
     if len(ends) and ends[0] and None not in numbers and ends.count(ends[0]) == len(ends):
@@ -197,17 +227,6 @@ def _sort(
         column.extend(PointColumn([number], [start_ns], [value]))
 
 
-def _find_series(metric: str, raw: bytes, series: Series, unusable: Unusable) -> int | None:
-    number = series.of(metric).get(raw)
-    if number is not None:
-        return number
-    try:
-        return series.new(metric, raw, attributes_of(raw))
-    except NotOtlpError:
-        unusable.invalid_attributes += 1
-        return None
-
-
 def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
     """Returns a histogram of RTTs, or None if its buckets are not usable."""
     if isinstance(point, ExponentialPoint):
@@ -221,13 +240,21 @@ def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
             return None
         (scale, first), counts = found, point.bucketCounts[:-1]
     # Values outside of the buckets are zeros and negative values (exponential), which no RTT has.
-    if sum(counts) != point.count or (counts and min(counts) < 0):
+    if sum(counts) != point.count:
         return None
-    return scale, first, counts, _ns(point.sum), _ns(point.min), _ns(point.max)
+    if not -_MAX_POWER <= first / 2**scale <= (first + len(counts)) / 2**scale <= _MAX_POWER:
+        return None
+    if scale > _MAX_KEPT_SCALE:
+        first, counts = _downscaled(first, counts, scale - _MAX_KEPT_SCALE)
+        scale = _MAX_KEPT_SCALE
+    return scale, first, counts, point.sum or 0.0, point.min or 0.0, point.max or 0.0
 
 
-def _ns(seconds: float | None) -> int:
-    return round(seconds * _NS) if seconds and math.isfinite(seconds) and seconds > 0 else 0
+def _downscaled(first: int, counts: list[int], halvings: int) -> tuple[int, list[int]]:
+    merged = [0] * (((first + len(counts) - 1) >> halvings) - (first >> halvings) + 1 if counts else 0)
+    for place, count in enumerate(counts, first):
+        merged[(place >> halvings) - (first >> halvings)] += count
+    return first >> halvings, merged
 
 
 @lru_cache(64)
@@ -251,5 +278,5 @@ def as_array(values: list[Any]) -> Indexes:
     """Returns rounded numbers as an array of integers. Negative numbers become 0."""
     array = np.array(values)
     if array.dtype != np.int64:
-        array = np.rint(np.array(values, np.float64)).astype(np.int64)
+        array = np.rint(np.nan_to_num(np.array(values, np.float64), posinf=0).clip(0, 2**62)).astype(np.int64)
     return np.asarray(np.maximum(array, 0))

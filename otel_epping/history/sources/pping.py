@@ -25,6 +25,7 @@ from otel_epping.otel.metric import Metric
 
 _S = 10**9
 _SCALE = 4
+_MAX_SUM_NS = 2**62
 # ePPing's defaults (pping.h, pping.c).
 _BIN_WIDTH_NS, _INTERVAL_NS = 4_000_000, 10 * _S
 _PREFIX_LENGTHS = {4: 24, 6: 48}
@@ -64,7 +65,7 @@ class _Reader:
         self._step = 0
         self._rtts: dict[tuple[int, int], _Buckets] = {}
         self._widths: set[int] = set()
-        self.unknown = self.flow_events = self.without_histogram = 0
+        self.unknown = self.flow_events = 0
 
     def read(self, file: InputFile) -> None:
         """Reads a file, and closes it."""
@@ -88,8 +89,6 @@ class _Reader:
                 f"ePPing counted RTTs in bins of {width_ns / 1e6:g} ms, so RTTs and their quantiles have an error of "
                 f"up to {width_ns / 2e6:g} ms; minimum and maximum are exact"
             )
-        if self.without_histogram:
-            yield f"{self.without_histogram:,} histograms are not used, because they have negative counts"
         if self.flow_events:
             yield f"{self.flow_events:,} events of flows that open or close are not used"
         if self.unknown:
@@ -148,9 +147,6 @@ class _Reader:
         self._add_amounts(line, {"packets": found.tx_packets, "bytes": found.tx_bytes}, "from")
         if not any(found.histogram):
             return
-        if min(found.histogram) < 0:
-            self.without_histogram += 1
-            return
         self._widths.add(self._bin_width_ns)
         counts: Counter[int] = Counter()
         for number, count in enumerate(found.histogram):
@@ -164,7 +160,7 @@ class _Reader:
             _SCALE,
             first,
             row,
-            sum_ns=round(found.mean_rtt * sum(row)),
+            sum_ns=min(round(found.mean_rtt * sum(row)), _MAX_SUM_NS),
             min_ns=found.min_rtt,
             max_ns=found.max_rtt,
         )

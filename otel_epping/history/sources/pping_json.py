@@ -6,13 +6,17 @@ An array may be one line of many gigabytes, and has no end if ePPing was killed.
 
 import re
 from collections.abc import Iterator
+from typing import Annotated
 
-from msgspec import DecodeError, Struct
+from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
 from otel_epping.history.sources.reading import InputFile
 
-Amounts = dict[str, int]  # `packets` and `bytes`
+# An object with a number outside of these ranges is damaged.
+_Unsigned = Annotated[int, Meta(ge=0, le=2**62)]
+_Mean = Annotated[float, Meta(ge=0, le=2**62)]
+Amounts = dict[str, _Unsigned]  # `packets` and `bytes`
 
 # Between two objects are a closing and an opening brace, which are not adjacent inside an object. One array may follow
 # another array, because the output of several runs may be in one file.
@@ -23,25 +27,25 @@ _MAX_OBJECT_BYTES = 1 << 20
 class PpingObject(Struct, gc=False):
     """An object of any kind. The fields show which kind it is."""
 
-    timestamp: int | None = None
+    timestamp: _Unsigned | None = None
     # Metadata
-    bin_width_ns: int = 0
-    aggregation_interval_ns: int = 0
-    ipv4_prefix_len: int | None = None
-    ipv6_prefix_len: int | None = None
+    bin_width_ns: _Unsigned = 0
+    aggregation_interval_ns: _Unsigned = 0
+    ipv4_prefix_len: _Unsigned | None = None
+    ipv6_prefix_len: _Unsigned | None = None
     # A subnet in an interval
     ip_prefix: str | None = None
     rx_stats: dict[str, Amounts] = {}
     tx_stats: dict[str, Amounts] = {}
     # The same before October 2023: rx were the packets to the subnet
-    rx_packets: int = 0
-    rx_bytes: int = 0
-    tx_packets: int = 0
-    tx_bytes: int = 0
-    min_rtt: int = 0
-    mean_rtt: float = 0
-    max_rtt: int = 0
-    histogram: list[int] = []
+    rx_packets: _Unsigned = 0
+    rx_bytes: _Unsigned = 0
+    tx_packets: _Unsigned = 0
+    tx_bytes: _Unsigned = 0
+    min_rtt: _Unsigned = 0
+    mean_rtt: _Mean = 0
+    max_rtt: _Unsigned = 0
+    histogram: list[_Unsigned] = []
     # The interface in an interval
     protocol_counters: dict[str, Amounts] | None = None
     ecn_counters: Amounts = {}
@@ -50,7 +54,7 @@ class PpingObject(Struct, gc=False):
     src_ip: str = ""
     protocol: str = ""
     method: str = ""
-    rtt: int | None = None
+    rtt: _Unsigned | None = None
     flow_event: str | None = None
 
 

@@ -170,12 +170,12 @@ def _stored(histogram: NativeHistogram) -> Stored | None:
         scale, index = place
         counts[index] = round(float(count))
     if not counts:
-        return None if float(histogram.count) else (_MAX_SCALE, 0, [], 0, 0, 0)
+        return None if float(histogram.count) else (_MAX_SCALE, 0, [], 0.0, 0.0, 0.0)
     first = min(counts)
     row = [counts.get(index, 0) for index in range(first, max(counts) + 1)]
     if sum(row) != round(float(histogram.count)):
         return None
-    return scale, first, row, max(0, round(float(histogram.sum) * _S)), 0, 0
+    return scale, first, row, float(histogram.sum), 0.0, 0.0
 
 
 @lru_cache(4096)
@@ -185,6 +185,8 @@ def _place(lower: str, upper: str) -> tuple[int, int] | None:
     if not 0 < low < high < math.inf:
         return None
     width = math.log2(high) - math.log2(low)
+    if not width > 0:
+        return None
     scale = round(-math.log2(width))
     index = math.log2(high) * 2.0**scale
     if abs(width * 2.0**scale - 1) > 1e-6 or abs(index - round(index)) > 1e-4:
@@ -196,4 +198,8 @@ def read_prometheus(urls: Sequence[str], progress: Progress = lambda _: None) ->
     """Returns the history of a range of time in Prometheus (PrometheusApi). Raises EppingError if it has no counts."""
     if len(urls) != 1:
         raise EppingError("several ranges of Prometheus cannot be added up: name one URL")
-    return _Range(PrometheusApi(urls[0], progress)).read()
+    api = PrometheusApi(urls[0], progress)
+    try:
+        return _Range(api).read()
+    except (ValueError, OverflowError) as error:  # a number is not a number
+        raise EppingError(f"{api.name}: the answer is not of Prometheus' HTTP API: {error}") from None

@@ -14,6 +14,8 @@ from otel_epping.otel.metric_table import METRICS
 
 _UNITS = {"s": "seconds", "By": "bytes"}
 _TAGS = (f"{semconv.NETWORK_TAG}.", f"{semconv.NETWORK_TAG}.".replace(".", "_"))
+# With `otlp.promote_scope_metadata`, series have labels with otel-epping's version, which do not identify an agent.
+_SCOPE = "otel_scope_"
 _BOOLEANS = (semconv.OVERFLOW, semconv.UNANSWERED)
 
 
@@ -39,7 +41,7 @@ def split_labels(labels: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, s
     attributes: dict[str, Any] = {}
     others: dict[str, str] = {}
     for label, value in labels.items():
-        if label == "__name__":
+        if label == "__name__" or label.startswith(_SCOPE):
             continue
         attribute = _ATTRIBUTE_OF.get(label)
         if tag := next((label.removeprefix(prefix) for prefix in _TAGS if label.startswith(prefix)), ""):
