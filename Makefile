@@ -22,8 +22,8 @@ INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 UNIT    := -m unit --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test pythons compat integration fuzz pressure soak distrotest vmtest platforms bench lint format \
-    docs build sbom clean setup collector packages root
+.PHONY: help demo unit test pythons compat integration browser fuzz pressure soak distrotest vmtest platforms bench \
+    lint format docs build sbom clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -48,6 +48,10 @@ compat: packages ## the export tests with the oldest and the newest OpenTelemetr
 integration: root setup ## the official Collector and Prometheus, built with Go: what arrives and is shown is the truth
 	for name in otelcol prometheus promtool; do tests/integration/build.sh $$name || exit 1; done
 	$(BIN)/pytest tests/integration
+
+browser: PACKAGES += chromium
+browser: setup ## the pages of `otel-epping report` in headless Chromium, which apt installs
+	$(BIN)/pytest tests/browser
 
 vmtest: PACKAGES += busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86
 vmtest: root setup ## other kernels in QEMU: two machines, or all with ALL=1; ONLY=TEST|KERNEL|KERNEL+RELEASE,...

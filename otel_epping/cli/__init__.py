@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, one module per command: otel-epping run | check | config | cost | demo | watch | replay."""
+"""The command line, one module per command.
+
+otel-epping run | check | config | cost | demo | report | watch | replay.
+"""
 
 import errno
 import os
@@ -20,6 +23,7 @@ from otel_epping.cli.config import config
 from otel_epping.cli.cost import cost
 from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
+from otel_epping.cli.report import report
 from otel_epping.cli.run import run
 from otel_epping.cli.watch import watch
 from otel_epping.errors import EppingError
@@ -46,7 +50,7 @@ def cli() -> None:
 # descriptor is closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
-for _command in (run, check, config, cost, demo, watch, replay):
+for _command in (run, check, config, cost, demo, report, watch, replay):
     cli.add_command(_command)
 
 

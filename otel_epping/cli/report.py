@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""otel-epping report: writes one page about a measurement."""
+
+import signal
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from otel_epping.errors import EppingError
+from otel_epping.kernel.attach import interfaces
+from otel_epping.series.grouping import Grouping
+from otel_epping.settings import names
+from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
+from otel_epping.settings.options import COMMAND, naming_source, option, view_options
+from otel_epping.settings.types import Duration
+
+_DURATIONS_NS = (10**9, 24 * 3600 * 10**9)
+_THRESHOLDS_NS = (10**3, 60 * 10**9)
+_FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
+
+
+@click.command(context_settings=COMMAND)
+@click.argument("sources", metavar="[SOURCE...]", nargs=-1)
+@option("-o", "--output", metavar="FILE", required=True, help="Output file; - is standard output.")
+@option("--format", type=click.Choice(("html", "markdown", "json")),
+        show_default="by the end of the file's name, else html", help="Format of the output.")  # fmt: skip
+@option("--duration", type=Duration(*_DURATIONS_NS), default="5m",
+        help="Time to measure interfaces. Ctrl-C ends the measurement early, and writes the report.")  # fmt: skip
+@option("--merge", is_flag=True, help="Add two sources up. By default, two sources are compared.")
+@option("--fair", type=Duration(*_THRESHOLDS_NS), default="15ms",
+        help="A network whose mean RTT is this much above its least RTT is not good.")  # fmt: skip
+@option("--slow", type=Duration(*_THRESHOLDS_NS), default="30ms",
+        help="A network whose mean RTT is this much above its least RTT is slow.")  # fmt: skip
+@option("--loss", type=click.FloatRange(0, 100), default=2.0,
+        help="From this percentage of retransmitted TCP segments, loss is marked.")  # fmt: skip
+@option("--redact", is_flag=True, help="Show pseudonyms such as subnet-1 instead of addresses and names.")
+@view_options
+def report(
+    settings: Settings,
+    sources: tuple[str, ...],
+    output: str,
+    format: str | None,
+    duration: int,
+    merge: bool,
+    fair: int,
+    slow: int,
+    loss: float,
+    redact: bool,
+) -> None:
+    """Write one page about the latency of networks.
+
+    SOURCE is a capture (see otel-epping replay), a file of OTLP JSON lines (otel-epping run --record), JSON output of
+    ePPing, or the URL of Prometheus' HTTP API. Without SOURCE, measures interfaces for a while. The first of two
+    sources is compared with the second. The page opens without a network connection.
+    """
+    context = click.get_current_context()
+    is_named = [
+        context.get_parameter_source(each) is click.core.ParameterSource.COMMANDLINE for each in INTERFACE_SETTINGS
+    ]
+    if sources and any(is_named):
+        raise click.UsageError("Choose either interfaces or sources.")
+    if not sources and not settings.selection.all:
+        raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror', or sources.")
+    if fair > slow:
+        raise click.UsageError("Option '--fair' must not be greater than '--slow'.")
+    if find_spec("plotly") is None:
+        raise EppingError("plotly is missing: pip install 'otel-epping[report]'")
+    # These imports load the OpenTelemetry SDK, which most other commands do not need.
+    from otel_epping.history.verdict import Thresholds
+    from otel_epping.report.run import Options, run
+
+    with naming_source(context):
+        opened = names.open_files(settings)
+    if not sources:
+        for name in settings.selection.names:
+            with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
+                interfaces.find(name)
+    grouping = Grouping(settings.group_by, settings.network_tags, opened.databases)
+    thresholds = Thresholds(fair=fair / 1e9, slow=slow / 1e9, loss=loss / 100)
+    format = format or _FORMATS.get(Path(output).suffix.lower(), "html")
+    options = Options(sources, output, format, duration / 1e9, thresholds, merge, redact)
+    try:
+        run(settings, opened.networks, grouping, options)
+    except KeyboardInterrupt:
+        click.echo("otel-epping: stopped; nothing was written", err=True)
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds a report from one measurement, or from two measurements that are compared."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from otel_epping.history.verdict import LOAD, NOT_LOAD, UNKNOWN, Thresholds, verdict
+from otel_epping.networks.pseudonyms import Show
+from otel_epping.report.comparison import comparison
+from otel_epping.report.distributions import distributions, spread
+from otel_epping.report.document import Report, ReportColumn, ReportTable, Section, Value, value
+from otel_epping.report.features import coverage, features
+from otel_epping.report.load import against_traffic, under_load
+from otel_epping.report.measurement import LineTexts, Measured, Source
+from otel_epping.report.networks import heat_map, smoke, worst
+from otel_epping.report.text import duration, moment, plural
+from otel_epping.version import __version__
+
+_CAUSES = {LOAD: "yes", NOT_LOAD: "no", UNKNOWN: "unknown"}
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+
+
+def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progress: Progress) -> Report:
+    """Returns the report about the first source, and the comparison with the second source if there are two.
+
+    thresholds  from when on a network is slow
+    show        returns the text to show for a name or an address
+    progress    returns a context manager that yields a function, which is called with the number of periods done
+    """
+    names = LineTexts(show)
+    measurements = [Measured(source, names) for source in sources]
+    with progress("computing", 3 * sum(len(source.history) for source in sources)) as advance:
+        timelines = [each.timeline(advance) for each in measurements]
+        for each in measurements:
+            _ = each.load
+            advance(2 * len(each.history))
+    first, times = measurements[0], timelines[0]
+    sections = [_verdict(first, thresholds)]
+    if len(measurements) > 1:
+        sections.append(comparison(first, measurements[1], times, timelines[1]))
+    sections += [
+        worst(first),
+        heat_map(first, times),
+        smoke(first, times),
+        distributions(first),
+        spread(first),
+        against_traffic(first, times),
+        under_load(first),
+        features(first),
+        coverage(first),
+    ]
+    notes = [
+        f"{each.title}: {note}" if len(measurements) > 1 else note
+        for each in measurements
+        for note in each.history.notes
+    ]
+    limits = {"fair_s": thresholds.fair, "slow_s": thresholds.slow, "loss": thresholds.loss}
+    return Report(_about(measurements), {"thresholds": limits}, sections, notes)
+
+
+def _about(measurements: Sequence[Measured]) -> list[tuple[str, str, str]]:
+    first = measurements[0]
+    titles = [each.title for each in measurements]
+    history = first.history
+    interfaces = first.interfaces
+    about = [
+        ("source", "source", " against ".join(titles)),
+        ("begin", "begin (UTC)", moment(history.begin_ns) if len(history) else ""),
+        ("measured", "measured", duration(first.total.seconds)),
+        ("networks", "networks", plural(len(first.networks), "network")),
+        ("samples", "RTTs", plural(first.samples, "RTT")),
+        ("interfaces", "interfaces", ", ".join(interfaces[:5]) + (" ..." if len(interfaces) > 5 else "")),
+        ("version", "made by", f"otel-epping {__version__}"),
+    ]
+    return [each for each in about if each[2]]
+
+
+def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
+    found = verdict(
+        measurement.history,
+        thresholds,
+        statistics=measurement.statistics,
+        load=measurement.load,
+        label=measurement.texts.name,
+    )
+    samples = measurement.statistics.samples[measurement.networks]
+    judged = int(samples[samples >= thresholds.min_samples].sum())
+    sentences = [
+        found.sentence,
+        f"The verdict uses {plural(judged, 'RTT')} of {plural(found.judged, 'network')} with at least "
+        f"{thresholds.min_samples} RTTs each.",
+    ]
+    rows: list[list[Value]] = [
+        [
+            measurement.names[each.number],
+            value(each.added),
+            value(each.p95),
+            each.samples,
+            value(each.load),
+            value(each.loss),
+            value(each.ce),
+            _CAUSES[each.cause],
+        ]
+        for each in found.slow
+    ]
+    columns = [
+        ReportColumn("network", "network", "text"),
+        ReportColumn("excess", "excess", "time"),
+        ReportColumn("p95", "p95", "time"),
+        ReportColumn("samples", "RTTs", "count"),
+        ReportColumn("added_by_load", "added by load", "change"),
+        ReportColumn("loss", "loss", "share"),
+        ReportColumn("ce", "ECN CE", "share"),
+        ReportColumn("cause", "because of load", "text"),
+    ]
+    table = ReportTable(
+        "slow",
+        f"{plural(len(found.slow), 'slow network')}, {plural(sum(each.samples for each in found.slow), 'RTT')}",
+        columns,
+        rows,
+    )
+    return Section("verdict", "Verdict", sentences, tables=[table] if rows else [])

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sections about packets: traffic features, and which packets were measured and why the rest was not."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from otel_epping.history.line import OVERFLOW, UNANSWERED
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.metric import Metric
+from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, Value
+from otel_epping.report.measurement import Measured
+from otel_epping.report.text import count, percent, plural
+
+_CLASSES = {
+    "tcp_timestamp": "TCP with timestamps",
+    "tcp_other": "TCP without timestamps",
+    "udp": "UDP",
+    "icmp": "ICMP",
+    "other": "other protocols and fragments",
+}
+_CODEPOINTS = {"ect_0": "ECT(0)", "ect_1": "ECT(1)", "ce": "CE (congestion)"}
+_WAYS = {"to": "to networks", "from": "from networks"}
+_NOT_TCP_TIMESTAMP = "TCP packets without timestamps: only handshakes and sequence numbers can be measured"
+
+
+def _sum(measurement: Measured, metric: Metric, **attributes: str) -> int | None:
+    """Returns the sum of a metric over all lines, or None if the source does not have it."""
+    found = measurement.total.sum(metric.name, **attributes)
+    return None if found is None else int(found.sum())
+
+
+def _agent(measurement: Measured, metric: Metric, **attributes: str) -> int | None:
+    found = measurement.total.agent_sum(metric.name, **attributes)
+    return None if found is None else round(found)
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def features(measurement: Measured) -> Section:
+    """Returns the section about protocols, timestamps, ECN and retransmissions."""
+    packets, octets = metric_table.SUBNET_PACKETS, metric_table.SUBNET_BYTES
+    rows: list[list[Value]] = []
+    for way, way_text in _WAYS.items():
+        all_packets, all_octets = _sum(measurement, packets, direction=way), _sum(measurement, octets, direction=way)
+        for name, text in _CLASSES.items():
+            number = _sum(measurement, packets, direction=way, traffic_class=name)
+            size = _sum(measurement, octets, direction=way, traffic_class=name)
+            if number or size:
+                rows.append([way_text, text, number, _share(number, all_packets), size, _share(size, all_octets)])
+    whole = _sum(measurement, packets)
+    columns = [
+        ReportColumn("direction", "direction", "text"),
+        ReportColumn("protocol", "protocol", "text"),
+        ReportColumn("packets", "packets", "count"),
+        ReportColumn("packet_share", "packets", "share", "Share of the packets of this direction."),
+        ReportColumn("bytes", "traffic", "bytes"),
+        ReportColumn("byte_share", "traffic", "share", "Share of the bytes of this direction."),
+    ]
+    caption = plural(whole or 0, "packet") + ", each once for its source and once for its destination"
+    sentences = [] if whole else ["The source has no counts of packets."]
+    tables = [ReportTable("protocols", caption, columns, rows)] if rows else []
+    tables.extend(_tcp_and_ecn(measurement))
+    figures = [_bars(rows, caption)] if rows else []
+    return Section("features", "Traffic features", sentences, figures, tables)
+
+
+def _bars(rows: list[list[Value]], caption: str) -> Figure:
+    names = [text for text in _CLASSES.values() if any(row[1] == text for row in rows)]
+    ways = [text for text in _WAYS.values() if any(row[0] == text for row in rows)]
+    bars = [(way, place, what) for way in ways for place, what in ((3, "packets"), (5, "bytes"))]
+    share = {(row[0], row[1], place): row[place] for row in rows for place in (3, 5)}
+    return Figure(
+        "protocols",
+        "stacked",
+        "Protocols",
+        caption,
+        {
+            "labels": [f"{what} {way}" for way, _, what in bars],
+            "parts": [
+                {"name": name, "shares": [share.get((way, name, place)) or 0 for way, place, _ in bars]}
+                for name in names
+            ],
+        },
+    )
+
+
+def _tcp_and_ecn(measurement: Measured) -> Iterator[ReportTable]:
+    rows: list[list[Value]] = []
+    for way, way_text in _WAYS.items():
+        classes = [
+            _sum(measurement, metric_table.SUBNET_PACKETS, direction=way, traffic_class=each)
+            for each in ("tcp_timestamp", "tcp_other")
+        ]
+        segments = sum(each or 0 for each in classes)
+        for metric, text in (
+            (metric_table.RETRANSMITTED, "retransmitted segments"),
+            (metric_table.OUT_OF_ORDER, "out-of-order segments"),
+            (metric_table.ZERO_WINDOW, "segments with a window of zero"),
+        ):
+            number = _sum(measurement, metric, direction=way)
+            if number is not None:
+                rows.append([way_text, text, number, _share(number, segments), segments])
+        all_packets = _sum(measurement, metric_table.SUBNET_PACKETS, direction=way)
+        for name, text in _CODEPOINTS.items():
+            number = _sum(measurement, metric_table.SUBNET_ECN, direction=way, ecn=name)
+            if number is not None:
+                rows.append([way_text, f"ECN {text}", number, _share(number, all_packets), all_packets])
+    columns = [
+        ReportColumn("direction", "direction", "text"),
+        ReportColumn("feature", "feature", "text"),
+        ReportColumn("number", "packets", "count"),
+        ReportColumn("share", "share", "share"),
+        ReportColumn("of", "of", "count", "TCP segments, or packets for ECN."),
+    ]
+    if rows:
+        yield ReportTable("tcp_and_ecn", "TCP and ECN", columns, rows)
+
+
+def coverage(measurement: Measured) -> Section:
+    """Returns the section about which packets could be measured, and why the rest could not."""
+    with_timestamps = _sum(measurement, metric_table.SUBNET_PACKETS, traffic_class="tcp_timestamp")
+    without = _sum(measurement, metric_table.SUBNET_PACKETS, traffic_class="tcp_other")
+    tcp = (with_timestamps or 0) + (without or 0)
+    sentences = []
+    if tcp:
+        sentences.append(
+            f"{percent((with_timestamps or 0) / tcp)} % of {plural(tcp, 'TCP packet')} have timestamps, so their flows "
+            "can be measured all the time."
+        )
+    else:
+        sentences.append("The source has no counts of TCP packets, so the coverage is unknown.")
+    answered = measurement.statistics.samples[measurement.networks] > 0
+    sentences.append(
+        f"{count(int(answered.sum()))} of {plural(len(measurement.networks), 'network')} have an RTT; "
+        f"{plural(measurement.samples, 'RTT')} were measured."
+    )
+    tables = [_methods(measurement)]
+    reasons: list[list[Value]] = [row for row in _reasons(measurement, without, tcp) if row[1]]
+    columns = [
+        ReportColumn("reason", "why not measured", "text"),
+        ReportColumn("number", "number", "count"),
+        ReportColumn("share", "share", "share"),
+        ReportColumn("of", "of", "text"),
+    ]
+    if reasons:
+        tables.append(ReportTable("not_measured", "What was not measured", columns, reasons))
+    else:
+        sentences.append("The source does not say what was not measured.")
+    return Section("coverage", "Coverage, and why the rest was not measured", sentences, tables=tables)
+
+
+def _methods(measurement: Measured) -> ReportTable:
+    rows: list[list[Value]] = []
+    for method in sorted(measurement.total.methods):
+        rtts = measurement.total.rtts([method])
+        samples = int(rtts.counts.sum())
+        known = int(np.count_nonzero(rtts.counts[measurement.networks]))
+        if samples:
+            rows.append([method or "all methods", samples, _share(samples, measurement.samples), known])
+    rows.sort(key=lambda row: -int(row[1] or 0))
+    columns = [
+        ReportColumn("method", "method", "text"),
+        ReportColumn("samples", "RTTs", "count"),
+        ReportColumn("share", "RTTs", "share"),
+        ReportColumn("networks", "networks", "count"),
+    ]
+    return ReportTable("methods", f"Methods: {plural(measurement.samples, 'RTT')}", columns, rows)
+
+
+def _reasons(measurement: Measured, without: int | None, tcp: int) -> Iterator[list[Value]]:
+    """Yields (reason, number, share, of what) for each reason why something was not measured."""
+    yield [_NOT_TCP_TIMESTAMP, without, _share(without, tcp), "TCP packets"]
+    outcomes = semconv.ATTRIBUTES[semconv.OUTCOME].values
+    begun = _agent(measurement, metric_table.MEASUREMENTS, outcome="begun")
+    for outcome in ("superseded", "repeated", "expired", "abandoned", "not_begun"):
+        number = _agent(measurement, metric_table.MEASUREMENTS, outcome=outcome)
+        yield [f"RTT samples without a result: {outcomes[outcome]}", number, _share(number, begun), "started samples"]
+    kinds = {
+        "non_ip": "packets without an IP header",
+        "malformed": "malformed packets",
+        "fragment": "IP fragments except the first",
+    }
+    seen = _agent(measurement, metric_table.INTERFACE_PACKETS)
+    for kind, text in kinds.items():
+        number = _agent(measurement, metric_table.INTERFACE_PACKETS, kind=kind)
+        yield [text, number, _share(number, seen), "packets"]
+    faults = semconv.ATTRIBUTES[semconv.TIMESTAMP_FAULT].values
+    for fault, text in faults.items():
+        number = _agent(measurement, metric_table.TIMESTAMPS_FAILED, fault=fault)
+        yield [f"flow directions whose timestamps stopped working: {text}", number, None, ""]
+    for reverse, text in semconv.ATTRIBUTES[semconv.FLOW_REVERSE].values.items():
+        number = _agent(measurement, metric_table.UNIDIRECTIONAL, reverse=reverse)
+        yield [f"flows in one direction only: {text}", number, None, ""]
+    yield ["packets captured twice, measured once", _agent(measurement, metric_table.DUPLICATES), None, ""]
+    yield ["RTTs outside the range of the histograms", _agent(measurement, metric_table.CLAMPED), None, ""]
+    yield ["entries for which a table was full", _agent(measurement, metric_table.INSERT_FAILED), None, ""]
+    yield from _aggregates(measurement)
+
+
+def _aggregates(measurement: Measured) -> Iterator[list[Value]]:
+    packets = measurement.total.sum(metric_table.SUBNET_PACKETS.name)
+    if packets is None:
+        return
+    whole = int(packets.sum())
+    texts = {
+        UNANSWERED: "packets of networks that never answered",
+        OVERFLOW: "packets of networks beyond the limits, which are not shown one by one",
+    }
+    for line, text in texts.items():
+        number = sum(int(packets[place]) for place, each in enumerate(measurement.lines) if each.kind == line)
+        yield [text, number, _share(number, whole), "packets"]

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sections about latency and traffic: latency against traffic, and latency under load."""
+
+import numpy as np
+
+from otel_epping.history.load import MIN_PERIODS
+from otel_epping.history.statistics import MIN_SAMPLES
+from otel_epping.report.distributions import SIDES
+from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, listed, value
+from otel_epping.report.measurement import Measured
+from otel_epping.report.text import count, duration, ms, plural
+from otel_epping.report.timeline import PeriodTable
+
+# The figure of latency under load has at most this number of networks.
+_MAX_BARS = 25
+
+
+def against_traffic(measurement: Measured, timeline: PeriodTable) -> Section:
+    """Returns the section with latency against traffic, of networks and of periods."""
+    found, numbers = measurement.statistics, measurement.measured
+    numbers = numbers[found.is_certain[numbers]]
+    bits = found.bits_from + found.bits_to
+    points = [
+        {
+            "name": SIDES[side],
+            "labels": [measurement.names[number] for number in ours.tolist()],
+            "bits": listed(bits[ours]),
+            "p95_s": listed(found.p95[ours]),
+            "least_s": listed(found.least[ours]),
+            "samples": found.samples[ours].tolist(),
+        }
+        for place, side in enumerate(measurement.sides)
+        if len(ours := numbers[measurement.side_numbers[numbers] == place])
+    ]
+    samples = int(found.samples[numbers].sum())
+    figures = []
+    if points:
+        figures.append(
+            Figure(
+                "networks",
+                "bubbles",
+                "Each point is a network",
+                f"{plural(len(numbers), 'network')}, {plural(samples, 'RTT')}",
+                {"points": points},
+            )
+        )
+    periods = _periods(measurement, timeline)
+    if periods:
+        total = sum(sum(each["samples"]) for each in periods)
+        figures.append(
+            Figure(
+                "periods",
+                "periods",
+                f"Each point is a period of {duration(timeline.step_ns / 1e9)}",
+                plural(total, "RTT"),
+                {"points": periods},
+            )
+        )
+    sentences = [
+        "If points go up to the right in the figure of periods, RTTs grow with traffic: queues are the likely cause. "
+        f"Networks with fewer than {MIN_SAMPLES} RTTs are left out."
+    ]
+    return Section("traffic", "Latency against traffic", sentences, figures)
+
+
+def _periods(measurement: Measured, timeline: PeriodTable) -> list[dict[str, list[float]]]:
+    found = []
+    for place, side in enumerate(measurement.sides):
+        ours = np.flatnonzero(measurement.side_numbers == place)
+        bits = np.nansum(timeline.bits[:, ours], axis=1)
+        samples = timeline.side_samples[:, place]
+        used = np.flatnonzero((samples >= MIN_SAMPLES) & (bits > 0))
+        if len(used):
+            found.append(
+                {
+                    "name": SIDES[side],
+                    "begins_ms": [timeline.begins_ms()[each] for each in used.tolist()],
+                    "bits": listed(bits[used]),
+                    "p50_s": listed(timeline.side_quantiles[0.5][used, place]),
+                    "p95_s": listed(timeline.side_quantiles[0.95][used, place]),
+                    "samples": samples[used].tolist(),
+                }
+            )
+    return found
+
+
+def under_load(measurement: Measured) -> Section:
+    """Returns the section with the networks whose RTTs grow most while the networks are busy."""
+    load = measurement.load
+    numbers = measurement.measured
+    known = numbers[~np.isnan(load.added[numbers])]
+    known = known[np.argsort(-load.added[known], kind="stable")]
+    shown = known[:_MAX_BARS]
+    length = duration(load.period_ns / 1e9)
+    sentences = [
+        f"Busy is the 80th percentile of the RTTs in the busiest tenth of a network's periods of at least {length}; "
+        "quiet is the same in its quietest tenth with traffic. The difference is what queues add under load."
+    ]
+    if not len(known):
+        sentences.append(
+            f"The latency under load is unknown for all networks: a network needs {MIN_PERIODS} periods with traffic, "
+            f"and {MIN_SAMPLES} RTTs in its busiest and in its quietest periods. Measure longer."
+        )
+        return Section("load", "Latency under load", sentences)
+    worst = shown[0]
+    sentences.append(
+        f"{measurement.names[worst]} has most: {ms(load.added[worst])} ms. The latency under load is known for "
+        f"{count(len(known))} of {plural(len(numbers), 'network')}."
+    )
+    samples = int(load.samples[shown].sum())
+    labels = [measurement.names[number] for number in shown.tolist()]
+    caption = f"{plural(len(shown), 'network')}, at least {plural(samples, 'RTT')} in busy and in quiet periods"
+    figure = Figure(
+        "networks",
+        "dumbbells",
+        "From quiet to busy",
+        caption,
+        {
+            "labels": labels,
+            "quiet_s": listed(load.quiet[shown]),
+            "busy_s": listed(load.busy[shown]),
+            "samples": load.samples[shown].tolist(),
+        },
+    )
+    columns = [
+        ReportColumn("network", "network", "text"),
+        ReportColumn("added", "added by load", "change"),
+        ReportColumn("quiet", "quiet", "time"),
+        ReportColumn("busy", "busy", "time"),
+        ReportColumn("samples", "RTTs", "count", "In the busiest or in the quietest periods, whichever is smaller."),
+        ReportColumn("periods", "periods", "count", "Periods with traffic."),
+    ]
+    rows = [
+        [
+            measurement.names[number],
+            *(value(each[number]) for each in (load.added, load.quiet, load.busy, load.samples, load.periods)),
+        ]
+        for number in shown.tolist()
+    ]
+    return Section("load", "Latency under load", sentences, [figure], [ReportTable("networks", caption, columns, rows)])

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Implements `otel-epping report`: reads or measures the sources, builds the report, and writes it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from otel_epping.history.history import History
+from otel_epping.history.sources.kinds import source_bytes
+from otel_epping.history.verdict import Thresholds
+from otel_epping.networks.network import Networks
+from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
+from otel_epping.process.signals import enable_keyboard_interrupt
+from otel_epping.replay.progress import progress_bar
+from otel_epping.report.as_json import as_json
+from otel_epping.report.build import build
+from otel_epping.report.document import Report
+from otel_epping.report.html import html
+from otel_epping.report.live import measure
+from otel_epping.report.markdown import markdown
+from otel_epping.report.measurement import Source
+from otel_epping.report.output_file import OutputFile
+from otel_epping.report.sources import read, title_of
+from otel_epping.series.grouping import Grouping
+from otel_epping.settings.model import Settings
+
+FORMATS: dict[str, Callable[[Report], str]] = {"html": html, "markdown": markdown, "json": as_json}
+STANDARD_OUTPUT = "-"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to report, and how.
+
+    paths       the sources; without sources, interfaces are measured
+    output      the path of the output file, or `-` for standard output
+    format      a key of FORMATS
+    duration_s  how long interfaces are measured, in seconds
+    thresholds  from when on a network is slow
+    is_merged   true if two sources are added up instead of compared
+    is_redacted true if pseudonyms are shown instead of names and addresses
+    """
+
+    paths: Sequence[str]
+    output: str
+    format: str
+    duration_s: float
+    thresholds: Thresholds
+    is_merged: bool
+    is_redacted: bool
+
+
+def run(settings: Settings, networks: Networks | None, grouping: Grouping, options: Options) -> None:
+    """Writes the report. Raises EppingError if a source cannot be read, or if the output cannot be written."""
+    enable_keyboard_interrupt()
+    show: Show = Pseudonyms() if options.is_redacted else unchanged
+    if options.output == STANDARD_OUTPUT:
+        _, content = _report(settings, networks, grouping, options, show)
+        sys.stdout.write(content)
+        return
+    path = Path(options.output)
+    with OutputFile(path, in_place=not options.paths and _belongs_to_another(path)) as file:
+        report, content = _report(settings, networks, grouping, options, show)
+        file.write(content)
+    click.echo(f"otel-epping: {report.sections[0].sentences[0]}", err=True)
+    click.echo(f"otel-epping: wrote {path} ({len(content) / 1e6:.1f} MB)", err=True)
+
+
+def _belongs_to_another(path: Path) -> bool:
+    """Returns true if root without capabilities may not create files next to the path."""
+    try:
+        return os.geteuid() == 0 and path.parent.stat().st_uid != 0
+    except OSError:
+        return False
+
+
+def _report(
+    settings: Settings, networks: Networks | None, grouping: Grouping, options: Options, show: Show
+) -> tuple[Report, str]:
+    if options.paths:
+        sources = _read(settings, networks, grouping, options, show)
+    else:
+        history = measure(settings, networks, grouping, options.duration_s)
+        # From now on, Ctrl-C does not end the measurement, but the command.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        names = ", ".join(show("interface", name) for name in settings.selection.all)
+        sources = [Source(names, history)]
+    report = build(sources, options.thresholds, show, progress_bar)
+    return report, FORMATS[options.format](report)
+
+
+def _read(
+    settings: Settings, networks: Networks | None, grouping: Grouping, options: Options, show: Show
+) -> list[Source]:
+    is_compared = len(options.paths) == 2 and not options.is_merged
+    parts = [[path] for path in options.paths] if is_compared else [list(options.paths)]
+
+    def history(paths: Sequence[str]) -> History:
+        with progress_bar("reading", source_bytes(paths)) as progress:
+            return read(paths, settings.kernel, grouping, networks, progress)
+
+    return [Source(show("source", title_of(paths)), history(paths)) for paths in parts]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the sources of a report."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from otel_epping.errors import EppingError
+from otel_epping.history.history import History
+from otel_epping.history.sources.kinds import read_sources
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.networks.network import Networks
+from otel_epping.series.grouping import Grouping
+
+_MAX_NAMED = 3
+
+
+def title_of(sources: Sequence[str]) -> str:
+    """Returns the text that names sources for the reader: the names of files, and the hosts of URLs."""
+    names = [_name(source) for source in sources]
+    return ", ".join(names) if len(names) <= _MAX_NAMED else f"{names[0]} and {len(names) - 1} more files"
+
+
+def _name(source: str) -> str:
+    if "://" not in source:
+        return "standard input" if source == "-" else Path(source).name
+    # The user, the password and the query may be secret.
+    return urlsplit(source).hostname or "a URL"
+
+
+def read(
+    sources: Sequence[str],
+    config: EppingConfig,
+    grouping: Grouping,
+    networks: Networks | None,
+    progress: Callable[[int], object],
+) -> History:
+    """Returns the sum of sources. Raises EppingError if they cannot be read, or if no network was counted."""
+    history = read_sources(sources, config, grouping=grouping, networks=networks, progress=progress)
+    if not history.total().present().any():
+        notes = "; ".join(history.notes)
+        raise EppingError(f"{title_of(sources)}: no packet of a network was counted" + (f": {notes}" if notes else ""))
+    return history

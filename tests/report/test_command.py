@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests `otel-epping report` as a user runs it: sources, formats, live runs, and all ways in which it ends."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.otlp_sink import Sink
+from otel_epping.otel import metric_table, semconv
+from tests.support.captures import pcap
+from tests.support.command import COMMAND, environment, epping, said
+from tests.support.conversation import CLIENT, SERVER, Conversation, rows_of
+from tests.support.link_types import LINKS
+from tests.support.patience import PATIENCE_S
+
+pytestmark = pytest.mark.parallel
+
+ALL = ("--sample-interval", "0", "--max-subnets", "1000", "--max-flows", "1000")
+TALK, OTHER = Conversation(1), Conversation(2, 6)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    (tmp_path / "good.pcap").write_bytes(pcap(TALK.packets(*LINKS["ethernet"])))
+    return str(tmp_path / "good.pcap")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> str:
+    (tmp_path / "other.pcap").write_bytes(pcap(OTHER.packets(*LINKS["ethernet"])))
+    return str(tmp_path / "other.pcap")
+
+
+def data_of(ns: Namespace, *arguments: str) -> Any:
+    """Return the JSON of a report."""
+    result = epping(ns, "report", *ALL, *arguments, "-o", "-", "--format", "json")
+    assert (result.returncode, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def test_the_numbers_are_those_of_replay_and_of_the_export(ns: Namespace, good: str) -> None:
+    methods = data_of(ns, good)["sections"]["worst_networks"]["tables"]["methods"]["rows"]
+    with Sink(namespace=ns) as sink:
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
+        result = epping(ns, "replay", *ALL, "--otlp", good, settings=settings)
+        exported = {
+            (one.attributes[semconv.SUBNET], one.attributes[semconv.METHOD]): one.point
+            for one in sink.points(metric_table.RTT.name)
+        }
+    table = rows_of(result.stdout)
+    assert len(methods) == len(table) == len(exported) == len(SERVER) + len(CLIENT)
+    for row in methods:
+        key = row["network"], row["method"]
+        times = [f"{row[column] * 1e3:.3f}" for column in ("least", "p50", "p90", "p99", "greatest")]
+        assert table[key][:6] == [f"{row['samples']:,}", *times]
+        point = exported[key]
+        assert (point.count, point.min, point.max) == (row["samples"], row["least"], row["greatest"])
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.md", "page.json", "page"])
+def test_the_format_follows_the_name(ns: Namespace, good: str, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    result = epping(ns, "report", *ALL, good, "-o", str(path))
+    assert result.returncode == 0
+    assert (result.stdout, result.stderr.count("\n")) == ("", 2)
+    assert f"wrote {path}" in result.stderr
+    starts = {".md": "# Network latency: good.pcap", ".json": '{"version":1'}
+    assert path.read_text().startswith(starts.get(path.suffix, "<!DOCTYPE html>"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert [each.name for each in tmp_path.iterdir() if each.name != "good.pcap"] == [name]
+
+
+def test_two_sources_are_compared_or_added_up(ns: Namespace, good: str, other: str) -> None:
+    both = data_of(ns, good, other)
+    assert both["sections"]["comparison"]
+    assert both["about"]["source"] == "good.pcap against other.pcap"
+    merged = data_of(ns, good, other, "--merge")
+    assert "comparison" not in merged["sections"]
+    assert merged["about"]["networks"] == "4 networks"
+
+
+def test_an_archive_of_epping(ns: Namespace, good: str, tmp_path: Path) -> None:
+    events = epping(ns, "replay", *ALL, "--events", "--format", "jsonl", good)
+    archive = tmp_path / "archive.jsonl"
+    archive.write_text(events.stdout)
+    assert data_of(ns, str(archive))["about"]["samples"] == data_of(ns, good)["about"]["samples"]
+
+
+def test_redact(ns: Namespace, good: str, tmp_path: Path) -> None:
+    for format in ("html", "markdown", "json"):
+        path = tmp_path / "redacted"
+        epping(ns, "report", *ALL, good, "--redact", "--format", format, "-o", str(path))
+        text = path.read_text()
+        assert "subnet-1" in text
+        for secret in (TALK.client, TALK.server, TALK.server.split("/")[0], "good.pcap"):
+            assert secret not in text
+
+
+def test_thresholds(ns: Namespace, good: str) -> None:
+    found = data_of(ns, good, "--fair", "1ms", "--slow", "2ms", "--loss", "7")
+    assert found["thresholds"] == {"fair_s": 0.001, "slow_s": 0.002, "loss": 0.07}
+    result = epping(ns, "report", good, "--slow", "1ms", "-o", "-")
+    assert "Option '--fair' must not be greater than '--slow'" in result.stderr
+
+
+def test_faults_of_the_output(ns: Namespace, good: str, tmp_path: Path) -> None:
+    for path, cause in ((tmp_path, "Is a directory"), (tmp_path / "none" / "page.html", "No such file or directory"),
+                        (Path("/dev/full"), "No space left on device")):  # fmt: skip
+        assert f"cannot write {path}: {cause}" in said(epping(ns, "report", *ALL, good, "-o", str(path)))
+    assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+
+
+def test_a_failed_report_keeps_the_old_file(ns: Namespace, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("old")
+    (tmp_path / "bad.pcap").write_text("no capture")
+    assert "bad.pcap: is neither a capture" in said(epping(ns, "report", str(tmp_path / "bad.pcap"), "-o", str(page)))
+    assert "none: No such file" in said(epping(ns, "report", str(tmp_path / "none"), "-o", str(page)))
+    (tmp_path / "empty.pcap").write_bytes(pcap([]))
+    assert "no packet of a network was counted" in said(
+        epping(ns, "report", str(tmp_path / "empty.pcap"), "-o", str(page))
+    )
+    assert page.read_text() == "old"
+    assert {each.name for each in tmp_path.iterdir()} == {"page.html", "bad.pcap", "empty.pcap"}
+
+
+def test_a_link_is_followed(ns: Namespace, good: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").symlink_to(tmp_path / "real.html")
+    epping(ns, "report", *ALL, good, "-o", str(tmp_path / "page.html"))
+    assert (tmp_path / "page.html").is_symlink()
+    assert (tmp_path / "real.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def start_live(ns: Namespace, page: Path, duration: str) -> "subprocess.Popen[str]":
+    command = [*COMMAND, "report", *ALL, "-i", "up0", "--duration", duration, "-o", str(page)]
+    process = ns.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment({}))
+    assert process.stderr
+    while "measuring up0" not in process.stderr.readline():
+        assert process.poll() is None
+    return process
+
+
+def test_a_live_run(ns: Namespace, tmp_path: Path) -> None:
+    page = tmp_path / "live.json"
+    process = start_live(ns, page, "3s")
+    with ns.entered():
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        for _ in range(10):
+            sender.sendto(b"x", ("10.9.0.255", 9))
+    assert process.wait(PATIENCE_S) == 0
+    about = json.loads(page.read_text())["about"]
+    assert (about["source"], about["samples"]) == ("up0", "0 RTTs")  # nothing answers on this link
+
+
+def test_ctrl_c_ends_a_live_run_early(ns: Namespace, tmp_path: Path) -> None:
+    page = tmp_path / "live.html"
+    process = start_live(ns, page, "1h")
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert "Traceback" not in stderr
+    # Nothing answers on this link, so there may be no packet at all.
+    assert process.returncode == 0 or "no packet was seen on up0" in stderr
+    assert page.exists() == (process.returncode == 0)
+
+
+def test_ctrl_c_while_a_capture_is_read(ns: Namespace, tmp_path: Path) -> None:
+    fifo, page = tmp_path / "fifo", tmp_path / "page.html"
+    os.mkfifo(fifo)
+    process = ns.popen([*COMMAND, "report", str(fifo), "-o", str(page)], stderr=subprocess.PIPE, env=environment({}))
+    with fifo.open("wb"):
+        os.kill(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, stderr) == (130, "otel-epping: stopped; nothing was written\n")
+    assert not page.exists()
+    assert list(tmp_path.iterdir()) == [fifo]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing option '-i' / '--interface', or '--lan', or '--mirror', or sources."),
+        (("x.pcap", "-i", "up0"), "Choose either interfaces or sources."),
+        (("-i", "missing0"), "missing0"),
+    ],
+)
+def test_wrong_arguments(ns: Namespace, arguments: tuple[str, ...], message: str) -> None:
+    result = epping(ns, "report", *arguments, "-o", "-")
+    assert result.returncode != 0
+    assert message in result.stderr
