@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, one module per command: otel-epping run | check | config | cost | demo | watch | replay."""
+"""The command line, one module per command: otel-epping run | check | config | cost | demo | top | watch | replay."""
 
 import errno
 import os
@@ -21,6 +21,7 @@ from otel_epping.cli.cost import cost
 from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
 from otel_epping.cli.run import run
+from otel_epping.cli.top import top
 from otel_epping.cli.watch import watch
 from otel_epping.errors import EppingError
 from otel_epping.kernel.load import requirements
@@ -46,7 +47,7 @@ def cli() -> None:
 # descriptor is closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
-for _command in (run, check, config, cost, demo, watch, replay):
+for _command in (run, check, config, cost, demo, top, watch, replay):
     cli.add_command(_command)
 
 

@@ -119,7 +119,7 @@ class History:
         history = History(numbering, self._ages)
         history.notes = self.notes
         for stored in self._slices:
-            history._insert(_grouped(stored, to, numbering))
+            history._insert(grouped_slice(stored, to, numbering))
         return history
 
     def _insert(self, stored: StoredSlice) -> None:
@@ -160,7 +160,7 @@ class History:
                 place += 1
 
 
-def _grouped(stored: StoredSlice, to: Indexes, numbering: Numbering) -> StoredSlice:
+def grouped_slice(stored: StoredSlice, to: Indexes, numbering: Numbering) -> StoredSlice:
     """Returns a slice whose lines are groups. `to` is the number of the group of each line."""
     lines, place = np.unique(to[stored.lines], return_inverse=True)
     counters = np.zeros((len(numbering.columns), len(lines)), np.uint64)

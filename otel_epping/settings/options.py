@@ -181,6 +181,16 @@ def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with_options(definitions, command, lambda settings: {"settings": settings})
 
 
+def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options about interfaces, the kernel program and networks, for commands that show networks.
+
+    The command receives the option values as `settings`.
+    """
+    left_out = {*AGENT_SETTINGS, *METRIC_SETTINGS, *SERIES_SETTINGS, "interval_ns"}
+    definitions = [each for each in DEFINITIONS if each.field not in left_out]
+    return _with_options(definitions, command, lambda settings: {"settings": settings})
+
+
 def all_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of all settings. The command receives the option values as `settings`."""
     return _with_options(DEFINITIONS, command, lambda settings: {"settings": settings})

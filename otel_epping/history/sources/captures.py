@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a history from captures. The time of the history is the time of the packets."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from otel_epping.errors import EppingError
+from otel_epping.history.history import History
+from otel_epping.history.slice import Rtts, Slice
+from otel_epping.history.sources.live import LiveSource
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.networks.network import Networks
+from otel_epping.replay.capture import PacketBatch
+from otel_epping.replay.capture.packet_batch import UNTIMED_NS
+from otel_epping.replay.input_files import InputFiles
+from otel_epping.replay.replayer import Replayer
+from otel_epping.replay.report import report
+from otel_epping.series.grouping import Grouping
+
+_MS, _S = 10**6, 10**9
+# The possible lengths of slices. Each length is a multiple of the length before, so that slices can be merged.
+_STEPS_NS = (
+    *(each * _MS for each in (10, 20, 100, 200)),
+    *(each * _S for each in (1, 2, 10, 20, 60, 120, 600, 1_200, 3_600, 7_200, 21_600, 43_200, 86_400, 604_800)),
+)
+# If there are more slices, the length of slices is increased, so that a history has 40 to 200 slices.
+_MAX_SLICES = 200
+# A longer time without packets is a gap in the measurement, for example between two files.
+_MAX_GAP_NS = 3_600 * _S
+
+
+def read_captures(
+    paths: Sequence[str],
+    config: EppingConfig,
+    *,
+    grouping: Grouping | None = None,
+    networks: Networks | None = None,
+    step_ns: int | None = None,
+    progress: Callable[[int], object] = lambda _: None,
+) -> History:
+    """Returns the history of captures: the files in `paths`, in the order of `paths`.
+
+    grouping  what a line stands for
+    networks  the named networks
+    step_ns   the length of slices; by default, a length with which the history has 40 to 200 slices
+    progress  function that is called with the number of bytes that were read since the last call
+
+    The notes of the history say which packets and files could not be used. Raises EppingError if no file could be read.
+    """
+    files = InputFiles(paths)
+    if files.none_readable:
+        raise EppingError("; ".join(files.failures))
+    history = History()
+    began = time.monotonic()
+    with closing(Replayer(config, networks)) as replayer:
+        slicer = CaptureSlicer(replayer, history, grouping, step_ns)
+        for batch in files.batches(progress):
+            slicer.feed(batch)
+        slicer.finish()
+        lines = report(replayer, replayer.reader().read(), files, time.monotonic() - began, 0)
+        history.notes += [*files.failures, *lines, *slicer.notes]
+    return history
+
+
+class CaptureSlicer:
+    """Feeds packets to a replayer, and adds a slice to a history whenever `step_ns` of packet time have passed.
+
+    A packet belongs to the slice in which it comes, even if its time is a little earlier than the slice. If the time
+    goes back by more than the length of a slice, a new slice begins with the next batch of packets.
+
+    notes  steps of the packets' clock, one sentence each
+    """
+
+    def __init__(
+        self, replayer: Replayer, history: History, grouping: Grouping | None = None, step_ns: int | None = None
+    ) -> None:
+        self.notes: list[str] = []
+        self._replayer = replayer
+        self._history = history
+        self._source = LiveSource(replayer, history.numbering, grouping)
+        self._is_automatic = step_ns is None
+        self._step_ns = step_ns or _STEPS_NS[0]
+        self._begin_ns = self._end_ns = 0  # of the current slice; 0 before the first packet with a time
+        self._latest_ns = 0  # time of the latest packet of the current slice
+        self._gaps = 0
+
+    def feed(self, batch: PacketBatch) -> None:
+        """Runs the program on packets, in order."""
+        timed = batch.times_ns[batch.times_ns != UNTIMED_NS]
+        if len(timed) and not self._end_ns:
+            self._begin(int(timed[0]))
+            self._begin_ns = int(timed[0])
+        elif len(timed) and timed[0] < self._begin_ns - self._step_ns:
+            self._take()
+            self._begin(int(timed[0]))
+        begin = 0
+        while begin < len(batch):
+            due = np.flatnonzero(batch.times_ns[begin:] >= self._end_ns) if self._end_ns else ()
+            end = begin + int(due[0]) if len(due) else len(batch)
+            part = batch.take(slice(begin, end))
+            self._replayer.feed(part)
+            if len(part):
+                self._latest_ns = max(self._latest_ns, int(part.times_ns.max()))
+            if len(due):
+                self._take()
+                self._begin(int(batch.times_ns[end]))
+            begin = end
+
+    def finish(self) -> None:
+        """Adds the last slice, which ends with the latest packet."""
+        if self._end_ns:
+            self._end_ns = max(self._latest_ns, self._begin_ns)
+        self._take()
+        if self._gaps:
+            self.notes.append(
+                f"times without packets that are longer than one hour, and do not count as measured: {self._gaps:,}"
+            )
+
+    def _begin(self, time_ns: int) -> None:
+        """Begins the slice that contains a time."""
+        before_ns, begin_ns = self._end_ns, time_ns // self._step_ns * self._step_ns
+        self._end_ns, self._latest_ns = begin_ns + self._step_ns, 0
+        # If the length of slices was increased, the first longer slice begins at the end of the last shorter slice.
+        self._begin_ns = before_ns if begin_ns < before_ns <= time_ns else begin_ns
+        gap_ns = self._begin_ns - before_ns
+        if not before_ns or gap_ns <= 0:
+            return
+        if gap_ns <= _MAX_GAP_NS:
+            # The time without packets is a part of the measurement.
+            lines, counters = np.zeros(0, np.int64), np.zeros((0, 0), np.uint64)
+            self._history.add(Slice(before_ns, self._begin_ns, lines, counters, Rtts.empty()))
+        else:
+            self._gaps += 1
+
+    def _take(self) -> None:
+        self._history.add(self._source.take(self._begin_ns, self._end_ns))
+        while self._is_automatic and len(self._history) > _MAX_SLICES and self._step_ns < _STEPS_NS[-1]:
+            self._step_ns = _STEPS_NS[_STEPS_NS.index(self._step_ns) + 1]
+            self._history.coarsen(self._step_ns)
