@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from otel_epping.history.histograms import Floats
-from otel_epping.history.history import History
 from otel_epping.history.line_rtts import LineRtts
 from otel_epping.history.total import Total
 from otel_epping.kernel.arrays import Counts, Flags
@@ -19,9 +18,6 @@ from otel_epping.otel import metric_table
 
 # A line with fewer RTTs is uncertain.
 MIN_SAMPLES = 20
-# The parameters of latency under load.
-LOAD_SHARE, LOAD_QUANTILE, LOAD_MIN_PERIODS = 0.1, 0.8, 20
-MINUTE_NS = 60 * 10**9
 
 _NS = 1e9
 _TCP_CLASSES = ("tcp_timestamp", "tcp_other")
@@ -144,28 +140,6 @@ def _ce(total: Total, way: str) -> Floats:
 
 def _share(part: Floats, whole: Floats) -> Floats:
     return np.asarray(np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0))
-
-
-class LoadLatency(NamedTuple):
-    """Latency under load of n lines. All arrays have the shape (n,). Times are in seconds.
-
-    added    busy - quiet
-    busy     the 80th percentile of the RTTs in the busiest periods of the line
-    quiet    the 80th percentile of the RTTs in the quietest periods with traffic of the line
-    samples  the smaller number of RTTs of the two
-    periods  number of periods with traffic
-    """
-
-    added: Floats
-    busy: Floats
-    quiet: Floats
-    samples: Counts
-    periods: Counts
-
-
-def latency_under_load(history: History, period_ns: int = MINUTE_NS) -> LoadLatency:
-    """Returns how much longer the RTTs of each line are while the line is busy."""
-    raise NotImplementedError
 
 
 def change(now: LineRtts, baseline: LineRtts, q: float = 0.95) -> Floats:

@@ -12,7 +12,7 @@ from otel_epping.kernel.arrays import Indexes
 from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 from otel_epping.series import histogram
 
-Integers = npt.NDArray[np.integer[Any]]
+CompactArray = npt.NDArray[np.integer[Any]]
 
 # Intervals of time: (begin, end) in ns, sorted, without overlaps and without common ends.
 Intervals = tuple[tuple[int, int], ...]
@@ -29,7 +29,7 @@ def union(intervals: Intervals, more: Intervals) -> Intervals:
     return tuple(joined)
 
 
-def compact(array: Integers) -> Integers:
+def compact(array: CompactArray) -> CompactArray:
     """Returns a copy with the smallest integer type that holds all values."""
     least, greatest = (int(array.min()), int(array.max())) if array.size else (0, 0)
     kind = np.min_scalar_type(greatest)

@@ -24,7 +24,8 @@ _log = logging.getLogger(__name__)
 _WARN_AHEAD_NS = 10**9  # smaller differences are normal while NTP adjusts the system clock
 
 
-def _since_boot_ns() -> int:
+def since_boot_ns() -> int:
+    """Returns CLOCK_BOOTTIME in ns."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
@@ -37,7 +38,7 @@ class Clock:
     """
 
     def __init__(
-        self, wall_ns: Callable[[], int] = time.time_ns, elapsed_ns: Callable[[], int] = _since_boot_ns
+        self, wall_ns: Callable[[], int] = time.time_ns, elapsed_ns: Callable[[], int] = since_boot_ns
     ) -> None:
         self._wall_ns, self._elapsed_ns = wall_ns, elapsed_ns
         self._latest_ns, self._latest_elapsed_ns = wall_ns(), elapsed_ns()

@@ -5,6 +5,8 @@ The slices come from EppingMetricProducer with delta temporality, with all metri
 exactly the counts that an exporter with these settings would export for the same interval.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
@@ -15,6 +17,7 @@ from otel_epping.kernel.arrays import Counts, Indexes, grow
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.reading import SHARED_SLOTS, RowOwners, has_owner
 from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
+from otel_epping.kernel.wall_clock import since_boot_ns
 from otel_epping.otel import agent_metrics, semconv
 from otel_epping.otel.columns import Labels
 from otel_epping.otel.export_batch import CounterSeries, ExportBatch
@@ -25,14 +28,24 @@ from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.grouping import Grouping
 from otel_epping.series.limits import Limits
 
+# Larger differences between the system clock and the time that has passed are steps of the system clock.
+_MAX_STEP_NS = 10**9
+
 
 class LiveSource:
     """Takes slices from a collector. Create the source before the first packet is counted.
 
     `numbering` is the numbering of the history to which the slices are added. `grouping` says what a line stands for.
+    `elapsed_ns` reads a clock that cannot be set.
     """
 
-    def __init__(self, collector: EppingCollector, numbering: Numbering, grouping: Grouping | None = None) -> None:
+    def __init__(
+        self,
+        collector: EppingCollector,
+        numbering: Numbering,
+        grouping: Grouping | None = None,
+        elapsed_ns: Callable[[], int] = since_boot_ns,
+    ) -> None:
         settings = ExportSettings(
             MetricSelection((ALL,)), Limits(max_series=None, roll_up=False), grouping or Grouping()
         )
@@ -44,21 +57,30 @@ class LiveSource:
         self._methods: Indexes = np.zeros(0, np.int64)
         self._evicted = 0
         self._previous_ns = collector.started_ns
+        self._elapsed_ns = elapsed_ns
+        self._previous_elapsed_ns = 0  # 0 before the first slice
 
     def take(self, begin_ns: int | None = None, end_ns: int | None = None) -> Slice:
         """Returns the counts since the previous call, as a slice.
 
-        By default, the slice begins at the time of the previous reading and ends at the time of the new reading. Raises
-        OSError if a map cannot be read.
+        By default, the slice begins at the time of the previous reading and ends at the time of the new reading. If the
+        system clock was set forward in between, the slice begins later, so that its length is the time that has really
+        passed. Raises OSError if a map cannot be read.
         """
         self._producer.read()
+        previous_ns, self._previous_elapsed_ns = self._previous_elapsed_ns, self._elapsed_ns()
         batches = []
         for batch in self._producer.batches():
             self._producer.acknowledge(batch)
             batches.append(batch)
         lines = self._find_lines(batches[0])
         time_ns = batches[0].reading.time_ns
-        begin_ns, self._previous_ns = begin_ns or self._previous_ns, time_ns
+        if begin_ns is None:
+            begin_ns = self._previous_ns
+            elapsed_ns = self._previous_elapsed_ns - previous_ns if previous_ns else time_ns - begin_ns
+            if time_ns - begin_ns > elapsed_ns + _MAX_STEP_NS:
+                begin_ns = time_ns - elapsed_ns
+        self._previous_ns = time_ns
         rows = np.unique(np.concatenate([series.rows for batch in batches for series in batch.counters]))
         counters = self._counters(batches, rows)
         return Slice(begin_ns, end_ns or time_ns, lines[rows], counters, self._rtts(batches), self._agent(batches[0]))

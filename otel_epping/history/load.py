@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latency under load: how much longer the RTTs of a line are while the line has much traffic."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_epping.history.histograms import Floats
+from otel_epping.history.history import History
+from otel_epping.history.line_rtts import LineRtts
+from otel_epping.history.statistics import MIN_SAMPLES
+from otel_epping.kernel.arrays import Counts, Flags, Indexes
+from otel_epping.otel import metric_table
+
+# The quantile of the RTTs in the busiest and in the quietest tenth of the periods.
+QUANTILE = 0.8
+TENTH = 10
+# A line with fewer periods with traffic has no latency under load.
+MIN_PERIODS = 20
+# The possible lengths of periods. The longest length with which the history has MIN_PERIODS periods is used.
+PERIODS_NS = (60 * 10**9, 10 * 10**9, 10**9)
+
+
+class LoadLatency(NamedTuple):
+    """Latency under load of n lines. All arrays have the shape (n,). NaN means that a value is unknown.
+
+    added      busy - quiet, in seconds; unknown if there are fewer than MIN_PERIODS periods with traffic, or fewer than
+               MIN_SAMPLES RTTs in the busiest or in the quietest periods
+    busy       the 80th percentile of the RTTs in the busiest tenth of the line's periods, in seconds
+    quiet      the 80th percentile of the RTTs in the quietest tenth of the line's periods with traffic, in seconds
+    samples    the number of RTTs in the busiest or in the quietest periods, whichever is smaller
+    periods    number of periods with traffic
+    period_ns  the length of the periods, ns
+    """
+
+    added: Floats
+    busy: Floats
+    quiet: Floats
+    samples: Counts
+    periods: Indexes
+    period_ns: int
+
+
+def latency_under_load(history: History, period_ns: int | None = None) -> LoadLatency:
+    """Returns the latency under load of all lines. `period_ns` is the length of the periods (PERIODS_NS)."""
+    if period_ns is None:
+        span_ns = history.end_ns - history.begin_ns
+        period_ns = next((each for each in PERIODS_NS if each * MIN_PERIODS <= span_ns), PERIODS_NS[-1])
+    lines = len(history.numbering.lines)
+    rates = _rates(history, period_ns)
+    with_traffic = rates > 0
+    periods: Indexes = np.asarray(with_traffic.sum(axis=0), np.int64)
+    tenth = -(-periods // TENTH)
+    # The position of each period in the order of a line's rates. Periods without traffic come last.
+    order = np.argsort(np.where(with_traffic, rates, np.inf), axis=0, kind="stable")
+    position = np.empty_like(order)
+    np.put_along_axis(position, order, np.arange(len(rates))[:, None], axis=0)
+    is_quiet = with_traffic & (position < tenth)
+    is_busy = with_traffic & (position >= periods - tenth)
+    busy, quiet = LineRtts(lines), LineRtts(lines)
+    for total, busy_lines, quiet_lines in zip(history.over_time(period_ns), is_busy, is_quiet, strict=True):
+        rtts = total.rtts()
+        _add(busy, rtts, busy_lines)
+        _add(quiet, rtts, quiet_lines)
+    samples = np.minimum(busy.counts, quiet.counts)
+    is_certain = (periods >= MIN_PERIODS) & (samples >= MIN_SAMPLES)
+    ((after,), (before,)) = busy.quantiles(QUANTILE), quiet.quantiles(QUANTILE)
+    added = np.where(is_certain, after - before, np.nan)
+    return LoadLatency(added, after, before, samples, periods, period_ns)
+
+
+def _rates(history: History, period_ns: int) -> npt.NDArray[np.float32]:
+    """Returns the bytes per second of each period and line: (periods, lines)."""
+    rates = []
+    for total in history.over_time(period_ns):
+        octets = total.sum(metric_table.SUBNET_BYTES.name)
+        is_known = octets is not None and total.seconds
+        rates.append(np.asarray(octets, np.float32) / total.seconds if is_known else np.zeros(total.lines))
+    return np.array(rates, np.float32).reshape(len(rates), len(history.numbering.lines))
+
+
+def _add(to: LineRtts, rtts: LineRtts, lines: Flags) -> None:
+    """Adds the RTTs of the given lines."""
+    part = rtts.as_rtts(0)
+    to.add(part.select(np.flatnonzero(lines[part.lines])))

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict: one sentence that says which networks are slow, how certain that is, and whether load is the cause."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from otel_epping.history.history import History
+from otel_epping.history.line import Line
+from otel_epping.history.load import LoadLatency, latency_under_load
+from otel_epping.history.statistics import MIN_SAMPLES, LineStatistics, line_statistics
+from otel_epping.kernel.arrays import Flags, Indexes
+
+# Why a network is slow.
+LOAD, NOT_LOAD, UNKNOWN = "load", "not load", "unknown"
+_MAX_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of the verdict and of colours. Times are in seconds, shares are from 0 to 1.
+
+    fair         mean RTT minus least RTT from which a network is fair, but not good
+    slow         mean RTT minus least RTT from which a network is slow
+    load         latency under load from which load is a cause
+    loss         retransmitted segments / TCP segments from which loss is named
+    ce           packets marked CE / packets with ECN from which congestion is named
+    min_samples  number of RTTs that a network needs for a verdict
+    """
+
+    fair: float = 0.015
+    slow: float = 0.030
+    load: float = 0.015
+    loss: float = 0.02
+    ce: float = 0.01
+    min_samples: int = MIN_SAMPLES
+
+
+class SlowNetwork(NamedTuple):
+    """A slow network. Times are in seconds. NaN means that a value is unknown.
+
+    number   the number of the line
+    added    mean RTT minus least RTT
+    p95      95th percentile of the RTTs
+    samples  number of RTTs
+    load     latency under load
+    loss     share of retransmitted segments, of the direction with more loss
+    ce       share of packets marked CE, of the direction with more marks
+    cause    LOAD, NOT_LOAD or UNKNOWN
+    """
+
+    number: int
+    added: float
+    p95: float
+    samples: int
+    load: float
+    loss: float
+    ce: float
+    cause: str
+
+
+class Verdict(NamedTuple):
+    """The verdict.
+
+    sentence   the verdict in one or two sentences
+    slow       the slow networks, in the order of impact
+    judged     number of networks with enough RTTs
+    uncertain  number of networks with too few RTTs
+    samples    number of RTTs of all networks
+    """
+
+    sentence: str
+    slow: list[SlowNetwork]
+    judged: int
+    uncertain: int
+    samples: int
+
+
+def verdict(
+    history: History,
+    thresholds: Thresholds | None = None,
+    *,
+    statistics: LineStatistics | None = None,
+    load: LoadLatency | None = None,
+    label: Callable[[Line], str] = lambda line: line.label,
+) -> Verdict:
+    """Returns the verdict about all networks of a history.
+
+    statistics, load  the statistics of the history, if they are known already
+    label             returns the text for a network
+    """
+    thresholds = thresholds or Thresholds()
+    found = statistics or line_statistics(history.total())
+    under_load = load or latency_under_load(history)
+    networks = history.numbering.are_networks()
+    judged = np.flatnonzero(networks & (found.samples >= thresholds.min_samples))
+    uncertain = int(np.count_nonzero(networks & (found.samples < thresholds.min_samples) & (found.packets > 0)))
+    slow = judged[found.excess[judged] >= thresholds.slow]
+    slow = slow[np.argsort(-np.nan_to_num(found.impact[slow]), kind="stable")]
+    worst = [_slow_network(number, found, under_load, thresholds) for number in slow.tolist()]
+    samples = int(found.samples[networks].sum())
+    names = _names(history.lines, label)
+    if not len(judged):
+        sentence = _no_verdict(found, networks, uncertain, thresholds, names)
+    elif not worst:
+        sentence = _all_well(judged, found, names)
+    else:
+        sentence = _slow_sentence(worst, len(judged), names, thresholds)
+    if len(judged) and uncertain:
+        sentence += f" {_count(uncertain, 'further network')} had fewer than {thresholds.min_samples} RTT samples."
+    return Verdict(sentence, worst, len(judged), uncertain, samples)
+
+
+def _slow_network(number: int, found: LineStatistics, under_load: LoadLatency, thresholds: Thresholds) -> SlowNetwork:
+    load = float(under_load.added[number])
+    cause = UNKNOWN if np.isnan(load) else LOAD if load >= thresholds.load else NOT_LOAD
+    loss = np.fmax(found.loss_from[number], found.loss_to[number])
+    ce = np.fmax(found.ce_from[number], found.ce_to[number])
+    added, p95, samples = found.excess[number], found.p95[number], found.samples[number]
+    return SlowNetwork(number, float(added), float(p95), int(samples), load, float(loss), float(ce), cause)
+
+
+def _names(lines: Sequence[Line], label: Callable[[Line], str]) -> list[str]:
+    """Returns the text for each line. Lines with the same label are distinguished by their interface and side."""
+    labels = [label(line) for line in lines]
+    often = Counter(labels)
+    return [
+        text if often[text] == 1 else f"{text} ({', '.join(filter(None, (line.agent, line.interface, line.side)))})"
+        for text, line in zip(labels, lines, strict=True)
+    ]
+
+
+def _no_verdict(
+    found: LineStatistics, networks: Flags, uncertain: int, thresholds: Thresholds, names: Sequence[str]
+) -> str:
+    if not networks.any() or not found.samples.any():
+        return "No verdict: no RTT was measured."
+    best = int(np.argmax(np.where(networks, found.samples, 0)))
+    if not found.samples[best]:
+        return "No verdict: no RTT was measured for a single network."
+    return (
+        f"No verdict: none of {_count(uncertain, 'network')} has {thresholds.min_samples} RTT samples. "
+        f"{names[best]} has most: {found.samples[best]:,}."
+    )
+
+
+def _all_well(judged: Indexes, found: LineStatistics, names: Sequence[str]) -> str:
+    worst = int(judged[np.argmax(found.excess[judged])])
+    figures = f"adds {_ms(found.excess[worst])} (p95 {_ms(found.p95[worst])}, {found.samples[worst]:,} samples)"
+    if len(judged) == 1:
+        return f"The network is not slow: {names[worst]} {figures}."
+    return f"None of {len(judged):,} networks is slow. The slowest, {names[worst]}, {figures}."
+
+
+def _slow_sentence(worst: Sequence[SlowNetwork], judged: int, names: Sequence[str], thresholds: Thresholds) -> str:
+    """Returns the sentence that names the slow networks."""
+    named = [
+        f"{names[each.number]} adds {_ms(each.added)} (p95 {_ms(each.p95)}, {each.samples:,} samples)"
+        + _why(each, thresholds)
+        for each in worst[:_MAX_NAMED]
+    ]
+    text = "; ".join(named)
+    if more := len(worst) - len(named):
+        text += f"; and {more:,} more"
+    if judged == 1:
+        return f"The network is slow: {text}."
+    return f"Of {judged:,} networks, {len(worst):,} {'is' if len(worst) == 1 else 'are'} slow: {text}."
+
+
+def _why(network: SlowNetwork, thresholds: Thresholds) -> str:
+    """Returns the end of a clause about a network: whether load is the cause, loss, and congestion marks."""
+    reasons = []
+    if network.cause == LOAD:
+        reasons.append(f"under load: {_ms(network.load)} more when busy")
+    elif network.cause == NOT_LOAD:
+        reasons.append("not because of load")
+    if network.loss >= thresholds.loss:
+        reasons.append(f"{network.loss:.1%} retransmitted")
+    if network.ce >= thresholds.ce:
+        reasons.append(f"{network.ce:.1%} marked by ECN")
+    return "".join(f", {reason}" for reason in reasons)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _ms(seconds: float) -> str:
+    """Returns a time in ms with two or three digits."""
+    ms = seconds * 1e3
+    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
