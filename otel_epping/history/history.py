@@ -75,6 +75,11 @@ class History:
         """Memory of all slices in bytes."""
         return sum(stored.nbytes for stored in self._slices)
 
+    @property
+    def intervals(self) -> list[tuple[int, int]]:
+        """The begin and the end of each slice, Unix time, ns, in the order of time."""
+        return [(stored.begin_ns, stored.end_ns) for stored in self._slices]
+
     def add(self, slice: Slice) -> None:
         """Adds a slice. Slices may come in any order, may overlap, and may have gaps between them."""
         self._insert(StoredSlice(slice))

@@ -52,9 +52,7 @@ def _labels(line: Line, view: View) -> dict[str, Any]:
     return {each: getattr(line, each) if each not in shown else shown[each] for each in _LABELS} | {"tags": tags}
 
 
-def _document(
-    frame: Frame, view: View, shown: Indexes, source: str, reasons: Sequence[str]
-) -> dict[str, Any]:
+def _document(frame: Frame, view: View, shown: Indexes, source: str, reasons: Sequence[str]) -> dict[str, Any]:
     total = frame.total
     rows = _all_numbers(frame, shown)
     return {

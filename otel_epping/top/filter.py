@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from otel_epping.history.histograms import Floats
 from otel_epping.history.line import Line
 from otel_epping.kernel.arrays import Flags
 from otel_epping.kernel.methods import METHODS
@@ -18,7 +19,7 @@ from otel_epping.top.columns import BY_KEY
 from otel_epping.top.frame import Frame
 
 _COMPARISON = re.compile(r"([a-z0-9]+)(>=|<=|>|<|=)(.*)", re.IGNORECASE)
-_COMPARE: dict[str, Callable[[Flags, float], Flags]] = {
+_COMPARE: dict[str, Callable[[Floats, float], Flags]] = {
     ">": np.greater,
     "<": np.less,
     ">=": np.greater_equal,
@@ -124,7 +125,7 @@ def allowed() -> str:
 
 
 def parse(text: str, tags: frozenset[str] = frozenset()) -> Filter:
-    """Parses a filter. `tags` are the known tags of named networks; a tag can be used like a word, as in site:Berlin."""
+    """Parses a filter. `tags` are the tags of named networks. A tag can be used like a word, as in site:Berlin."""
     tests: list[LineTest] = []
     comparisons: list[tuple[str, str, float]] = []
     methods: list[str] = []

@@ -14,6 +14,7 @@ from otel_epping.history.statistics import LineStatistics
 from otel_epping.history.total import Total
 from otel_epping.kernel.arrays import Flags, Times
 from otel_epping.otel import agent_metrics, metric_table
+from otel_epping.top.strips import Axis, axis_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Frame:
     total        the counts of the window
     lines        the lines
     rtts         the RTTs of the window, of the chosen methods
+    axis         the axis of histogram strips
     statistics   the statistics of the window. The least RTT is the least of the session
     change_s     p95 of the window minus p95 of the baseline, in seconds; NaN if it is unknown
     under_load_s latency under load in seconds; NaN if it is unknown
@@ -34,6 +36,7 @@ class Frame:
     total: Total
     lines: Sequence[Line]
     rtts: LineRtts
+    axis: Axis
     statistics: LineStatistics
     change_s: Floats
     under_load_s: Floats
@@ -117,8 +120,11 @@ def make_frame(
     under_load_s: Floats | None = None,
     methods: Collection[str] | None = None,
 ) -> Frame:
-    """Computes a frame. `baseline` are the RTTs with which the window is compared; `methods` are the methods to use."""
-    rtts = window.rtts(methods).copy()  # a total may change when a slice is added
+    """Computes a frame. `baseline` are the RTTs with which the window is compared; `methods` are the methods to use.
+
+    `window` must not change later.
+    """
+    rtts = window.rtts(methods)
     lines = window.lines
     for each in (session, baseline):
         if each is not None:
@@ -135,6 +141,7 @@ def make_frame(
         total=window,
         lines=list(window.numbering.lines),
         rtts=rtts,
+        axis=axis_of(rtts),
         statistics=found,
         change_s=unknown if baseline is None else statistics.change(rtts, baseline),
         under_load_s=load,

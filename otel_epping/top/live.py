@@ -92,7 +92,7 @@ class LiveFeed:
         return self._source.take()
 
     def other_traffic(self) -> list[tuple[str, float]]:
-        """Returns (name, packets per second) of all other interfaces with traffic since the last call, busiest first."""
+        """Returns (name, packets per second) of the other interfaces that had traffic since the last call."""
         before, before_s = self._before, self._before_s
         self._before, self._before_s = self._kernel_counts(), time.monotonic()
         seconds = max(self._before_s - before_s, 1e-3)

@@ -1,30 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Implements `otel-epping top`."""
 
-import os
+import logging
 import time
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.sources.captures import read_captures
+from otel_epping.kernel.load import capabilities
 from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
+from otel_epping.process import redaction
 from otel_epping.process.signals import Stop, enable_keyboard_interrupt
 from otel_epping.replay.progress import progress_bar
-from otel_epping.kernel.load import capabilities
 from otel_epping.series.grouping import SUBNET, Grouping
 from otel_epping.settings.model import Settings
-from otel_epping.top import filter
+from otel_epping.top import filter, text
 from otel_epping.top.batch import Printer
 from otel_epping.top.columns import BY_KEY
 from otel_epping.top.live import LiveFeed
+from otel_epping.top.measuring import Measuring, Request
 from otel_epping.top.reasons import reasons
 from otel_epping.top.session import Session
 from otel_epping.top.view import SORT_BY_NAME, View
+
+_LOG_LINES = 100
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,13 @@ def run(settings: Settings, files: FilesFollower, options: Options) -> None:
     if options.files:
         name = options.files[0] if len(options.files) == 1 else f"{len(options.files)} files"
         history = _read(settings, files, options)
+        session = Session(history)
         if options.is_batch:
-            session = Session(history)
             frame = session.frame(None, view.group_by, view.filter.methods)
             why = reasons(frame, name, is_live=False)
             click.echo(Printer(options.format, name).output(frame, view, why))
-            return
+        else:
+            _show(session, None, name, view, options, files)
         return
     session = Session()
     with LiveFeed(settings, files, session.history.numbering) as feed:
@@ -70,6 +76,8 @@ def run(settings: Settings, files: FilesFollower, options: Options) -> None:
             click.echo(f"otel-epping: {capabilities.describe(feed.kept)}", err=True)
         if options.is_batch:
             _print_live(feed, session, view, options)
+        else:
+            _show(session, feed, feed.name, view, options, files)
 
 
 def _view(settings: Settings, files: FilesFollower, options: Options) -> View:
@@ -100,7 +108,54 @@ def _read(settings: Settings, files: FilesFollower, options: Options) -> History
 
 
 def _size(path: str) -> int:
-    return os.stat(path).st_size if os.path.isfile(path) else 0
+    return Path(path).stat().st_size if Path(path).is_file() else 0
+
+
+class _LogLines(logging.Handler):
+    """Keeps the latest log messages for the screen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=_LOG_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{text.clock(round(record.created * 1e9))} {redaction.redact(record.getMessage())}")
+
+
+def _show(
+    session: Session, feed: LiveFeed | None, name: str, view: View, options: Options, files: FilesFollower
+) -> None:
+    """Shows the screen until the user ends it. Raises EppingError if the package textual is missing."""
+    try:
+        from otel_epping.top.app import Failed, TopApp, Updated
+    except ImportError as error:
+        if error.name and error.name.partition(".")[0] in ("textual", "rich"):
+            raise EppingError("the screen needs textual: pip install 'otel-epping[top]', or use --batch") from error
+        raise
+    log = _LogLines()
+    logging.getLogger().addHandler(log)
+    tags = frozenset(files.networks.tags if files.networks else ())
+    request = Request(view.window_s, view.group_by, view.filter.methods)
+    measuring = Measuring(
+        session,
+        feed,
+        name,
+        options.delay_s,
+        request,
+        lambda update: app.post_message(Updated(update)),
+        lambda error: app.post_message(Failed(error)),
+    )
+    app = TopApp(view, measuring.ask, log.lines, tags=tags, is_live=feed is not None)
+    measuring.start()
+    try:
+        result = app.run()
+    finally:
+        measuring.end()
+        logging.getLogger().removeHandler(log)
+    if app.error:
+        raise app.error
+    if result:
+        click.echo(result)
 
 
 def _print_live(feed: LiveFeed, session: Session, view: View, options: Options) -> None:

@@ -10,8 +10,8 @@ from otel_epping.history.columns import Numbering
 from otel_epping.history.histograms import Floats
 from otel_epping.history.history import LIVE_AGES, History, grouped_slice
 from otel_epping.history.line_rtts import LineRtts
+from otel_epping.history.load import latency_under_load
 from otel_epping.history.slice import Slice
-from otel_epping.history.statistics import LOAD_MIN_PERIODS, MINUTE_NS, latency_under_load
 from otel_epping.history.stored import StoredSlice
 from otel_epping.history.total import Total
 from otel_epping.kernel.arrays import Indexes, Times, grow
@@ -23,6 +23,8 @@ _NS = 10**9
 BASELINE_NS = 60 * _NS
 # A window is summed again when it is longer than wanted by a part of _PARTS. Otherwise, new slices are only added.
 _PARTS = 6
+# Latency under load is computed again after this time.
+_LOAD_NS = 60 * _NS
 
 
 class Session:
@@ -105,20 +107,28 @@ class Session:
         seen_ns = grow(self._seen_ns, window.lines, 0 if len(self._seen_ns) else window.end_ns).copy()
         if group_by != SUBNET:
             to, numbering = self._groups(group_by)
-            session, baseline = (each and _grouped_rtts(each, to, len(numbering.lines)) for each in (session, baseline))
-            grouped = Total(numbering)
-            grouped.add(grouped_slice(window.stored(), to, numbering))
-            window, seen_ns = grouped, _latest(seen_ns, to, len(numbering.lines))
+            session = _grouped_rtts(session, to, len(numbering.lines))
+            baseline = baseline and _grouped_rtts(baseline, to, len(numbering.lines))
+            window, seen_ns = self.grouped(window, group_by), _latest(seen_ns, to, len(numbering.lines))
         under_load_s = self._latency_under_load() if group_by == SUBNET else None
         return make_frame(
-            window, session, everything.seconds, seen_ns, baseline, under_load_s, methods
+            window.copy() if group_by == SUBNET else window,
+            session,
+            everything.seconds,
+            seen_ns,
+            baseline,
+            under_load_s,
+            methods,
         )
 
-    def over_time(self, group_by: str = SUBNET) -> History:
-        """Returns the history with the lines of a grouping, for heat maps. The numbers of its lines are its own."""
+    def grouped(self, total: Total, group_by: str) -> Total:
+        """Returns the sums of the groups, or `total` itself if lines are not grouped."""
         if group_by == SUBNET:
-            return self.history
-        return self.history.group(lambda line: line.grouped(group_by))
+            return total
+        to, numbering = self._groups(group_by)
+        grouped = Total(numbering)
+        grouped.add(grouped_slice(total.stored(), to, numbering))
+        return grouped
 
     def _groups(self, group_by: str) -> tuple[Indexes, Numbering]:
         """Returns the number of the group of each line, and the numbering of the groups."""
@@ -128,8 +138,7 @@ class Session:
         return to, numbering
 
     def _latency_under_load(self) -> Floats | None:
-        is_long = self.end_ns - self.begin_ns >= LOAD_MIN_PERIODS * MINUTE_NS
-        if is_long and self.end_ns - self._load_ns >= MINUTE_NS:
+        if self.end_ns - self._load_ns >= _LOAD_NS:
             self._load_ns = self.end_ns
             self._under_load_s = latency_under_load(self.history).added
         return self._under_load_s

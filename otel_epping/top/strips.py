@@ -12,8 +12,10 @@ from otel_epping.history.histograms import Floats
 from otel_epping.history.line_rtts import NO_SCALE, LineRtts
 from otel_epping.kernel.arrays import Counts
 
-# The axis contains all RTTs except this share at each end. RTTs outside of the axis are shown at its ends.
+# The axis contains all RTTs except this share at each end. RTTs outside of the axis are shown at its ends. RTTs of hosts
+# on the same machine do not make the axis longer.
 _OUTSIDE = 0.002
+_LEAST_S = 1e-4
 _STEPS = (1, 2, 5)
 
 
@@ -47,6 +49,7 @@ def axis_of(rtts: LineRtts) -> Axis:
     cumulative = np.cumsum(np.bincount(quarter - first, weights=counts))
     ends = np.searchsorted(cumulative, cumulative[-1] * np.array([_OUTSIDE, 1 - _OUTSIDE]))
     low, high = 2.0 ** ((first + ends[0]) / 4), 2.0 ** ((first + ends[1] + 1) / 4)
+    low, high = max(low, _LEAST_S), max(high, 2 * _LEAST_S)
     low = max(step for step in _round_times() if step <= low * 1.0001)
     high = min(step for step in _round_times() if step >= high * 0.9999 and step >= low * 9.999)
     return Axis(low, high)
@@ -62,4 +65,5 @@ def strip_values(rtts: LineRtts, line: int, axis: Axis, width: int) -> Floats:
     if not len(counts):
         return np.zeros(width)
     times_s = np.exp2((first + np.arange(len(counts)) + 0.5) / 2.0 ** int(rtts.scales[line]))
-    return np.bincount(axis.places(times_s, width).astype(np.int64), weights=counts, minlength=width)
+    places = axis.places(times_s, width).astype(np.int64)
+    return np.bincount(places, weights=counts, minlength=width).astype(np.float64)

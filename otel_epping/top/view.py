@@ -38,6 +38,11 @@ class View:
     ascending: bool = False
     show: Show = unchanged
 
+    @property
+    def is_redacted(self) -> bool:
+        """True if pseudonyms are shown."""
+        return self.show is not unchanged
+
     def label(self, line: Line) -> str:
         """Returns the text that names a line."""
         if not line.is_network:
@@ -66,8 +71,8 @@ class View:
 def shown_lines(frame: Frame, view: View) -> Indexes:
     """Returns the numbers of the lines to show, in order.
 
-    Lines that sum many networks come last. If the table is sorted by an RTT, lines with few samples come after all other
-    networks, because their RTTs are uncertain. Lines without a value come after lines with a value.
+    Lines that sum many networks come last. If the table is sorted by an RTT, lines with few samples come after all
+    other networks, because their RTTs are uncertain. Lines without a value come after lines with a value.
     """
     are_networks = frame.total.numbering.are_networks()
     shown = np.flatnonzero(frame.present & (view.filter.matching(frame) | ~are_networks))
