@@ -85,7 +85,7 @@ class Line(NamedTuple):
             return self
         place = Line(interface=self.interface, side=self.side, agent=self.agent)
         if group_by == NAME:
-            return place._replace(name=self.name)
+            return self._replace(subnet="", network_type="") if self.name else place
         if group_by == ASN:
             return place._replace(as_number=self.as_number, as_organization=self.as_organization)
         if group_by == COUNTRY:

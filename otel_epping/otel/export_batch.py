@@ -24,7 +24,7 @@ from otel_epping.series.temporality import Unsent, UnsentRtts
 
 
 class RttSeries(NamedTuple):
-    """n RTT histograms, each with at least one RTT and at most histogram.MAX_BUCKETS buckets.
+    """n RTT histograms, each with at least one RTT and at most EppingMetricProducer.max_buckets buckets.
 
     rows      (n,) the row of each histogram in the reading
     methods   (n,) the method of each histogram; NO_LABELS for the overflow histogram, which has RTTs of all methods
@@ -66,8 +66,10 @@ def _edges_ns(indexes: Indexes, scale: int) -> Counts:
     return np.array([edge_ns(index, scale) for index in distinct.tolist()], np.uint64)[which]
 
 
-def rtt_series(unsent: UnsentRtts, offset: int, scale: int) -> RttSeries:
+def rtt_series(unsent: UnsentRtts, offset: int, scale: int, max_buckets: int) -> RttSeries:
     """Returns each histogram that has at least one RTT. Bucket 0 has the OTLP index `offset` at `scale`.
+
+    A histogram with more than `max_buckets` buckets has a lower scale.
 
     If an RTT is counted while the maps are read, the RTT is only in the buckets of the current reading, but it
     contributes to the minimum and maximum of the current reading and of the next reading (Interval.hand_out_min_max()).
@@ -76,7 +78,7 @@ def rtt_series(unsent: UnsentRtts, offset: int, scale: int) -> RttSeries:
     true maximum in the last bucket, so the error is at most the width of the bucket.
     """
     counted = np.flatnonzero(unsent.buckets.totals())
-    fitted = histogram.fit_all(unsent.buckets.select(counted), offset, scale)
+    fitted = histogram.fit_all(unsent.buckets.select(counted), offset, scale, max_buckets)
     halvings = scale - fitted.scale
     lower = _edges_ns(fitted.offset << halvings, scale)
     upper = _edges_ns((fitted.offset + np.diff(fitted.starts)) << halvings, scale)

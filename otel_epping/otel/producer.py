@@ -27,6 +27,7 @@ from otel_epping.otel.interface_metrics import InterfaceMetrics, current_values
 from otel_epping.otel.metric import Metric as AgentMetric
 from otel_epping.otel.scope import SCOPE
 from otel_epping.otel.series_groups import series_groups
+from otel_epping.series import histogram
 from otel_epping.series.cardinality import CardinalityLimiter
 from otel_epping.series.temporality import TemporalityTracker
 
@@ -50,6 +51,7 @@ class EppingMetricProducer:
                    producer was created
     flows_evicted  number of flows that were evicted from the flow table
     exported       the exported metrics, and the attributes of each metric
+    max_buckets    maximum number of buckets of a histogram. Histograms with more buckets are exported at a lower scale
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class EppingMetricProducer:
         self.read_seconds = 0.0
         self.read_at_s = time.monotonic()
         self.flows_evicted = 0
+        self.max_buckets = histogram.MAX_BUCKETS
         self.config = collector.config
         self._offset = buckets.first_index(collector.config.scale)
         self._started_ns = collector.started_ns
@@ -209,7 +212,7 @@ class EppingMetricProducer:
             group=self._groups[group],
             reading=tracker.reading,
             rows=rows,
-            rtts=rtt_series(unsent.rtts, self._offset, self.config.scale),
+            rtts=rtt_series(unsent.rtts, self._offset, self.config.scale, self.max_buckets),
             counters=[*counter_series(rows, unsent, columns, self.temporality), *self._active_series(group, rows)],
             temporality=self.temporality,
             is_first=is_first,

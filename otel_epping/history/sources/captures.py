@@ -4,23 +4,30 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
+from otel_epping.history.line import UNANSWERED, Line
 from otel_epping.history.slice import Rtts, Slice
 from otel_epping.history.sources.live import LiveSource
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.read.reader import Reader
+from otel_epping.kernel.reading import Reading, has_owner
 from otel_epping.networks.network import Networks
 from otel_epping.replay.capture import PacketBatch
 from otel_epping.replay.capture.packet_batch import UNTIMED_NS
 from otel_epping.replay.input_files import InputFiles
 from otel_epping.replay.replayer import Replayer
 from otel_epping.replay.report import report
-from otel_epping.series.grouping import Grouping
+from otel_epping.series.grouping import NAME, SUBNET, Grouping
 
 _MS, _S = 10**6, 10**9
+_NEVER_NS = 2**63 - 1
 # The possible lengths of slices. Each length is a multiple of the length before, so that slices can be merged.
 _STEPS_NS = (
     *(each * _MS for each in (10, 20, 100, 200)),
@@ -53,20 +60,47 @@ def read_captures(
     files = InputFiles(paths)
     if files.none_readable:
         raise EppingError("; ".join(files.failures))
-    history = History()
     began = time.monotonic()
     with closing(Replayer(config, networks)) as replayer:
-        slicer = CaptureSlicer(replayer, history, grouping, step_ns)
+        slicer = CaptureSlicer(replayer, grouping, step_ns)
         for batch in files.batches(progress):
             slicer.feed(batch)
-        slicer.finish()
+        history = slicer.finish()
         lines = report(replayer, replayer.reader().read(), files, time.monotonic() - began, 0)
         history.notes += [*files.failures, *lines, *slicer.notes]
     return history
 
 
+class _ReaderOfAll:
+    """A reader whose readings report each subnet as answered, so that each subnet has a line from its first packet.
+
+    Otherwise, the counts of a subnet would be in the line UNANSWERED up to the first slice in which the subnet answers.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.counters_dtype, self.interfaces_dtype = reader.counters_dtype, reader.interfaces_dtype
+
+    def read(self) -> Reading:
+        reading = self._reader.read()
+        return replace(reading, answered=has_owner(reading.generation))
+
+
+class _CollectorOfAll:
+    """A collector with readers of the class _ReaderOfAll."""
+
+    def __init__(self, collector: EppingCollector) -> None:
+        self._collector = collector
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collector, name)
+
+    def reader(self) -> _ReaderOfAll:
+        return _ReaderOfAll(self._collector.reader())
+
+
 class CaptureSlicer:
-    """Feeds packets to a replayer, and adds a slice to a history whenever `step_ns` of packet time have passed.
+    """Feeds packets to a replayer, and takes a slice whenever `step_ns` of packet time have passed.
 
     A packet belongs to the slice in which it comes, even if its time is a little earlier than the slice. If the time
     goes back by more than the length of a slice, a new slice begins with the next batch of packets.
@@ -74,13 +108,17 @@ class CaptureSlicer:
     notes  steps of the packets' clock, one sentence each
     """
 
-    def __init__(
-        self, replayer: Replayer, history: History, grouping: Grouping | None = None, step_ns: int | None = None
-    ) -> None:
+    def __init__(self, replayer: Replayer, grouping: Grouping | None = None, step_ns: int | None = None) -> None:
         self.notes: list[str] = []
+        grouping = grouping or Grouping()
+        self._group_by = grouping.group_by
+        tags = grouping.tags if self._group_by in (SUBNET, NAME) else (self._group_by,)
+        # Subnets are grouped at the end, because subnets that never answer are not grouped.
+        self._grouping = Grouping(tags=tags, databases=grouping.databases)
         self._replayer = replayer
-        self._history = history
-        self._source = LiveSource(replayer, history.numbering, grouping)
+        self._history = History()
+        collector: Any = _CollectorOfAll(replayer)
+        self._source = LiveSource(collector, self._history.numbering, self._grouping)
         self._is_automatic = step_ns is None
         self._step_ns = step_ns or _STEPS_NS[0]
         self._begin_ns = self._end_ns = 0  # of the current slice; 0 before the first packet with a time
@@ -98,7 +136,7 @@ class CaptureSlicer:
             self._begin(int(timed[0]))
         begin = 0
         while begin < len(batch):
-            due = np.flatnonzero(batch.times_ns[begin:] >= self._end_ns) if self._end_ns else ()
+            due = np.flatnonzero(batch.times_ns[begin:] >= (self._end_ns or _NEVER_NS))
             end = begin + int(due[0]) if len(due) else len(batch)
             part = batch.take(slice(begin, end))
             self._replayer.feed(part)
@@ -109,8 +147,11 @@ class CaptureSlicer:
                 self._begin(int(batch.times_ns[end]))
             begin = end
 
-    def finish(self) -> None:
-        """Adds the last slice, which ends with the latest packet."""
+    def finish(self) -> History:
+        """Takes the last slice, which ends with the latest packet. Returns the history of all packets.
+
+        The lines of the history are the lines of the table that `replay` prints.
+        """
         if self._end_ns:
             self._end_ns = max(self._latest_ns, self._begin_ns)
         self._take()
@@ -118,6 +159,19 @@ class CaptureSlicer:
             self.notes.append(
                 f"times without packets that are longer than one hour, and do not count as measured: {self._gaps:,}"
             )
+        answered = self._answered()
+
+        def group_of(line: Line) -> Line:
+            return line.grouped(self._group_by) if line in answered or not line.is_network else Line(UNANSWERED)
+
+        return self._history.group(group_of)
+
+    def _answered(self) -> set[Line]:
+        """Returns the lines of the subnets for which an RTT was measured."""
+        with_rtts = np.flatnonzero(self._history.total().rtts().counts)
+        final = LiveSource(self._replayer, self._history.numbering, self._grouping).take()
+        numbers = np.concatenate([with_rtts, final.lines, final.rtts.lines])
+        return {self._history.numbering.lines[number] for number in numbers.tolist()}
 
     def _begin(self, time_ns: int) -> None:
         """Begins the slice that contains a time."""

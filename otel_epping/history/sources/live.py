@@ -2,7 +2,8 @@
 """Takes slices from a running collector.
 
 The slices come from EppingMetricProducer with delta temporality, with all metrics and without limits. So a slice has
-exactly the counts that an exporter with these settings would export for the same interval.
+exactly the counts that an exporter with these settings would export for the same interval. Only the scale can be
+higher, because a slice may have more buckets than an exported histogram.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from otel_epping.history.columns import ColumnKey, Numbering
 from otel_epping.history.line import split_attributes
 from otel_epping.history.slice import AgentValues, Rtts, Slice
+from otel_epping.kernel import buckets
 from otel_epping.kernel.arrays import Counts, Indexes, grow
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.reading import SHARED_SLOTS, RowOwners, has_owner
@@ -50,6 +52,8 @@ class LiveSource:
             MetricSelection((ALL,)), Limits(max_series=None, roll_up=False), grouping or Grouping()
         )
         self._producer = EppingMetricProducer(collector, AggregationTemporality.DELTA, settings)
+        # A history has no limit on buckets, so the scale is not lowered.
+        self._producer.max_buckets = buckets.bucket_count(collector.config.scale)
         self._numbering = numbering
         self._owners = RowOwners()
         self._lines: Indexes = np.zeros(0, np.int64)  # the line of each row of the producer's readings
@@ -127,8 +131,8 @@ class LiveSource:
             )
         )
         starts = starts_of(np.concatenate([np.diff(part.fitted.starts) for part in parts]))
-        buckets = SparseHistograms(offset, starts, np.concatenate([part.fitted.counts for part in parts]))
-        return Rtts(self._lines[rows], self._methods[methods], scale, buckets, sum_ns, min_ns, max_ns)
+        runs = SparseHistograms(offset, starts, np.concatenate([part.fitted.counts for part in parts]))
+        return Rtts(self._lines[rows], self._methods[methods], scale, runs, sum_ns, min_ns, max_ns)
 
     def _method(self, labels: Labels) -> int:
         return self._numbering.methods.find(str(labels.get(semconv.METHOD, "")))
