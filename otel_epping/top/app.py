@@ -3,6 +3,7 @@
 
 import asyncio
 import signal
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -29,7 +30,7 @@ from otel_epping.top.widgets import NetworkTable, Page, Text
 
 TABS = ("networks", "heat map", "traffic", "health")
 _NETWORKS, _HEAT_MAP, _TRAFFIC, _HEALTH = range(4)
-_HINTS = "? help  s sort  / filter  g group  Enter detail  w window  Space freeze  q quit"
+_HINTS = "? help  s sort  / filter  Enter detail  g group  w window  q quit"
 _BACK = "Esc back  ? help  q quit"
 # While a capture is played, the slider moves by one interval in this time.
 _PLAY_S = 0.5
@@ -173,6 +174,7 @@ class TopApp(App[str]):
         page.set_lines(body or [])
         if not self.query_one("#words").display:
             (page if body is not None else table).focus()
+        self.call_after_refresh(self._draw_foot)
 
     def _page_lines(self, width: int, height: int) -> list[Line] | None:
         """Returns the lines of the page that is shown instead of the table, or None."""
@@ -182,7 +184,7 @@ class TopApp(App[str]):
         if update is None:
             return [line_of("Starting...")]
         if self._opened is not None:
-            return list(detail(update, self._view, self._opened, width, glyphs))
+            return list(detail(update, self._view, self._opened, width, height, glyphs))
         if self._tab == _HEAT_MAP:
             return list(pages.heat_map(update, self._view, width, height, glyphs))
         if self._tab == _TRAFFIC:
@@ -204,9 +206,6 @@ class TopApp(App[str]):
         for number, name in enumerate(TABS):
             is_open = number == self._tab and not self._is_help and self._opened is None
             tabs += [Segment(f" {number + 1} {name} ", CURSOR if is_open else PLAIN), Segment(" ")]
-        foot = line_of(_BACK if self._is_help or self._opened is not None else _HINTS, DIM)
-        if self._problem:
-            foot = line_of(self._problem, HIGH)
         if update:
             why = " ".join(update.reasons) or (update.faults[0] if update.faults else "")
             third = line_of(why, HIGH) if why else line_of(head.verdict(update.frame, view), BOLD)
@@ -216,7 +215,18 @@ class TopApp(App[str]):
             if not self._is_live:
                 self.query_one("#slider", Text).set_lines([self._slider(update)])
         self.query_one("#tabs", Text).set_lines([tabs])
-        self.query_one("#foot", Text).set_lines([foot])
+
+    def _draw_foot(self) -> None:
+        """Draws the last line: the keys and the position, or what is wrong."""
+        table, page = self.query_one(NetworkTable), self.query_one(Page)
+        hints = _BACK if self._is_help or self._opened is not None else _HINTS
+        position = table.position if table.display else page.position
+        foot = [
+            line_of(hints[: self.size.width - len(position)].ljust(self.size.width - len(position)) + position, DIM)
+        ]
+        if self._problem:
+            foot = [line_of(each, HIGH) for each in textwrap.wrap(self._problem, self.size.width)]
+        self.query_one("#foot", Text).set_lines(foot)
 
     def _slider(self, update: Update) -> Line:
         ends = update.ends_ns
@@ -396,6 +406,7 @@ class TopApp(App[str]):
             table.move_to(table.cursor + rows)
         else:
             page.scroll_to(y=page.scroll_offset.y + rows, animate=False)
+        self.call_after_refresh(self._draw_foot)
 
     def action_page(self, pages_down: int) -> None:
         """Moves by a page."""

@@ -171,7 +171,7 @@ def layout(width: int, frame: Frame | None, sort: str) -> Layout:
         labels.append(("interface", "if", _INTERFACE_WIDTH))
     room = width - sum(each + 1 for _, _, each in labels)
     keys = list(_NEEDED)
-    if sort not in keys:
+    if sort in BY_KEY and sort not in keys:
         keys.insert(1, sort)
     while sum(BY_KEY[key].width + 1 for key in keys) > room and len(keys) > 2:
         keys.remove(next(key for key in reversed(keys) if key not in (sort, "p95")))

@@ -18,11 +18,11 @@ from otel_epping.top.strips import Axis, axis_of, strip_values
 from otel_epping.top.text import Glyphs
 from otel_epping.top.view import View
 
-_MAX_BARS = 12
+_MAX_BARS, _LINES_WITHOUT_BARS = 12, 17
 
 
-def detail(update: Update, view: View, network: NetworkLine, width: int, glyphs: Glyphs) -> Iterator[Line]:
-    """Yields the lines of the page."""
+def detail(update: Update, view: View, network: NetworkLine, width: int, height: int, glyphs: Glyphs) -> Iterator[Line]:
+    """Yields the lines of the page. On a small screen, the histogram has fewer bars."""
     frame = update.frame
     if network not in frame.lines:
         yield line_of("This network has no counts now. Esc goes back.")
@@ -34,7 +34,7 @@ def detail(update: Update, view: View, network: NetworkLine, width: int, glyphs:
         yield line_of(", ".join(f"{name} {value}" for name, value in network.tags))
     times = ("least", found.least), ("p50", found.p50), ("p95", found.p95), ("p99", found.p99), ("max", found.maximum)
     parts = [f"{name} {text.milliseconds(float(values[line]))}" for name, values in times]
-    yield line_of(f"RTT ms: {'  '.join(parts)}  of {int(found.samples[line]):,} samples in {frame.total.seconds:.0f} s")
+    yield line_of(f"RTT ms: {'  '.join(parts)}  n {int(found.samples[line]):,}")
     if not found.is_certain[line]:
         yield line_of("Fewer than 20 samples: these numbers are uncertain.", BOLD)
     change, load = float(frame.change_s[line]), float(frame.under_load_s[line])
@@ -43,7 +43,8 @@ def detail(update: Update, view: View, network: NetworkLine, width: int, glyphs:
         f"under load {text.change(load)} ms"
     )
     yield []
-    yield from _histogram(frame.rtts, line, width, glyphs)
+    bars = max(min(_MAX_BARS, height - _LINES_WITHOUT_BARS), _MAX_BARS // 2)
+    yield from _histogram(frame.rtts, line, width, bars, glyphs)
     yield []
     yield from _methods(frame, line, glyphs)
     yield []
@@ -59,7 +60,7 @@ def _title(network: NetworkLine, view: View) -> str:
     return ", ".join(filter(None, [view.label(network), view.system(network), network.country, *place]))
 
 
-def _histogram(rtts: LineRtts, line: int, width: int, glyphs: Glyphs) -> Iterator[Line]:
+def _histogram(rtts: LineRtts, line: int, width: int, bars: int, glyphs: Glyphs) -> Iterator[Line]:
     first, counts = rtts.buckets.run(line)
     if not counts.sum():
         yield line_of("No RTT in this window.")
@@ -67,7 +68,7 @@ def _histogram(rtts: LineRtts, line: int, width: int, glyphs: Glyphs) -> Iterato
     times_s = np.exp2((first + np.arange(len(counts)) + 0.5) / 2.0 ** int(rtts.scales[line]))
     used = np.flatnonzero(counts)
     low, high = times_s[used[0]], times_s[used[-1]] * 1.0001
-    bars = min(_MAX_BARS, len(used))
+    bars = min(bars, len(used))
     edges = np.geomspace(low, max(high, low * 1.01), bars + 1)
     values, _ = np.histogram(times_s, edges, weights=counts)
     yield line_of("RTT ms           samples", BOLD)
@@ -78,7 +79,7 @@ def _histogram(rtts: LineRtts, line: int, width: int, glyphs: Glyphs) -> Iterato
 
 
 def _methods(frame: Frame, line: int, glyphs: Glyphs) -> Iterator[Line]:
-    axis = axis_of(frame.rtts)
+    axis = axis_of(frame.rtts, line)
     yield line_of(f"{'method':15} {'n':>7} {'least':>7} {'p50':>7} {'p95':>7} {'max':>7}  {_ends(axis)}", BOLD)
     for method in frame.total.methods:
         rtts = frame.total.rtts([method])

@@ -12,8 +12,8 @@ from otel_epping.history.histograms import Floats
 from otel_epping.history.line_rtts import NO_SCALE, LineRtts
 from otel_epping.kernel.arrays import Counts
 
-# The axis contains all RTTs except this share at each end. RTTs outside of the axis are shown at its ends. RTTs of hosts
-# on the same machine do not make the axis longer.
+# The axis contains all RTTs except this share at each end. RTTs outside of the axis are shown at its ends. RTTs of
+# hosts on the same machine do not make the axis longer.
 _OUTSIDE = 0.002
 _LEAST_S = 1e-4
 _STEPS = (1, 2, 5)
@@ -35,15 +35,17 @@ class Axis(NamedTuple):
 DEFAULT_AXIS = Axis(1e-3, 1.0)
 
 
-def axis_of(rtts: LineRtts) -> Axis:
-    """Returns the axis for the RTTs of all lines. Both ends are 1, 2 or 5 times a power of ten."""
-    lengths = rtts.buckets.lengths
-    counts = rtts.buckets.counts
+def axis_of(rtts: LineRtts, line: int | None = None) -> Axis:
+    """Returns the axis for the RTTs of all lines or of one line. Both ends are 1, 2 or 5 times a power of ten."""
+    buckets, scales = rtts.buckets, rtts.scales
+    if line is not None:
+        buckets, scales = buckets.select(np.array([line])), scales[[line]]
+    lengths, counts = buckets.lengths, buckets.counts
     if not counts.sum():
         return DEFAULT_AXIS
     # Bucket numbers at scale 0 are exact enough for the ends of an axis, and there are few of them.
-    index = np.repeat(rtts.buckets.first - rtts.buckets.starts[:-1], lengths) + np.arange(len(counts))
-    scales = np.where(rtts.scales == NO_SCALE, 0, rtts.scales)
+    index = np.repeat(buckets.first - buckets.starts[:-1], lengths) + np.arange(len(counts))
+    scales = np.where(scales == NO_SCALE, 0, scales)
     quarter = np.floor(4.0 * index / np.repeat(np.exp2(scales), lengths)).astype(np.int64)
     first = int(quarter.min())
     cumulative = np.cumsum(np.bincount(quarter - first, weights=counts))

@@ -34,6 +34,8 @@ class Text(Widget):
 
     def set_lines(self, lines: Sequence[Line]) -> None:
         """Shows these lines."""
+        if len(lines) != len(self._lines):
+            self.styles.height = len(lines)
         self._lines = lines
         self.refresh()
 
@@ -52,6 +54,12 @@ class Page(ScrollView, can_focus=True):
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self._lines: Sequence[Line] = []
+
+    @property
+    def position(self) -> str:
+        """The numbers of the visible lines, or "" if all lines are visible."""
+        top, height, lines = int(self.scroll_offset.y), self.size.height, len(self._lines)
+        return f"lines {top + 1}-{min(top + height, lines)} of {lines}" if lines > height > 0 else ""
 
     def set_lines(self, lines: Sequence[Line]) -> None:
         """Shows these lines. The position stays."""
@@ -88,6 +96,12 @@ class NetworkTable(Widget, can_focus=True):
     def rows(self) -> int:
         """Number of rows of the table."""
         return len(self.table.shown) if self.table else 0
+
+    @property
+    def position(self) -> str:
+        """The numbers of the visible rows, or "" if all rows are visible."""
+        height = max(self.size.height - 1, 1)
+        return f"rows {self._top + 1:,}-{min(self._top + height, self.rows):,}" if self.rows > height else ""
 
     @property
     def selected(self) -> int | None:

@@ -77,6 +77,8 @@ class LiveSource:
         for batch in self._producer.batches():
             self._producer.acknowledge(batch)
             batches.append(batch)
+        if not self._columns:
+            self._find_columns(batches)
         lines = self._find_lines(batches[0])
         time_ns = batches[0].reading.time_ns
         if begin_ns is None:
@@ -88,6 +90,15 @@ class LiveSource:
         rows = np.unique(np.concatenate([series.rows for batch in batches for series in batch.counters]))
         counters = self._counters(batches, rows)
         return Slice(begin_ns, end_ns or time_ns, lines[rows], counters, self._rtts(batches), self._agent(batches[0]))
+
+    def _find_columns(self, batches: list[ExportBatch]) -> None:
+        """Gives numbers to all columns, even to columns without counts: their counts are 0, and not unknown."""
+        for batch in batches:
+            columns = batch.group.columns
+            for metric, numbers in columns.by_metric.items():
+                known = self._columns.setdefault(metric, np.full(len(columns.labels), -1, np.int64))
+                keys = [ColumnKey.of(metric.name, columns.labels[number]) for number in numbers]
+                known[numbers] = [self._numbering.columns.find(key) for key in keys]
 
     def _find_lines(self, batch: ExportBatch) -> Indexes:
         """Returns the line of each row of the reading."""
