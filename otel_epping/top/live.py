@@ -73,10 +73,11 @@ class LiveFeed:
         ]
         return (*missing, *down, *self._collector.attachments.faults)
 
-    def wait(self, until_s: float, is_stopped: Callable[[float], bool]) -> None:
+    def wait(self, until_s: float, is_stopped: Callable[[float], bool]) -> bool:
         """Looks after the interfaces and the hooks until the time `until_s` of the monotonic clock.
 
-        Calls `is_stopped` with the time to wait, in seconds. Returns when the result is true.
+        Calls `is_stopped` with the time to wait, in seconds. Returns False when the result is true, and True at the
+        end of the time.
         """
         while True:
             self._hooks.check()
@@ -84,8 +85,10 @@ class LiveFeed:
             if self._interfaces.is_outdated or select.select([self._interfaces], [], [], 0)[0]:
                 self._interfaces.follow()
             rest_s = until_s - time.monotonic()
-            if rest_s <= 0 or is_stopped(min(_STEP_S, rest_s)):
-                return
+            if rest_s <= 0:
+                return True
+            if is_stopped(min(_STEP_S, rest_s)):
+                return False
 
     def take(self) -> Slice:
         """Returns the counts since the previous call. Raises OSError if a map cannot be read."""

@@ -117,14 +117,11 @@ class Measuring(threading.Thread):
             self._answer()
             due_s = time.monotonic() + self._delay_s
             while not self._is_ended:
-                if self._feed:
-                    self._feed.wait(due_s, self._wake.wait)
-                else:
-                    self._wake.wait()
+                is_due = self._feed.wait(due_s, self._wake.wait) if self._feed else not self._wake.wait()
                 self._wake.clear()
                 if self._is_ended:
                     return
-                if self._feed and time.monotonic() >= due_s:
+                if is_due and self._feed:
                     self._take(self._feed)
                     due_s = time.monotonic() + self.interval_s
                 else:
