@@ -59,7 +59,7 @@ def verdict(frame: Frame, view: View) -> str:
         return "No network is slow: RTTs are within 1 ms of the least RTT of each network."
     return (
         f"Worst: {view.label(frame.lines[line])} adds {text.milliseconds(float(found.excess[line]))} ms to its least RTT of "
-        f" {text.milliseconds(float(found.least[line]))} ms, p95 {text.milliseconds(float(found.p95[line]))} ms"
+        f"{text.milliseconds(float(found.least[line]))} ms, p95 {text.milliseconds(float(found.p95[line]))} ms"
     )
 
 

@@ -19,7 +19,7 @@ from otel_epping.series.grouping import SUBNET
 from otel_epping.top.frame import Frame, make_frame
 
 _NS = 10**9
-# By default, the baseline is the first minute.
+# By default, the baseline is the first minute. A window that overlaps with the first minute is not compared with it.
 BASELINE_NS = 60 * _NS
 # A window is summed again when it is longer than wanted by a part of _PARTS. Otherwise, new slices are only added.
 _PARTS = 6
@@ -40,6 +40,7 @@ class Session:
         self._window: Total | None = None
         self._window_s: float | None = None
         self._baseline: tuple[LineRtts, int, int] | None = None
+        self._is_baseline_chosen = False
         self._under_load_s: Floats | None = None
         self._load_ns = 0
 
@@ -70,10 +71,14 @@ class Session:
             else:
                 self._window.add(StoredSlice(slice))
         if self._baseline is None and self.end_ns - self.begin_ns >= BASELINE_NS:
-            self.set_baseline(self.history.total(None, self.begin_ns + BASELINE_NS))
+            self._set_baseline(self.history.total(None, self.begin_ns + BASELINE_NS))
 
     def set_baseline(self, total: Total) -> None:
-        """Makes the RTTs of `total` the baseline."""
+        """Makes the RTTs of `total` the baseline, from now on."""
+        self._is_baseline_chosen = True
+        self._set_baseline(total)
+
+    def _set_baseline(self, total: Total) -> None:
         self._baseline = total.rtts().copy(), total.begin_ns, total.end_ns
 
     def window(self, window_s: float | None, end_ns: int | None = None) -> Total:
@@ -102,7 +107,9 @@ class Session:
         window = self.window(window_s, end_ns)
         everything = self.history.total(None, end_ns) if end_ns is not None else self.history.total()
         session = everything.rtts(methods).copy()
-        baseline = self._baseline[0].copy() if self._baseline and window.begin_ns >= self._baseline[2] else None
+        baseline = None
+        if self._baseline and (self._is_baseline_chosen or window.begin_ns >= self._baseline[2]):
+            baseline = self._baseline[0].copy()
         # It is not known when the lines of a given history were seen last. They do not fade.
         seen_ns = grow(self._seen_ns, window.lines, 0 if len(self._seen_ns) else window.end_ns).copy()
         if group_by != SUBNET:

@@ -47,6 +47,8 @@ class View:
         """Returns the text that names a line."""
         if not line.is_network:
             return line.label
+        if self.group_by != SUBNET and line == Line(interface=line.interface, side=line.side, agent=line.agent):
+            return f"no {self.group_by}"
         kind = "network" if line.name else "subnet" if line.subnet else "group"
         return self.show(kind, line.label)
 

@@ -38,14 +38,14 @@ class Provider:
         self.now_ns = START_NS
         self._random = np.random.default_rng(seed)
         self._shared = [numbering.lines.find(Line(OVERFLOW)), numbering.lines.find(Line(UNANSWERED))]
-        self._lines = np.array([numbering.lines.find(self.line(number)) for number in range(networks)])
+        self._lines = np.array([numbering.lines.find(self.line(number)) for number in range(networks)], np.int64)
         self._columns = [
             numbering.columns.find(ColumnKey(metric.name, tuple(sorted(attributes.items()))))
             for metric, attributes in (*_COLUMNS, *_MORE, _FLOWS)
         ]
         self._method = numbering.methods.find("tcp_timestamp")
         self._least_s = self._random.lognormal(-4, 0.8, networks)
-        self._least_s[self.WORST] = 0.02
+        self._least_s[self.WORST : self.WORST + 1] = 0.02
 
     @staticmethod
     def line(number: int) -> Line:

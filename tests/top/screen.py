@@ -17,6 +17,8 @@ from otel_epping.top.widgets import NetworkTable, Page, Text
 from tests.support.patience import PATIENCE_S
 from tests.top.provider import Provider
 
+_WAIT_S = 20.0
+
 
 class FakeFeed:
     """A feed of the slices of a provider. A slice is due when the test sets `due`."""
@@ -60,7 +62,7 @@ class Screen:
 
     async def shows(self, *words: str) -> str:
         """Wait until the screen contains all words, and return its text."""
-        for _ in range(int(PATIENCE_S / 0.02)):
+        for _ in range(int(_WAIT_S / 0.02)):
             await self.pilot.pause(0.02)
             if all(word in self.text for word in words):
                 return self.text
@@ -68,7 +70,7 @@ class Screen:
 
     async def hides(self, word: str) -> str:
         """Wait until the screen does not contain a word, and return its text."""
-        for _ in range(int(PATIENCE_S / 0.02)):
+        for _ in range(int(_WAIT_S / 0.02)):
             await self.pilot.pause(0.02)
             if word not in self.text:
                 return self.text
