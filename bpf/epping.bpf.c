@@ -65,12 +65,22 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 
 /*
  * Finds the slots of both endpoints. The slots of a TCP flow are in the flow table entry. For all other packets, the
- * slots are in the slot cache.
+ * slots are in the slot cache. With named networks, a look-up of a slot takes longer, so the program also searches the
+ * slot cache for the slots of a new flow.
  */
 static __always_inline void find_slots(struct context *ctx)
 {
     u32 epoch = current_control()->epoch;
 
+#if NETWORKS
+    if (ctx->has_flow && has_cached_slots(ctx, epoch))
+        return;
+    if (ctx->has_flow)
+        cold();
+    find_cached_slots(ctx, epoch);
+    if (ctx->has_flow)
+        cache_slots(ctx, epoch);
+#else
     if (ctx->has_flow) {
         u64 *cached = ctx->flow->cached_slots;
 
@@ -79,6 +89,7 @@ static __always_inline void find_slots(struct context *ctx)
     } else {
         find_cached_slots(ctx, epoch);
     }
+#endif
 }
 
 /* Calls the function of a method if METHODS contains the method and the method needs packets of this kind. */

@@ -69,9 +69,30 @@ static __always_inline bool find_flow(struct context *ctx)
 }
 
 /*
- * Returns the slot of an endpoint, and caches the slot in the flow. The epoch and the slot are in one 64-bit word, so
- * that a slow CPU cannot store a slot of an old epoch together with a new epoch.
+ * The flow caches the slots of both endpoints. The epoch and the slot are in one 64-bit word, so that a slow CPU cannot
+ * store a slot of an old epoch together with a new epoch.
  */
+#if NETWORKS
+
+/* Sets the slots of both endpoints, if the flow has cached both slots in this epoch. */
+static __always_inline bool has_cached_slots(struct context *ctx, u32 epoch)
+{
+    u64 source = ctx->flow->cached_slots[ctx->source_index], destination = ctx->flow->cached_slots[!ctx->source_index];
+
+    ctx->source.slot = source;
+    ctx->destination.slot = destination;
+    return source >> 32 == epoch && destination >> 32 == epoch;
+}
+
+static __always_inline void cache_slots(const struct context *ctx, u32 epoch)
+{
+    ctx->flow->cached_slots[ctx->source_index] = (u64)epoch << 32 | ctx->source.slot;
+    ctx->flow->cached_slots[!ctx->source_index] = (u64)epoch << 32 | ctx->destination.slot;
+}
+
+#else
+
+/* Returns the slot of an endpoint, and caches the slot in the flow. */
 static __always_inline u32 cached_slot(const struct context *ctx, const struct endpoint *endpoint, u64 *cache,
                                        u32 epoch)
 {
@@ -84,3 +105,5 @@ static __always_inline u32 cached_slot(const struct context *ctx, const struct e
     }
     return cached;
 }
+
+#endif

@@ -111,7 +111,7 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 /* ---- the slot cache (slot_cache.h) */
 
-#define SLOT_CACHE_BITS 12
+#define SLOT_CACHE_BITS (NETWORKS ? 14 : 12)
 
 /*
  * If PREFIX_V6 is at most 64, one half of each prefix is 0: the first half of an IPv4 prefix, and the second half of an
@@ -124,15 +124,17 @@ struct prefix {
 };
 
 /*
- * Bits in the tag of an entry. The lowest four bits are the family of the packet. The bit TAG_EMBEDDED is set for an
- * endpoint of an IPv6 packet that counts for an embedded IPv4 address. The bit TAG_NARROW is set if the prefix of an
- * endpoint is an IPv4 address, an IPv6 /64, or with two words an IPv6 address, and not a subnet (networks.h). The
- * numbers are for the internal endpoint. The number for the external endpoint is twice as large.
+ * Bits in the tag of an entry. The lowest four bits are the family of the packet. TAG_EMBEDDED, for the internal
+ * endpoint, and TAG_EMBEDDED << 1, for the external endpoint, are set if an endpoint of an IPv6 packet counts for an
+ * embedded IPv4 address.
+ *
+ * If named networks split a subnet (networks.h), the entry of a pair of subnets has the number NO_SINGLE_SLOT instead
+ * of the subnet's slot. The slot is then in an entry for one endpoint: `internal` is an IPv4 address, an IPv6 /64, or
+ * with two words an IPv6 address, `external` is 0, and the tag has the bit TAG_NARROW and the side of the endpoint.
  */
 #define TAG_EMBEDDED 0x10
+#define TAG_SIDE_SHIFT 4
 #define TAG_NARROW 0x40
-
-/* If a subnet is split (networks.h), the entry of a pair of subnets has this number instead of the slot. */
 #define NO_SINGLE_SLOT OVERFLOW_SLOT
 
 /*
@@ -144,7 +146,7 @@ struct prefix {
 struct slot_cache_entry {
     struct prefix internal;
     struct prefix external;
-    u64 tag; /* epoch << 32 | interface << 8 | bits of the two endpoints; 0: this row is free */
+    u64 tag; /* epoch << 32 | interface << 8 | bits of the endpoints; 0: this row is free */
     u32 slots[2];
 };
 

@@ -17,6 +17,7 @@
 #pragma once
 
 #include "config.h"
+#include "control.h"
 #include "direct_value.h"
 #include "methods.h"
 
@@ -146,28 +147,6 @@ struct sketch_register {
 };
 
 BPF_F_TABLE("array", u32, struct sketch_register, unanswered_sketch, 1 << SKETCH_BITS, BPF_F_MMAPABLE);
-
-/* ---- control: values that user space changes while the program runs */
-
-struct control {
-    /* User space increments the epoch when it reclaims slots, and again when it frees these slots for reuse. If a slot
-     * was cached in an older epoch, the program looks the slot up again. */
-    u32 epoch;
-    /* Number of the current export interval. Minima and maxima are stored per interval (histogram.h). */
-    u32 interval;
-#if NETWORKS
-    /* The trie of named networks that is in use: 0 or 1 (networks.h). */
-    u32 networks;
-    u32 unused;
-#endif
-};
-
-BPF_ARRAY(control, struct control, 1);
-
-static __always_inline const struct control *current_control(void)
-{
-    return DIRECT_ADDRESS(DIRECT_CONTROL, const struct control);
-}
 
 /* ---- interfaces */
 

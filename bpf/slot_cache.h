@@ -95,47 +95,67 @@ static __always_inline struct slot_cache_entry *add_entry(u64 row, const struct 
 
 #if NETWORKS
 
-/* Returns the IPv4 address or the IPv6 /64 of an endpoint; if a prefix has two words, the IPv6 address. */
-static __always_inline struct prefix narrow_prefix_of(const struct packet *packet, const struct address *address)
+/* Returns the entry for one endpoint of a split subnet: an IPv4 address, an IPv6 /64, or an IPv6 address. */
+static __always_inline struct prefix_pair narrow_pair(struct packet *packet, const struct address *address, u64 tag)
 {
     struct address copy = *address;
     bool is_v4 = packet->family == FAMILY_V4 || extract_ipv4(&copy);
+    struct address mask = {.half = {~0ULL, is_v4 || PREFIX_WORDS > 1 ? ~0ULL : 0}};
+    struct prefix_pair pair = {.internal = prefix_of(&copy, mask), .tag = tag | (is_v4 ? FAMILY_V4 : FAMILY_V6)};
 
-    return prefix_of(&copy, (struct address){.half = {~0ULL, is_v4 || PREFIX_WORDS > 1 ? ~0ULL : 0}});
-}
-
-/* Replaces the subnet of each split endpoint by a longer prefix. */
-static __always_inline void narrow(struct packet *packet, const struct address *inside, const struct address *outside,
-                                   bool inside_is_split, bool outside_is_split, struct prefix_pair *wanted)
-{
-    if (inside_is_split) {
-        wanted->internal = narrow_prefix_of(packet, inside);
-        wanted->tag |= TAG_NARROW;
-    }
-    if (outside_is_split) {
-        wanted->external = narrow_prefix_of(packet, outside);
-        wanted->tag |= TAG_NARROW << 1;
-    }
-    for (u32 i = 0; i < PREFIX_WORDS; i++) {
-        wanted->internal.word[i] = hide_from_verifier(packet, wanted->internal.word[i]);
-        wanted->external.word[i] = hide_from_verifier(packet, wanted->external.word[i]);
-    }
-    wanted->tag = hide_from_verifier(packet, wanted->tag);
+    for (u32 i = 0; i < PREFIX_WORDS; i++)
+        pair.internal.word[i] = hide_from_verifier(packet, pair.internal.word[i]);
+    pair.tag = hide_from_verifier(packet, pair.tag);
+    return pair;
 }
 
 #endif
 
 /*
+ * Finds the slot of one endpoint, if the pair of subnets is not in the cache, or if the subnet of the endpoint is split
+ * by named networks. In the second case, `narrow_tag` is the tag of the endpoint's own entry; otherwise it is 0.
+ * Returns whether the subnet is split.
+ */
+static __always_inline bool find_endpoint_slot(struct context *ctx, struct endpoint *endpoint, u64 narrow_tag)
+{
+    u64 split;
+
+#if NETWORKS
+    struct prefix_pair wanted = {};
+    u64 row = 0;
+
+    if (narrow_tag) {
+        wanted = narrow_pair(ctx->packet, endpoint->address, narrow_tag);
+        row = row_of(ctx, &wanted);
+
+        const struct slot_cache_entry *found = find_entry(row, &wanted);
+
+        if (found) {
+            endpoint->slot = found->slots[0];
+            return true;
+        }
+    }
+#endif
+    endpoint->slot = find_slot(ctx, endpoint, false, &split);
+#if NETWORKS
+    if (narrow_tag && endpoint->slot >= SHARED_SLOTS && !(split & SPLIT_64))
+        add_entry(row, &wanted)->slots[0] = endpoint->slot;
+#endif
+    return split;
+}
+
+/*
  * Finds the slots of both endpoints. If an endpoint is counted in the overflow slot, the pair of slots is not cached,
  * and the program looks up both slots again for the next packet between the same subnets.
  *
- * If named networks split a subnet, the entry of the pair of subnets says which endpoint is split, and a second entry,
- * with a longer prefix of this endpoint, has the slots. So only packets of split subnets need a second look-up.
+ * If named networks split a subnet, the entry of a pair of subnets has no slot for the split endpoint. The slot is then
+ * in an entry of the endpoint, whose tag has the bit TAG_NARROW. So only packets of split subnets need a second
+ * look-up, and the number of entries does not grow with the number of pairs of addresses.
  */
 static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
 {
     struct packet *packet = ctx->packet;
-    u64 source = bounded(source_index(packet, ctx->source.side), 2), source_split, destination_split;
+    u64 source = bounded(source_index(packet, ctx->source.side), 2);
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
 
@@ -143,47 +163,36 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
     barrier_var(inside);
     barrier_var(outside);
 
-    struct prefix_pair wanted = {.tag = (u64)epoch << 32 | (u32)ctx->interface << 8 | packet->family};
+    u64 tag = (u64)epoch << 32 | (u32)ctx->interface << 8;
+    struct prefix_pair wanted = {.tag = tag | packet->family};
 
     wanted.internal = subnet_of(packet, inside, &wanted.tag, TAG_EMBEDDED);
     wanted.external = subnet_of(packet, outside, &wanted.tag, TAG_EMBEDDED << 1);
 
     u64 row = row_of(ctx, &wanted);
     const struct slot_cache_entry *found = find_entry(row, &wanted);
-    struct slot_cache_entry *added;
 
-#if NETWORKS
-    if (found && (found->slots[0] == NO_SINGLE_SLOT || found->slots[1] == NO_SINGLE_SLOT)) {
-        narrow(packet, inside, outside, found->slots[0] == NO_SINGLE_SLOT, found->slots[1] == NO_SINGLE_SLOT, &wanted);
-        row = row_of(ctx, &wanted);
-        found = find_entry(row, &wanted);
-    }
-#endif
     if (found) {
         ctx->source.slot = found->slots[source];
         ctx->destination.slot = found->slots[!source];
-        return;
+        if (!NETWORKS || (ctx->source.slot != NO_SINGLE_SLOT && ctx->destination.slot != NO_SINGLE_SLOT))
+            return;
     }
     cold();
-    ctx->source.slot = find_slot(ctx, &ctx->source, false, &source_split);
-    ctx->destination.slot = find_slot(ctx, &ctx->destination, false, &destination_split);
-    if (ctx->source.slot < SHARED_SLOTS || ctx->destination.slot < SHARED_SLOTS)
-        return;
-#if NETWORKS
-    u64 inside_split = source ? destination_split : source_split;
-    u64 outside_split = source ? source_split : destination_split;
 
-    if ((inside_split || outside_split) && !(wanted.tag & (TAG_NARROW | TAG_NARROW << 1))) {
-        added = add_entry(row, &wanted);
-        added->slots[source] = source_split ? NO_SINGLE_SLOT : ctx->source.slot;
-        added->slots[!source] = destination_split ? NO_SINGLE_SLOT : ctx->destination.slot;
-        narrow(packet, inside, outside, inside_split, outside_split, &wanted);
-        row = row_of(ctx, &wanted);
-    }
-    if ((inside_split | outside_split) & SPLIT_64)
+    bool source_is_split = false, destination_is_split = false;
+
+    tag |= TAG_NARROW;
+    if (!found || ctx->source.slot == NO_SINGLE_SLOT)
+        source_is_split = find_endpoint_slot(ctx, &ctx->source, found ? tag | ctx->source.side << TAG_SIDE_SHIFT : 0);
+    if (!found || ctx->destination.slot == NO_SINGLE_SLOT)
+        destination_is_split =
+            find_endpoint_slot(ctx, &ctx->destination, found ? tag | ctx->destination.side << TAG_SIDE_SHIFT : 0);
+    if (found || ctx->source.slot < SHARED_SLOTS || ctx->destination.slot < SHARED_SLOTS)
         return;
-#endif
-    added = add_entry(row, &wanted);
-    added->slots[source] = ctx->source.slot;
-    added->slots[!source] = ctx->destination.slot;
+
+    struct slot_cache_entry *added = add_entry(row, &wanted);
+
+    added->slots[source] = source_is_split ? NO_SINGLE_SLOT : ctx->source.slot;
+    added->slots[!source] = destination_is_split ? NO_SINGLE_SLOT : ctx->destination.slot;
 }

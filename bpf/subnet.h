@@ -189,7 +189,10 @@ static __always_inline u32 find_slot(const struct context *ctx, const struct end
 
     if (family == FAMILY_V6 && extract_ipv4(&address))
         family = FAMILY_V4;
+    /* From here, the verifier follows one path for all kinds of addresses. */
     family = hide_from_verifier(ctx->packet, family);
+    address.half[0] = hide_from_verifier(ctx->packet, address.half[0]);
+    address.half[1] = hide_from_verifier(ctx->packet, address.half[1]);
 
     struct subnet_key key = {
         .prefix = masked(&address, mask_of(family)),

@@ -24,10 +24,14 @@ seconds.
 
 # The public members of each class. All other members of the class are for use inside the package only.
 _MEMBERS: dict[str, tuple[str, ...]] = {
-    "EppingCollector": ("attach", "detach", "close"),
+    "EppingCollector": ("attach", "detach", "change_networks", "close"),
     "EppingConfig": (),
     "ExportSettings": (),
     "Limits": (),
+    "read_networks": (),
+    "Networks": (),
+    "Grouping": (),
+    "Databases": ("reopen",),
     "MetricSelection": (),
     "EppingMetricProducer": ("produce",),
     "install": (),

@@ -24,6 +24,13 @@ All names have the stability level `development`. They may change in any release
 """
 
 
+_NETWORKS = """\
+A point of a subnet or of a covering prefix has `epping.subnet` and `network.type`. A point of a named network has
+`epping.network.name` and `epping.network.tag.<tag>` instead. AS numbers, AS organisations and countries need a
+database. See [networks.md](networks.md).
+"""
+
+
 _GROUPS = """## Groups
 
 The setting `metrics` is a list of groups. `all` stands for all groups. `core`, the default, stands for all groups
@@ -81,7 +88,7 @@ def markdown() -> str:
         lines.append(
             f"| `{metric.name}` | `{metric.group}` | {metric.kind} | `{metric.unit}` | {metric.description} | {keys} |"
         )
-    lines += ["", "| attribute | meaning |", "|---|---|"]
+    lines += ["", _NETWORKS, "| attribute | meaning |", "|---|---|"]
     lines += [f"| `{key}` | {_meaning(attribute)} |" for key, attribute in semconv.ATTRIBUTES.items()]
     lines += ["", _GROUPS, "| group | attributes that may be left out | attributes that are needed |", "|---|---|---|"]
     lines += [_group(group) for group in GROUPS]

@@ -137,6 +137,27 @@ def test_an_application_exports_the_rtts_of_its_network(ns: Namespace) -> None:
         assert [point.point.as_int for point in sink.points("shop.orders")] == [1]
 
 
+def test_named_networks(ns: Namespace, public: Path) -> None:
+    path = public / "networks.csv"
+    path.write_text("cidr,name,site\n127.0.0.0/8,this host,here\n")
+    settings = {"OTEL_EPPING_NETWORKS": str(path), "OTEL_EPPING_NETWORK_TAGS": "site"}
+    with Sink(namespace=ns) as sink:
+        assert run(ns, sink, APPLICATION, **settings) == ""
+        (rtt,) = rtts(sink)
+        assert rtt.attributes[semconv.NETWORK_NAME] == "this host"
+        assert rtt.attributes[f"{semconv.NETWORK_TAG}.site"] == "here"
+        assert semconv.SUBNET not in rtt.attributes
+
+
+def test_an_invalid_file_of_named_networks_is_one_warning(ns: Namespace, public: Path) -> None:
+    path = public / "networks.csv"
+    path.write_text("cidr,name\nnonsense,this host\n")
+    with Sink(namespace=ns) as sink:
+        said = run(ns, sink, "print(end='')", OTEL_EPPING_NETWORKS=str(path))
+        (line,) = said.splitlines()
+        assert f"the network is not measured: {path}:2: " in line
+
+
 def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
     """The endpoint, the resource and the settings of otel-epping come only from the configuration file."""
     path = tmp_path / "otel.yaml"

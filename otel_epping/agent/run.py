@@ -78,6 +78,7 @@ class Agent:
         requirements.check_open_files()
         requirements.check_threads()
         descriptors.raise_limit()
+        heap.use_one_arena()
         self._hook = choose_hook(settings.kernel.hook)
         self._stop = Stop("stopped at once; the last interval may not have been delivered", STOP_S)
         self._signals = SignalPipe()

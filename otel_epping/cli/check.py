@@ -37,9 +37,8 @@ _MIB = 2**20
 # temporality (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_PER_SUBNET = 10 * 1024
-# Maximum additional memory of the agent for each prefix of a named network, while the file is read again
-# (docs/networks.md).
-_AGENT_BYTES_PER_PREFIX = 1600
+# Additional memory of the agent for each prefix of a named network, while the file is read again (docs/networks.md).
+_AGENT_BYTES_PER_PREFIX = 2700
 # The checks in _ENVIRONMENT are reported only if they fail.
 _ENVIRONMENT: dict[str, Callable[[], object]] = {
     "file systems": requirements.check_file_systems,
@@ -108,7 +107,7 @@ def _networks(networks: Networks, config: EppingConfig) -> str:
     per_prefix = [f"{each / prefixes * MAX_PREFIXES / _MIB:.0f} MiB" for each in (kernel, agent)]
     return (
         f"{len(networks.networks):,} named networks with {prefixes:,} prefixes: at most {kernel / _MIB:.1f} MiB in the "
-        f"kernel and {agent / _MIB:.1f} MiB in the agent ({per_prefix[0]} and {per_prefix[1]} for each "
+        f"kernel and about {agent / _MIB:.1f} MiB in the agent ({per_prefix[0]} and {per_prefix[1]} for each "
         f"{MAX_PREFIXES:,} prefixes)"
     )
 
@@ -240,7 +239,13 @@ def findings(settings: Settings, verbose: bool = False) -> Iterator[Finding]:
         networks = names.read(settings, settings.networks) if settings.networks else None
     except EppingError as error:
         yield from (Finding("networks", False, line) for line in str(error).splitlines())
-    yield from (_find("database", partial(_database, path)) for path in settings.database)
+    databases = [_find("database", partial(_database, path)) for path in settings.database]
+    yield from databases
+    if databases and all(each.ok for each in databases):
+        try:
+            names.check_databases(settings, Databases(settings.database))
+        except EppingError as error:
+            yield Finding("database", False, str(error))
     try:
         with EppingCollector(config, networks=networks) as collector:
             program = collector.program

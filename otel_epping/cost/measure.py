@@ -45,6 +45,7 @@ class Measurement:
     config       the configuration of the kernel program
     selection    the chosen metrics and attributes
     interval_s   time between exports, in seconds
+    group_by     what a series stands for; with another value than "subnet", `networks` counts groups
     networks     the networks that were seen
     chosen       the export with the chosen settings
     complete     the export of all metrics with all attributes
@@ -57,6 +58,7 @@ class Measurement:
     config: EppingConfig
     selection: MetricSelection
     interval_s: float
+    group_by: str
     networks: SubnetNumbers
     chosen: Export
     complete: Export
@@ -76,7 +78,8 @@ class Meter:
         self._complete = CountingExporter(collector, replace(settings, selection=MetricSelection((ALL,))))
         # All exporters exist from the start. An exporter that is created later does not get the minima and maxima of
         # the RTTs, so its export is smaller.
-        self._tried = [(each.options, CountingExporter(collector, each.settings)) for each in candidates(settings)]
+        tried = candidates(settings, has_names=collector.config.named_networks)
+        self._tried = [(each.options, CountingExporter(collector, each.settings)) for each in tried]
 
     def read(self) -> None:
         """Makes the exports that agents would make after an interval, and does not count them.
@@ -100,6 +103,7 @@ class Meter:
             config=self._collector.config,
             selection=self._settings.selection,
             interval_s=interval_s,
+            group_by=self._settings.grouping.group_by,
             networks=networks(complete, self._collector.config),
             chosen=chosen,
             complete=complete,

@@ -11,6 +11,7 @@ from otel_epping.cost.measure import Measurement
 from otel_epping.cost.suggestions import Suggestion
 from otel_epping.cost.usage import AttributeUsage, GroupUsage
 from otel_epping.cost.vendor_units import VendorUnits, vendor_units
+from otel_epping.series.grouping import SUBNET
 
 _DAY_S = 86_400
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -68,9 +69,11 @@ def _totals(measurement: Measurement, units: VendorUnits) -> Iterator[str]:
     networks, chosen = measurement.networks, measurement.chosen
     exports = _DAY_S / measurement.interval_s
     yield f"{measurement.source}: {measurement.packets:,} packets in {_seconds(measurement.span_s)}"
-    yield f"networks: {networks.answered:,} answered, about {networks.never_answered:,} never answered"
+    is_grouped = measurement.group_by != SUBNET
+    what, groups = ("groups", f"groups by {measurement.group_by}") if is_grouped else ("networks", "networks")
+    yield f"{groups}: {networks.answered:,} answered, about {networks.never_answered:,} never answered"
     yield (
-        f"answered networks: {networks.individual:,} exported individually, {networks.rolled_up:,} in "
+        f"answered {what}: {networks.individual:,} exported individually, {networks.rolled_up:,} in "
         f"{networks.covering:,} covering prefixes, {networks.overflowed:,} on the overflow point"
     )
     if not networks.answered:
@@ -170,6 +173,7 @@ def _as_json(
         "source": measurement.source,
         "seconds": measurement.span_s,
         "packets": measurement.packets,
+        "group_by": measurement.group_by,
         "networks": dataclasses.asdict(measurement.networks),
         "interval_seconds": interval_s,
         "export": {

@@ -14,11 +14,19 @@ from otel_epping.cost.export import Export
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.metric import GROUPS, RTTS
 from otel_epping.otel.metric_selection import CORE, MetricSelection, attributes_of
-from otel_epping.otel.semconv import ATTRIBUTES, SUBNET
+from otel_epping.otel.semconv import AS_NUMBER, ATTRIBUTES, COUNTRY, NETWORK_NAME, NETWORK_TAG, SUBNET
+from otel_epping.series import grouping
 
 # A suggestion must reduce the data points per minute, the series or the bytes per minute by at least this share.
 _LEAST_EFFECT = 0.05
 _MAX_SERIES = (1000, 200, 50, 10)
+# Value of group_by -> the attributes that say what a series stands for. With any other value, this is a tag.
+_SUBJECTS = {
+    grouping.SUBNET: {SUBNET},
+    grouping.NAME: {NETWORK_NAME},
+    grouping.ASN: {AS_NUMBER},
+    grouping.COUNTRY: {COUNTRY},
+}
 _INTERVALS = {"1m": 60.0, "5m": 300.0}
 
 
@@ -77,10 +85,10 @@ def _effect(now: Suggestion, other: Suggestion) -> float:
     return max(1 - less / more for less, more in shares)
 
 
-def candidates(settings: ExportSettings) -> list[Candidate]:
-    """Returns changed settings that may help."""
+def candidates(settings: ExportSettings, *, has_names: bool) -> list[Candidate]:
+    """Returns changed settings that may help. `has_names` is true if there are named networks."""
     selection = settings.selection
-    found = [*_fewer_metrics(settings), *_fewer_attributes(settings)]
+    found = [*_fewer_metrics(settings), *_fewer_attributes(settings, has_names=has_names)]
     found = [each for each in found if each.settings.selection.exported != selection.exported]
     for limit in _MAX_SERIES:
         if limit < (settings.limits.max_series or math.inf):
@@ -101,15 +109,16 @@ def _fewer_metrics(settings: ExportSettings) -> Iterator[Candidate]:
             yield Candidate(options, replace(settings, selection=selection))
 
 
-def _fewer_attributes(settings: ExportSettings) -> Iterator[Candidate]:
-    """Yields settings that leave out all optional attributes of one group except the subnet."""
-    selection = settings.selection
+def _fewer_attributes(settings: ExportSettings, *, has_names: bool) -> Iterator[Candidate]:
+    """Yields settings that leave out all optional attributes of one group except what a series stands for."""
+    selection, group_by = settings.selection, settings.grouping.group_by
+    subject = {SUBNET, NETWORK_NAME} if group_by == grouping.SUBNET and has_names else _SUBJECTS.get(group_by)
     for group in GROUPS:
         exported = {key for metric, keys in selection.exported.items() if metric.group == group for key in keys}
         kept = [
             name
             for name, key in attributes_of(group).items()
-            if ATTRIBUTES[key].needed or (key == SUBNET and key in exported)
+            if ATTRIBUTES[key].needed or (key in (subject or {NETWORK_TAG}) and key in exported)
         ]
         if exported:
             changed = MetricSelection(selection.metrics, {**selection.attributes, group: tuple(kept)})

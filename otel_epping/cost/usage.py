@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from otel_epping.cost.export import Export, Series
 from otel_epping.otel.metric import GROUPS, Metric
 from otel_epping.otel.metric_selection import MetricSelection
-from otel_epping.otel.metric_table import METRICS
-from otel_epping.otel.semconv import ATTRIBUTES
+from otel_epping.otel.metric_table import METRICS, NETWORK_KEYS
+from otel_epping.otel.semconv import ATTRIBUTES, NETWORK_TAG
 
 # Metrics that are not ours, for example the metrics of the SDK.
 OTHER = "other"
@@ -67,12 +67,13 @@ def attributes(selection: MetricSelection, complete: Export) -> Iterator[Attribu
     """Yields what each optional attribute adds to each exported group.
 
     To count series, this function merges the series of the complete export in the same way as the agent
-    (series/projection.py).
+    (series/projection.py). Attributes that no series has are left out, for example AS numbers if there is no database.
     """
+    present = {_attribute(name) for usage in complete.metrics.values() for series in usage.values for name, _ in series}
     for group in GROUPS:
         exported = {metric: keys for metric, keys in selection.exported.items() if metric.group == group}
         for key in dict.fromkeys(key for metric in exported for key in metric.keys):
-            if ATTRIBUTES[key].needed:
+            if ATTRIBUTES[key].needed or (key in NETWORK_KEYS and key not in present):
                 continue
             saves = adds = 0
             for metric, keys in exported.items():
@@ -82,6 +83,11 @@ def attributes(selection: MetricSelection, complete: Export) -> Iterator[Attribu
                 elif key in metric.keys:
                     adds += merged(metric, now | {key}, complete) - merged(metric, now, complete)
             yield AttributeUsage(group, ATTRIBUTES[key].short, saves, adds)
+
+
+def _attribute(name: str) -> str:
+    """Returns the attribute that has an exported name. The name of a tag consists of NETWORK_TAG, a dot and the tag."""
+    return NETWORK_TAG if name.startswith(f"{NETWORK_TAG}.") else name
 
 
 def merged(metric: Metric, keys: set[str], complete: Export) -> int:
@@ -94,6 +100,7 @@ def merged(metric: Metric, keys: set[str], complete: Export) -> int:
         return 0
     left_out = {*metric.keys} - keys
     series: set[Series] = {
-        frozenset(pair for pair in each if pair[0] not in left_out) for each in complete.metrics[metric.name].values
+        frozenset(pair for pair in each if _attribute(pair[0]) not in left_out)
+        for each in complete.metrics[metric.name].values
     }
     return len(series)

@@ -88,9 +88,15 @@ class ColumnNumbers(Numbers[ColumnKey]):
             self.current.add(number)
         return number
 
-    def matching(self, metric: str, attributes: Mapping[str, str]) -> list[int]:
-        """Returns the numbers of the columns of `metric` that have all given attributes."""
-        return [number for number, column in enumerate(self) if column.matches(metric, attributes)]
+    def matching(self, metric: str, attributes: Mapping[str, str]) -> list[int] | None:
+        """Returns the numbers of the columns of `metric` that have all given attributes.
+
+        Returns None if no column of `metric` has attributes with these names, so that the counts are unknown.
+        """
+        columns = [(number, column) for number, column in enumerate(self) if column.metric == metric]
+        if not any(attributes.keys() <= dict(column.attributes).keys() for _, column in columns):
+            return None
+        return [number for number, column in columns if column.matches(metric, attributes)]
 
 
 class Numbering:

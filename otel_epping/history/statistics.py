@@ -129,8 +129,7 @@ def _tcp_packets(total: Total, way: str) -> Floats:
     timestamp, other = (
         _sum(total, metric_table.SUBNET_PACKETS.name, direction=way, traffic_class=each) for each in _TCP_CLASSES
     )
-    # A source that never saw a class has no column of this class.
-    return np.asarray(np.where(np.isnan(timestamp), other, timestamp + np.nan_to_num(other)))
+    return np.asarray(timestamp + other)
 
 
 def _ce(total: Total, way: str) -> Floats:

@@ -56,12 +56,13 @@ class Total:
     def sum(self, metric: str, **attributes: str) -> Counts | None:
         """Returns the sum of all columns of a metric that have the given attributes: (lines,).
 
-        Returns None if no source has such a column. Use the short names of attributes, for example direction="to".
+        Use the short names of attributes, for example direction="to". Returns None if the counts are unknown, because
+        no source has the metric, or because no source has the metric with these attributes.
         The lines OVERFLOW and UNANSWERED have no attributes, so their sums are 0 if attributes are given.
         """
         self.match()
         columns = self.numbering.columns.matching(metric, attributes)
-        if not columns:
+        if columns is None:
             return None
         found: Counts = self.counters[columns].sum(axis=0, dtype=np.uint64)
         return found

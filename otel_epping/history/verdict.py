@@ -136,11 +136,11 @@ def _names(lines: Sequence[Line], label: Callable[[Line], str]) -> list[str]:
 def _no_verdict(
     found: LineStatistics, networks: Flags, uncertain: int, thresholds: Thresholds, names: Sequence[str]
 ) -> str:
-    if not networks.any() or not found.samples.any():
+    if not found.samples.any():
         return "No verdict: no RTT was measured."
     best = int(np.argmax(np.where(networks, found.samples, 0)))
-    if not found.samples[best]:
-        return "No verdict: no RTT was measured for a single network."
+    if not (networks[best] and found.samples[best]):
+        return "No verdict: all RTTs were measured for networks that share a line."
     return (
         f"No verdict: none of {_count(uncertain, 'network')} has {thresholds.min_samples} RTT samples. "
         f"{names[best]} has most: {found.samples[best]:,}."

@@ -64,7 +64,8 @@ class NetworksBuilder:
         self._networks: list[Network] = []
         self._lines: list[int] = []  # The line that first defines each network.
         self._numbers: dict[str, int] = {}  # By name.
-        # Equal tags are one object: for 100,000 networks with two tags, this saves 28 MB.
+        # Equal tags are one object. For 100,000 networks with two tags, this saves 28 MB.
+        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
         self._combinations: dict[_Tags, _Tags] = {}
         self._numbers_by_fields: dict[tuple[str, ...], int] = {}
         self._rows: dict[bytes, int] = {}  # Packed prefix -> its index in the next two lists.
@@ -95,7 +96,8 @@ class NetworksBuilder:
         if not name:
             raise LineError("the name is missing: add a name after the prefix")
         values = [text and _clean(text, tag) for tag, text in zip(self._tags, fields[1:], strict=True)]
-        tags = tuple(pair for pair in zip(self._tags, values, strict=True) if pair[1])
+        pairs = [pair for pair in zip(self._tags, values, strict=True) if pair[1]]
+        tags = tuple([self._pairs.setdefault(pair, pair) for pair in pairs])
         tags = self._combinations.setdefault(tags, tags)
         number = self._numbers.setdefault(name, len(self._networks))
         if number == len(self._networks):

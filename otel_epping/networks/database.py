@@ -40,7 +40,7 @@ _MAPPED_BITS = 96
 # The first bytes of compressed files, and the command that unpacks the file.
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"PK\x03\x04": "unzip", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _CURE = "download it again"
-# Prefixes in which _is_useful() looks for values: each IPv4 /8, all of IPv6, and the allocated blocks of IPv6.
+# Prefixes in which _samples() looks for values: each IPv4 /8, all of IPv6, and the allocated blocks of IPv6.
 _SAMPLED: tuple[Prefix, ...] = (
     *(IPv4Network((first << 24, 8)) for first in range(256)),
     *map(IPv6Network, ("::/0", "2001:200::/23", "2400::/12", "2600::/12", "2800::/12", "2a00::/12", "2c00::/12")),
@@ -85,7 +85,7 @@ class Database:
             raise EppingError(_foreign(content, self._path)) from error
         if not is_known:
             raise EppingError(f"{self._path} has an unknown version of the MaxMind format: {_CURE}")
-        if not self._is_useful():
+        if not any(place != NOWHERE for place in self._samples()):
             raise EppingError(
                 f"{self._path} ({kind}) has no AS numbers, AS organisations or countries: use a database such as "
                 "GeoLite2-ASN or GeoLite2-Country"
@@ -133,14 +133,18 @@ class Database:
             yield None if prefix.version == 4 and length == 0 else record
             address += 1 << (prefix.max_prefixlen - length)
 
-    def _is_useful(self) -> bool:
-        """Returns True if a sampled record has a value. Raises EppingError if a sampled record is damaged."""
+    def has(self, field: str) -> bool:
+        """Returns True if a sampled record has the value `field` of Place.
+
+        Raises EppingError if a sampled record is damaged.
+        """
+        return any(getattr(place, field) is not None for place in self._samples())
+
+    def _samples(self) -> Iterator[Place]:
+        """Yields the places of sampled records. Raises EppingError if a sampled record is damaged."""
         try:
-            return any(
-                place_of(record) != NOWHERE
-                for prefix in _SAMPLED
-                for record in islice(self._records(prefix), _SAMPLED_ENTRIES)
-            )
+            for prefix in _SAMPLED:
+                yield from map(place_of, islice(self._records(prefix), _SAMPLED_ENTRIES))
         except Exception as error:  # see __init__()
             raise EppingError(f"{self._path} is damaged: {_CURE}") from error
 

@@ -63,6 +63,10 @@ class Databases:
             raise EppingError("; ".join(failures))
         self._state = _State(databases, {})
 
+    def has(self, field: str) -> bool:
+        """Returns True if a database has the value `field` of Place. Takes a second if no database has the value."""
+        return any(each.has(field) for each in self._state.databases.values())
+
     def of(self, prefixes: Iterable[Prefix]) -> Place:
         """Returns the place of a network with these prefixes. The first database that has a value decides.
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from otel_epping.errors import EppingError
 from otel_epping.networks import files
 from otel_epping.networks.databases import Databases
 from otel_epping.networks.network import Networks
-from otel_epping.process import memory
+from otel_epping.process import heap
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class FilesFollower:
         self.networks = read(path) if path else None
         self.databases = Databases(paths) if paths else None
         if path or paths:
-            memory.trim()
+            heap.trim()
         self._requests: queue.SimpleQueue[_Reload | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -104,7 +105,7 @@ class FilesFollower:
             self._path, self._watch = request.path, files.watch(request.path)
         if self._path and self._watch and (request or self._watch.has_changed()):
             self._load(self._path, change)
-            memory.trim()
+            heap.trim()
 
     def _load(self, path: str, change: Callable[[Networks], None]) -> None:
         began_s = time.monotonic()
@@ -112,21 +113,24 @@ class FilesFollower:
         if networks.networks == old.networks and np.array_equal(networks.prefixes, old.prefixes):
             _log.info("read %s again: no network has changed", path)
             return
+        before = {network: network for network in old.networks}
+        # Equal networks of the old and the new file are one object, which saves memory.
+        networks = replace(networks, networks=tuple(before.get(network, network) for network in networks.networks))
         change(networks)
         self.networks = networks
-        before, after = set(old.networks), set(networks.networks)
+        after = set(networks.networks)
         _log.info(
             "read %s again in %.1f s: %d named networks with %d prefixes (new: %d, ended: %d)",
             path,
             time.monotonic() - began_s,
             len(after),
             len(networks.prefixes),
-            len(after - before),
-            len(before - after),
+            len(after - before.keys()),
+            len(before.keys() - after),
             extra={
                 "networks": len(after),
                 "prefixes": len(networks.prefixes),
-                "new": len(after - before),
-                "ended": len(before - after),
+                "new": len(after - before.keys()),
+                "ended": len(before.keys() - after),
             },
         )

@@ -46,7 +46,7 @@ SERIES_USAGE = Metric(
     AGENT,
     "epping.agent.series.usage",
     "{subnet}",
-    "Subnets and covering prefixes exported individually.",
+    "Subnets, covering prefixes, named networks and groups exported individually.",
     (),
     "updowncounter",
 )
@@ -54,7 +54,7 @@ SERIES_LIMIT = Metric(
     AGENT,
     "epping.agent.series.limit",
     "{subnet}",
-    "Maximum number of subnets and covering prefixes exported individually.",
+    "Maximum number of subnets, covering prefixes, named networks and groups exported individually.",
     (),
     "updowncounter",
 )
@@ -62,7 +62,7 @@ SERIES_OVERFLOWED = Metric(
     AGENT,
     "epping.agent.series.overflowed",
     "{subnet}",
-    "Subnets whose counts are summed on the overflow point because of a limit.",
+    "Subnets, named networks and groups whose counts are summed on the overflow point because of a limit.",
     (),
     "updowncounter",
 )

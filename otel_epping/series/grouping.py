@@ -31,10 +31,9 @@ SUBNET, NAME, ASN, COUNTRY = "subnet", "name", "asn", "country"
 class Grouping:
     """What a series stands for. Raises EppingError if `group_by` needs a database, and there is none.
 
-    group_by   `subnet`: a series stands for a subnet or a named network. `name`: for a named network. `asn`, `country`:
-               for all subnets and named networks with the same AS number or country. Any other word is a tag of named
-               networks: a series stands for all named networks with the same value of the tag. All subnets and named
-               networks without a value share one series
+    group_by   `subnet`: each subnet and each named network. `name`: each named network. `asn`, `country`: all subnets
+               and named networks with the same AS number or country. A tag: all named networks with the same value of
+               the tag. All subnets and named networks without a value are one group
     tags       the exported tags of named networks, if `group_by` is `subnet` or `name`
     databases  databases of AS numbers, AS organisations and countries. If `group_by` is `subnet` or `name`, these
                values are attributes of each subnet and named network
@@ -46,7 +45,7 @@ class Grouping:
 
     def __post_init__(self) -> None:
         if self.group_by in (ASN, COUNTRY) and self.databases is None:
-            raise EppingError(f"group_by is {self.group_by}, but there is no database: set the option database")
+            raise EppingError(f"group_by is {self.group_by}, but there is no database: open one with Databases")
 
     @property
     def has_subnets(self) -> bool:

@@ -19,6 +19,8 @@ class Limits:
     min_samples  number of RTTs that a subnet must have to be exported individually
     roll_up      if true, subnets beyond a limit are exported in covering prefixes, not on the overflow point
 
+    Named networks and groups (Grouping) count like subnets, but they have no covering prefixes.
+
     By default, the 500 busiest subnets and covering prefixes have series. Limits(max_series=None) exports all subnets
     individually.
     """

@@ -213,8 +213,8 @@ class Settings:
         int,
         Spec(
             click.IntRange(0, RANGES["max_series"][1]),
-            "Maximum number of subnets and covering prefixes that get their own series. The busiest subnets are "
-            "selected. roll_up determines where all other subnets are counted. 0: no limit except max_subnets.",
+            "Maximum number of subnets, named networks, groups and covering prefixes that get their own series. The "
+            "busiest are selected. roll_up determines where all others are counted. 0: no limit except max_subnets.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.max_series or 0

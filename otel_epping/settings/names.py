@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from functools import partial
 
 from otel_epping.networks import files
+from otel_epping.networks.databases import Databases
 from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.network import Networks
-from otel_epping.series.grouping import NAME, SUBNET
+from otel_epping.series.grouping import ASN, COUNTRY, NAME, SUBNET
 from otel_epping.settings.model import Settings
 from otel_epping.settings.spec import ContradictionError
 from otel_epping.settings.types import GroupBy
+
+# Value of group_by -> the field of Place, and the values in words.
+_PLACES = {ASN: ("as_number", "AS numbers"), COUNTRY: ("country", "countries")}
 
 
 def read(settings: Settings, path: str) -> Networks:
@@ -34,13 +38,34 @@ def read(settings: Settings, path: str) -> Networks:
 def open_files(settings: Settings) -> FilesFollower:
     """Reads the file of named networks and the databases that the settings name, if any.
 
-    Raises EppingError if a file is invalid, and ContradictionError in the same cases as read().
+    Raises EppingError if a file is invalid, and ContradictionError in the same cases as read() and
+    check_databases().
     """
-    return FilesFollower(settings.networks, partial(read, settings), settings.database)
+    opened = FilesFollower(settings.networks, partial(read, settings), settings.database)
+    if opened.databases:
+        check_databases(settings, opened.databases)
+    return opened
+
+
+def check_databases(settings: Settings, databases: Databases) -> None:
+    """Raises ContradictionError if no database has the values by which series are grouped."""
+    field, values = _PLACES.get(settings.group_by, ("", ""))
+    if field and not databases.has(field):
+        raise ContradictionError(
+            f"group_by is {settings.group_by}, but {', '.join(settings.database)} has no {values}: set database to a "
+            f"file with {values}, or group by {SUBNET}",
+            ["group_by"],
+        )
 
 
 def warnings(settings: Settings, networks: Networks) -> Iterator[str]:
-    """Yields a warning for each limit that is lower than the number of networks."""
+    """Yields a warning for each limit that is lower than the number of networks, and for attributes without names."""
+    for group, attributes in (settings.attributes or {}).items():
+        if "subnet" in attributes and "name" not in attributes:
+            yield (
+                f"the attributes of group {group} have subnet, but not name: all named networks are one series. Add "
+                "name, and tag if you use network_tags"
+            )
     total, limit = len(networks.networks), settings.max_series
     groups, what = total, "named networks"
     if settings.group_by not in (SUBNET, NAME):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests SIGHUP. The agent applies changes that need no restart, and only logs the other changes. No count is lost."""
 
+import gc
 import os
 import resource
 import signal
@@ -89,6 +90,7 @@ def test_a_failed_change_of_interfaces_is_repeated_at_the_next_reload(
         follower.begin()
         reloader = Reloader(before, lambda _: wanted, follower, collector, lambda _: None, names.open_files(before))
         done: list[bool] = []
+        gc.collect()  # otherwise the descriptors of earlier tests may be closed while this test has no free descriptor
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.parallel
 
 SMALL = ("--max-subnets", "1000", "--max-flows", "1000")
 TALKS = [Conversation(number) for number in range(12)]
+SUBNETS = sorted({subnet for talk in TALKS for subnet in (talk.server, talk.client)})
 
 
 @pytest.fixture
@@ -254,3 +255,23 @@ def test_the_agent_logs_no_bytes_for_an_exporter_of_another_kind(ns: Namespace, 
     assert agent.stop() == 0
     (line,) = (line for line in agent.log.read_text().splitlines() if "one export" in line)
     assert re.search(r"one export: \d+ data points of 0 subnets and covering prefixes: otel-epping cost shows", line)
+
+
+def test_named_networks_and_groups(ns: Namespace, capture: str, public: Path) -> None:
+    """Each suggestion keeps the attributes that say what a series stands for."""
+    subnets = [f"{subnet},net {number},site {number % 2}" for number, subnet in enumerate(SUBNETS)]
+    path = public / "networks.csv"
+    path.write_text("\n".join(["cidr,name,site", *subnets, ""]))
+    options = ("--format", "json", "--networks", str(path))
+    found = {
+        group_by: measured(epping(ns, "cost", *SMALL, *options, "--group-by", group_by, capture))
+        for group_by in ("subnet", "name", "site")
+    }
+    assert [each["networks"]["answered"] for each in found.values()] == [len(SUBNETS), len(SUBNETS), 2]
+    kept = {"subnet": "subnet,name,side", "name": "name,side", "site": "tag,side"}
+    for group_by, result in found.items():
+        suggested = [each["options"] for each in result["suggestions"]]
+        assert f"--attributes rtt={kept[group_by]}" in suggested
+    assert (
+        "groups by site: 2 answered, " in epping(ns, "cost", *SMALL, *options[2:], "--group-by", "site", capture).stdout
+    )

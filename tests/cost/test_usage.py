@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics.export import ScopeMetrics
 
 from otel_epping.cost import usage
 from otel_epping.cost.counting_exporter import CountingExporter
-from otel_epping.cost.export import Export
+from otel_epping.cost.export import Export, MetricUsage
 from otel_epping.cost.measure import networks
 from otel_epping.cost.suggestions import candidates, suggestions
 from otel_epping.cost.vendor_units import vendor_units
@@ -22,15 +22,18 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.explicit_buckets import to_explicit
-from otel_epping.otel.export_settings import ExportSettings
+from otel_epping.otel.export_settings import ExportSettings, network_keys
 from otel_epping.otel.metric import AGENT, GROUPS
 from otel_epping.otel.metric_selection import ALL, CORE, MetricSelection, attributes_of
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.grouping import Grouping
 from otel_epping.series.limits import Limits
+from tests.support.names import FakeDatabases
 from tests.support.synthetic_kernel import SyntheticCollector, SyntheticKernel
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
+OTHER_KEYS = {key for metric in metric_table.METRICS for key in metric.keys} - {*metric_table.NETWORK_KEYS}
 LIMITS = Limits(max_series=6, roll_up=True)
 COMPLETE = ExportSettings(MetricSelection((ALL,)), LIMITS)
 SELECTIONS = [
@@ -40,6 +43,16 @@ SELECTIONS = [
     MetricSelection(("rtt", "flows"), {"rtt": ("subnet", "side")}),
     MetricSelection((ALL,), {"traffic": ("side", "direction", "traffic_class"), "rtt": ("side", "method")}),
 ]
+NETWORK_KEYS = {*metric_table.NETWORK_KEYS}
+DATABASES: Any = FakeDatabases()
+PLACES = Grouping(databases=DATABASES)
+# The attributes that the series of the synthetic subnets can have.
+PRESENT = {
+    ("subnet", False): {semconv.SUBNET, semconv.NETWORK_TYPE},
+    ("subnet", True): NETWORK_KEYS - {semconv.NETWORK_NAME, semconv.NETWORK_TAG},
+    ("name", False): set[str](),
+}
+PRESENT = {group: keys | OTHER_KEYS for group, keys in PRESENT.items()}
 # Metrics of the exporting process. The SDK collects these metrics, so a producer does not export them.
 INSTRUMENTS = {
     agent_metrics.READ_DURATION.name,
@@ -104,30 +117,53 @@ def test_the_counts_are_those_of_the_points_of_a_producer(selection: MetricSelec
 
 
 @pytest.mark.parametrize("selection", SELECTIONS, ids=str)
+@pytest.mark.parametrize("grouping", [Grouping(), PLACES, Grouping("name")], ids=["subnets", "places", "name"])
 def test_each_attribute_saves_the_series_that_an_exporter_without_it_does_not_export(
-    selection: MetricSelection,
+    selection: MetricSelection, grouping: Grouping
 ) -> None:
     """The number of saved series is computed from a complete export, and compared with a real exporter."""
+    if grouping.group_by == "name":
+        selection = replace(selection, attributes={})
     bench = Bench(4)
-    chosen, complete = bench.exporter(ExportSettings(selection, LIMITS)), bench.exporter(COMPLETE)
+    settings = ExportSettings(selection, LIMITS, grouping)
+    chosen, complete = bench.exporter(settings), bench.exporter(replace(settings, selection=COMPLETE.selection))
     without = {}
     for group in GROUPS:
         metrics = {metric: keys for metric, keys in selection.exported.items() if metric.group == group}
         known = attributes_of(group)
         kept = {name for name, key in known.items() if any(key in keys for keys in metrics.values())}
         for name in (name for name in kept if metrics and not semconv.ATTRIBUTES[known[name]].needed):
-            attributes = {**selection.attributes, group: tuple(kept - {name})}
+            impossible = {each for each in kept if known[each] in NETWORK_KEYS - network_keys(grouping.group_by)}
+            attributes = {**selection.attributes, group: tuple(kept - impossible - {name})}
             changed = MetricSelection(selection.metrics, attributes)
-            without[group, name] = bench.exporter(ExportSettings(changed, LIMITS))
+            if known[name] in PRESENT[grouping.group_by, grouping.databases is not None]:
+                without[group, name] = bench.exporter(replace(settings, selection=changed))
     bench.run()
     now, all_ = chosen.export(), complete.export()
     found = {(each.group, each.name): each for each in usage.attributes(selection, all_)}
     for (group, name), exporter in without.items():
         assert exporter.export().series == now.series - found[group, name].saves, (group, name)
     assert any(each.saves for each in found.values())
-    if CORE in selection.metrics:
+    assert {name for _, name in found} & {semconv.ATTRIBUTES[key].short for key in NETWORK_KEYS} <= {
+        semconv.ATTRIBUTES[key].short for key in PRESENT[grouping.group_by, grouping.databases is not None]
+    }
+    if CORE in selection.metrics and not selection.attributes:
         assert found["traffic", "traffic_class"].saves == 0
         assert set(found) - set(without) == {("traffic", "traffic_class")}
+
+
+def test_a_tag_is_one_attribute() -> None:
+    metric = metric_table.OPENED
+    series = {
+        frozenset(
+            {(semconv.NETWORK_NAME, name), (f"{semconv.NETWORK_TAG}.site", site), (semconv.SIDE, "external")}
+        ): 1.0
+        for name, site in (("miller", "north"), ("smith", "north"), ("jones", "south"))
+    }
+    complete = Export({metric.name: MetricUsage(values=dict(series), points=len(series))})
+    found = {each.name: each for each in usage.attributes(MetricSelection(("flows",)), complete)}
+    assert {name for name in found if name in ("name", "tag", "subnet")} == {"name", "tag"}
+    assert (found["name"].saves, found["tag"].saves) == (1, 0)
 
 
 def test_groups_add_up_to_the_export_and_what_is_missing_to_the_complete_export() -> None:
@@ -183,7 +219,7 @@ def test_suggestions_help_and_are_sorted() -> None:
     bench = Bench(8)
     settings = replace(COMPLETE, limits=Limits(max_series=20))
     chosen = bench.exporter(settings)
-    tried = [(each.options, bench.exporter(each.settings)) for each in candidates(settings)]
+    tried = [(each.options, bench.exporter(each.settings)) for each in candidates(settings, has_names=False)]
     bench.run()
     now, exports = chosen.export(), [(options, exporter.export()) for options, exporter in tried]
     found = suggestions(now, exports, 60.0)
@@ -200,15 +236,15 @@ def test_suggestions_help_and_are_sorted() -> None:
 
 def test_no_candidate_exports_what_is_exported_already() -> None:
     settings = ExportSettings(MetricSelection(("rtt",), {"rtt": ("subnet", "side")}), Limits(max_series=50))
-    assert [each.options for each in candidates(settings)] == ["--max-series 10"]
+    assert [each.options for each in candidates(settings, has_names=False)] == ["--max-series 10"]
     settings = ExportSettings(MetricSelection((CORE,)), Limits(max_series=None, roll_up=False))
-    options = [each.options for each in candidates(settings)]
+    options = [each.options for each in candidates(settings, has_names=False)]
     assert "--metrics core" not in options
     assert "--max-series 1000" in options
     assert f"--attributes {AGENT}=interface,direction" not in options
     # `core` does not contain the group ecn. So the suggestion leaves out the attributes of this group.
     attributes = {"ecn": ("side", "direction", "ecn"), "rtt": ("subnet", "side")}
-    found = candidates(ExportSettings(MetricSelection((ALL,), attributes), LIMITS))
+    found = candidates(ExportSettings(MetricSelection((ALL,), attributes), LIMITS), has_names=False)
     kept = {each.options: each.settings.selection.attributes for each in found if "--metrics" in each.options}
     assert kept == {
         f"--metrics {name} --attributes rtt=subnet,side": {"rtt": ("subnet", "side")} for name in (CORE, "rtt")

@@ -39,12 +39,15 @@ def test_it_is_hardened() -> None:
     assert float(exposure) <= GREATEST_EXPOSURE, output
 
 
-def test_the_agent_works_under_it(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+def test_the_agent_works_under_it(tmp_path: Path, public: Path) -> None:
+    """The agent also reads a file of named networks, and notices that the file is replaced."""
+    log, names = tmp_path / "log", public / "networks.csv"
+    names.write_text("cidr,name\n10.1.0.0/28,Miller\n")
     unit = UNIT.read_text().replace("/opt/otel-epping/bin/otel-epping", f"{sys.executable} -m otel_epping")
     # In this test, the agent is not installed: it runs from this repository. The test does not wait for the network.
     here = f"""[Service]
-BindReadOnlyPaths={ROOT} {Path(sys.prefix).resolve()}
+BindReadOnlyPaths={ROOT} {Path(sys.prefix).resolve()} {public}
+Environment=OTEL_EPPING_NETWORKS={names}
 Environment=PYTHONPATH={ROOT} OTEL_METRICS_EXPORTER=console
 StandardOutput=null
 StandardError=file:{log}
@@ -56,6 +59,9 @@ StandardError=file:{log}
     systemctl start otel-epping@lo
     systemctl show -p ActiveState,StatusText otel-epping@lo
     held otel-epping@lo
+    echo 10.2.0.0/28,Bakery | cat {names} - > {names}.new
+    mv {names}.new {names}
+    for i in $(seq 200); do grep -q Bakery {names} && grep -q "read {names} again" {log} && break; sleep 0.1; done
     systemctl stop otel-epping@lo
     systemctl show -p Result otel-epping@lo
     """
@@ -69,3 +75,5 @@ StandardError=file:{log}
     assert uid != "Uid=0"
     assert output.endswith("Result=success\n"), output + text
     assert "exporting the last interval" in text
+    assert f"read {names} again" in text
+    assert "2 named networks with 2 prefixes (new: 1, ended: 0)" in text

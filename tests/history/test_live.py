@@ -11,7 +11,7 @@ from otel_epping.history.history import History
 from otel_epping.history.line import OVERFLOW, UNANSWERED, Line
 from otel_epping.history.sources.live import LiveSource
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.otel import metric_table
+from otel_epping.otel import agent_metrics, metric_table
 from tests.series.test_synthetic import EVENT, apply
 from tests.support.many_subnets import IO, PACKETS, RTT_NS, RTTS, network_of
 from tests.support.synthetic_kernel import SyntheticCollector, SyntheticKernel
@@ -68,3 +68,45 @@ def test_the_sum_of_all_slices_is_what_was_counted(steps: list[list[Any]]) -> No
     assert (0 if octets is None else octets.sum()) == kernel.truth[IO]
     kinds = {line.kind for line in history.lines}
     assert {OVERFLOW, UNANSWERED} <= kinds
+
+
+def test_a_step_of_the_system_clock_does_not_lengthen_a_slice() -> None:
+    kernel = SyntheticKernel(CONFIG)
+    history = History()
+    collector: Any = SyntheticCollector(kernel)
+    elapsed_ns = iter(range(10**9, 100 * 10**9, 10**9))
+    source = LiveSource(collector, history.numbering, elapsed_ns=lambda: next(elapsed_ns))
+    for step_ns in (10**9, 10**9, 3_600 * 10**9, 10**9):
+        kernel.now_ns += step_ns
+        history.add(source.take())
+    lengths_s = [round(total.seconds) for total in history.over_time()]
+    assert lengths_s == [1, 1, 1, 1]
+    assert round(history.total().seconds) == 4
+    assert round((history.end_ns - history.begin_ns) / 1e9) == 3_603
+
+
+def test_the_values_of_interfaces_and_of_the_agent() -> None:
+    kernel, source, history = start()
+    kernel.unanswered = 7
+    history.add(source.take())
+    kernel.unanswered = 3
+    history.add(source.take())
+    total = history.total()
+    assert total.agent_sum(agent_metrics.SUBNET_UNANSWERED.name) == 3
+    assert total.agent_sum(agent_metrics.SUBNET_LIMIT.name) == CONFIG.max_slots
+    assert total.agent_sum(agent_metrics.FLOW_EVICTED.name) == 0
+    assert total.agent_sum(metric_table.INTERFACE_PACKETS.name) is None
+
+
+def test_a_slot_with_a_new_owner_has_another_line() -> None:
+    kernel, source, history = start(rows=3)
+    kernel.rtt(1, 0, 5 * MS)
+    history.add(source.take())
+    kernel.retire(1)
+    history.add(source.take())
+    kernel.rtt(2, 0, 7 * MS)
+    history.add(source.take())
+    history.add(source.take())
+    counts = history.total().rtts().counts
+    by_subnet = {line.subnet: int(count) for line, count in zip(history.lines, counts, strict=True) if line.subnet}
+    assert by_subnet == {str(network_of(1)): 1, str(network_of(2)): 1}

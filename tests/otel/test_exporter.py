@@ -87,7 +87,7 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
         reading = read(reader)
         rows = np.flatnonzero(as_matrix(reading.counters).any(axis=1) & (np.arange(len(reading.counters)) > 1))
         ones: Counts = np.append(np.uint64(0), np.ones(len(rows), np.uint64))  # the overflow histogram is empty
-        full = np.outer(ones, np.full(histogram.MAX_BUCKETS, 2**34, np.uint64))
+        full = np.outer(ones, np.full(histogram.MAX_BUCKETS, 2**31, np.uint64))  # 5 bytes each, less than 2^32
         rtts = RttTable(
             rows=np.append(0, rows),
             methods=np.zeros(len(ones), np.int64),

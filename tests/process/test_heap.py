@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that freed memory is returned to the kernel."""
+"""Tests that freed memory is returned to the kernel, and that threads share a heap."""
 
 import subprocess
 import sys
@@ -25,6 +25,19 @@ heap.trim()
 print(before - resident_bytes())
 """
 
+# malloc_stats() prints a line for each arena.
+ARENAS = """
+import ctypes
+import threading
+from otel_epping.process import heap
+
+heap.use_one_arena()
+thread = threading.Thread(target=lambda: [bytearray(60_000) for _ in range(100)])
+thread.start()
+thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+
 
 def test_trim_returns_freed_memory() -> None:
     if not heap._malloc_trim:
@@ -33,6 +46,16 @@ def test_trim_returns_freed_memory() -> None:
     assert int(freed) > 20_000_000
 
 
-def test_trim_does_nothing_with_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_happens_with_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_malloc_trim", None)
+    monkeypatch.setattr(heap, "_mallopt", None)
     heap.trim()
+    heap.use_one_arena()
+
+
+def test_all_threads_use_one_arena() -> None:
+    if not heap._mallopt:
+        pytest.skip("only the GNU C library has arenas")
+    stats = subprocess.run([sys.executable, "-c", ARENAS], check=True, capture_output=True, text=True).stderr
+    assert "Arena 0:" in stats
+    assert "Arena 1:" not in stats

@@ -50,6 +50,20 @@ def test_an_invalid_file_ends_a_command(ns: Namespace, path: Path, command: list
     assert said(epping(ns, *command, "--networks", str(missing))).startswith(f"{missing} does not exist")
 
 
+def test_a_database_without_the_values_of_groups_is_refused(ns: Namespace, public: Path) -> None:
+    database = write_database(public / "asn.mmdb", {"8.8.8.0/24": GOOGLE})
+    wrong = ("--group-by", "country", "--database", database)
+    refusal = (
+        f"group_by is country, but {database} has no countries: set database to a file with countries, or group by"
+    )
+    for command in COMMANDS:
+        assert said(epping(ns, *command, *wrong)).startswith(refusal)
+    checked = epping(ns, "check", *wrong)
+    assert checked.returncode == 1
+    assert f"MISSING database       {refusal}" in checked.stdout
+    assert epping(ns, "check", "--group-by", "asn", "--database", database).returncode == 0
+
+
 def test_check_reads_the_files(ns: Namespace, path: Path) -> None:
     database = write_database(path.with_name("asn.mmdb"), {"8.8.8.0/24": GOOGLE})
     checked = epping(ns, "check", "--networks", str(path), "--database", database)
@@ -84,5 +98,8 @@ def test_limits_that_are_lower_than_the_number_of_networks_are_warned_of() -> No
     (warning,) = names.warnings(Settings(networks=file, group_by="site", max_series=5), networks)
     assert warning.startswith("there are 10 values of the tag site, but max_series is 5: ")
     assert list(names.warnings(Settings(networks=file, database=("x",), group_by="asn", max_series=5), networks)) == []
+    attributes = {"rtt": ("subnet", "side"), "traffic": ("subnet", "name", "side", "direction")}
+    (warning,) = names.warnings(Settings(networks=file, max_series=0, attributes=attributes), networks)
+    assert warning.startswith("the attributes of group rtt have subnet, but not name: ")
     (warning,) = names.warnings(Settings(networks=file, max_series=0, max_subnets=999), networks)
     assert warning.startswith("there are 1,000 named networks, but max_subnets is 999: ")

@@ -105,6 +105,12 @@ class Agent:
         mappings = re.findall(r"^\w+-\w+ \S+ \S+ \S+ \d+ *(.*)\n(?:.*\n)*?Rss: +(\d+) kB", smaps, re.M)
         return sum(int(resident) for path, resident in mappings if not path.startswith("/"))
 
+    @property
+    def peak_kb(self) -> int:
+        """The greatest resident memory that the agent has had, with the pages of files."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0])
+
 
 @contextmanager
 def crowded(name: str, interfaces: int) -> Iterator[Namespace]:

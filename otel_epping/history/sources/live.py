@@ -20,13 +20,14 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.reading import SHARED_SLOTS, RowOwners, has_owner
 from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 from otel_epping.kernel.wall_clock import since_boot_ns
-from otel_epping.otel import agent_metrics, semconv
+from otel_epping.otel import agent_metrics, metric_table, semconv
 from otel_epping.otel.columns import Labels
 from otel_epping.otel.export_batch import CounterSeries, ExportBatch
 from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.metric import Metric as AgentMetric
 from otel_epping.otel.metric_selection import ALL, MetricSelection
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.otel.series_groups import SeriesGroup
 from otel_epping.series.grouping import Grouping
 from otel_epping.series.limits import Limits
 
@@ -77,8 +78,8 @@ class LiveSource:
         for batch in self._producer.batches():
             self._producer.acknowledge(batch)
             batches.append(batch)
-        if not self._columns:
-            self._find_columns(batches)
+        if not len(self._methods):
+            self._register(batches[0].group)
         lines = self._find_lines(batches[0])
         time_ns = batches[0].reading.time_ns
         if begin_ns is None:
@@ -91,14 +92,16 @@ class LiveSource:
         counters = self._counters(batches, rows)
         return Slice(begin_ns, end_ns or time_ns, lines[rows], counters, self._rtts(batches), self._agent(batches[0]))
 
-    def _find_columns(self, batches: list[ExportBatch]) -> None:
-        """Gives numbers to all columns, even to columns without counts: their counts are 0, and not unknown."""
-        for batch in batches:
-            columns = batch.group.columns
-            for metric, numbers in columns.by_metric.items():
-                known = self._columns.setdefault(metric, np.full(len(columns.labels), -1, np.int64))
-                keys = [ColumnKey.of(metric.name, columns.labels[number]) for number in numbers]
-                known[numbers] = [self._numbering.columns.find(key) for key in keys]
+    def _register(self, group: SeriesGroup) -> None:
+        """Gives numbers to all columns, also to those without counts, because their counts are known to be 0."""
+        self._methods = np.array(
+            [self._numbering.methods.find(str(labels.get(semconv.METHOD, ""))) for labels in group.method_labels],
+            np.int64,
+        )
+        self._numbering.columns.find(ColumnKey(metric_table.ACTIVE_FLOWS.name))
+        for metric, numbers in group.columns.by_metric.items():
+            for number in numbers:
+                self._numbering.columns.find(ColumnKey.of(metric.name, group.columns.labels[number]))
 
     def _find_lines(self, batch: ExportBatch) -> Indexes:
         """Returns the line of each row of the reading."""
@@ -130,9 +133,6 @@ class LiveSource:
         return np.asarray(known[series.columns])
 
     def _rtts(self, batches: list[ExportBatch]) -> Rtts:
-        if not len(self._methods):
-            found = [self._method(labels) for labels in batches[0].group.method_labels]
-            self._methods = np.array(found, np.int64)
         parts = [batch.rtts for batch in batches]
         rows, methods, offset, scale, sum_ns, min_ns, max_ns = (
             np.concatenate(each)
@@ -144,9 +144,6 @@ class LiveSource:
         starts = starts_of(np.concatenate([np.diff(part.fitted.starts) for part in parts]))
         runs = SparseHistograms(offset, starts, np.concatenate([part.fitted.counts for part in parts]))
         return Rtts(self._lines[rows], self._methods[methods], scale, runs, sum_ns, min_ns, max_ns)
-
-    def _method(self, labels: Labels) -> int:
-        return self._numbering.methods.find(str(labels.get(semconv.METHOD, "")))
 
     def _agent(self, batch: ExportBatch) -> AgentValues:
         values = AgentValues()

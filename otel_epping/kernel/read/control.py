@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of `struct control` (bpf/maps.h), which the program reads while it runs."""
+"""The values of `struct control` (bpf/control.h), which the program reads while it runs."""
 
 import threading
 

@@ -29,6 +29,9 @@ _TRIES = 16
 # If new RTTs are counted outside of the runs while the runs are read, the runs are widened, and read again. In one
 # reading, runs are widened at most _PASSES times.
 _PASSES = 4
+# Up to _ROWS_AT_ONCE rows are copied in one step, so that the copies need little memory. Steps of 512 rows need as much
+# memory, and a tenth more CPU time.
+_ROWS_AT_ONCE = 1024
 
 
 def numbers_of(words: Counts) -> Indexes:
@@ -58,11 +61,15 @@ class HistogramReader:
     block. For example, if RTTs are counted in the buckets 100 to 120, the row has the blocks 6 and 7, and its run
     contains the buckets 96 to 127.
 
+    Blocks are mapped only while work() reads them, because mapped pages count as resident memory of the agent.
+
     ended  (rows,) the number of RTTs of each row
     """
 
     def __init__(self, histograms: Array, blocks: Array, table: HistogramTable) -> None:
         self._histograms, self._blocks, self._table = histograms, blocks, table
+        self._mapped: Records | None = None
+        self._block_count = 0
         self.ended: Counts = np.zeros(0, np.uint64)
 
     def reset(self, rows: Indexes) -> None:
@@ -104,12 +111,14 @@ class HistogramReader:
 
     def finish(self, visit: Callable[[int, Records], None]) -> None:
         """Widens the runs that were too narrow, and reads the parts that contain these runs again."""
+        self._mapped = None
         for _ in range(_PASSES):
             if not self._outgrown:
                 break
             self._table.buckets = self._table.buckets.widen(self._first, starts_of(self._end - self._first))
             self._begin_pass(iter(self._outgrown))
             self.work(visit)
+            self._mapped = None
 
     def _read_changed(self, begin: int, histograms: Records) -> bool:
         """Reads the rows of a part that have new RTTs. Returns true if a row has blocks outside of its run.
@@ -121,7 +130,14 @@ class HistogramReader:
         begin       the number of the first row of the part
         histograms  the program's rows of the part
         """
-        rows = np.flatnonzero(histograms["ended"] != self.ended[begin : begin + len(histograms)]) + begin
+        changed = np.flatnonzero(histograms["ended"] != self.ended[begin : begin + len(histograms)]) + begin
+        outgrown = False
+        for first in range(0, len(changed), _ROWS_AT_ONCE):
+            outgrown |= self._read_rows(changed[first : first + _ROWS_AT_ONCE], begin, histograms)
+        return outgrown
+
+    def _read_rows(self, rows: Indexes, begin: int, histograms: Records) -> bool:
+        """Reads the given rows of a part. The other parameters and the result are as in _read_changed()."""
         outgrown = False
         for _ in range(_TRIES):
             if not len(rows):
@@ -174,8 +190,24 @@ class HistogramReader:
         columns = numbers.shape[1]
         places = spans(np.arange(len(rows)) * columns + present.first[rows] // BLOCK, lengths // BLOCK)
         wanted = numbers.ravel()[places]
-        blocks = self._blocks.rows(0, int(wanted.max()) + 1)["buckets"].view(_BLOCK_TYPE).ravel()
-        return blocks[wanted].view(np.uint32), starts_of(lengths)
+        blocks = self._map_blocks(int(wanted.max()) + 1)
+        return blocks["buckets"].view(_BLOCK_TYPE).ravel()[wanted].view(np.uint32), starts_of(lengths)
+
+    def _map_blocks(self, count: int) -> Records:
+        """Returns at least the first `count` blocks.
+
+        All blocks that are in use are mapped once in a pass. If a later row has a block that is not mapped, the blocks
+        are mapped again, with an eighth more, because the following rows often have later blocks.
+
+        Benign race: two threads may map the blocks at the same time. At worst the blocks are mapped once more.
+        """
+        blocks = self._mapped
+        if blocks is None or len(blocks) < count:
+            blocks = self._mapped = None  # otherwise all blocks would be mapped twice for a moment
+            if count > self._block_count:
+                self._block_count = min(count + count // 8, self._blocks.length)
+            blocks = self._mapped = self._blocks.rows(0, max(count, self._block_count))
+        return blocks
 
     def _take(self, rows: Indexes, blocks: Indexes, new: Words, taken: Indexes) -> None:
         """Adds the increments of buckets to the table, for the rows in which `taken` is true.

@@ -30,8 +30,10 @@ from otel_epping.otel.export_settings import ExportSettings
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.grouping import Grouping
 from otel_epping.series.limits import Limits
 from tests.support.metrics import ALL_METRICS
+from tests.support.names import FakeDatabases
 from tests.support.otlp_receiver import GRPC, receiver
 from tests.support.packets import ETHER
 from tests.support.prog_test_run import EGRESS, MS, Bench
@@ -101,7 +103,9 @@ def test_a_request_with_shared_points_and_covering_prefixes_equals_that_of_the_s
 ) -> None:
     draw, kernel = random.Random(12), SyntheticKernel(CONFIG, rows=30, histograms=30)
     collector: Any = SyntheticCollector(kernel)
-    producer = EppingMetricProducer(collector, temporality, ExportSettings(ALL_METRICS, Limits(max_series=12)))
+    databases: Any = FakeDatabases()
+    settings = ExportSettings(ALL_METRICS, Limits(max_series=12), Grouping(databases=databases))
+    producer = EppingMetricProducer(collector, temporality, settings)
     encoder = BatchEncoder(producer.config)
     for _ in range(6):
         for _ in range(100):
@@ -117,7 +121,7 @@ def test_a_request_with_shared_points_and_covering_prefixes_equals_that_of_the_s
             assert ExportMetricsServiceRequest.FromString(ours.body) == expected
             if draw.random() < 0.7:
                 producer.acknowledge(batch)
-    for words in (semconv.OVERFLOW, semconv.UNANSWERED, "/16", "/24", *methods.ALL):
+    for words in (semconv.OVERFLOW, semconv.UNANSWERED, "/16", "/24", semconv.AS_NUMBER, semconv.COUNTRY, *methods.ALL):
         assert words in str(expected)
 
 
