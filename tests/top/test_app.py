@@ -250,7 +250,7 @@ def test_an_empty_screen_says_why() -> None:
         feed.faults = ["interface wan0 is down: ip link set wan0 up"]
         feed.due.set()
         await screen.shows("eth9 (1,200 packets/s)", "interface wan0 is down")
-        for key in ("2", "3", "4", "1", "enter", "s", "g", "w", "b", "space", "Q"):
+        for key in ("2", "3", "4", "1", "enter", "s", "g", "w", "b", "space"):
             await screen.press(key)
 
     run(test, session, feed)
