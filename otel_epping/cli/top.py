@@ -13,14 +13,13 @@ from otel_epping.settings.options import COMMAND, naming_source, option, view_op
 from otel_epping.settings.types import Duration
 
 _DELAYS_NS = (100_000_000, 3600 * 10**9)
-_FORMATS = ("table", "csv", "json")
 
 
 @click.command(context_settings=COMMAND)
 @click.argument("files", metavar="[FILE...]", nargs=-1)
 @option("-b", "--batch", is_flag=True, help="Print the table instead of showing it. Needs no terminal.")
 @option("-n", "--iterations", type=click.IntRange(1), help="With --batch: end after this number of tables.")
-@option("--format", type=click.Choice(_FORMATS), default=_FORMATS[0],
+@option("--format", type=click.Choice(FORMATS), default=FORMATS[0],
         help="With --batch: output format. json: one document per line.")  # fmt: skip
 @option("-d", "--delay", type=Duration(*_DELAYS_NS), default="2s",
         help="Time between two readings. With --batch, each table contains the counts of this time.")  # fmt: skip
@@ -57,8 +56,8 @@ def top(
         raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror', or capture files.")
     if not batch and iterations is not None:
         raise click.UsageError("Option '-n' / '--iterations' needs '-b' / '--batch'.")
-    if not batch and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise EppingError("standard input or standard error is not a terminal: use --batch")
+    if not batch and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        raise EppingError("standard input, output or error is not a terminal: use --batch")
     # These imports load the OpenTelemetry SDK, which most other commands do not need.
     from otel_epping.top.run import Options, run
 

@@ -2,6 +2,7 @@
 """Implements `otel-epping top`."""
 
 import logging
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -132,6 +133,9 @@ def _show(
         if error.name and error.name.partition(".")[0] in ("textual", "rich"):
             raise EppingError("the screen needs textual: pip install 'otel-epping[top]', or use --batch") from error
         raise
+    # With these variables, textual would ignore the size of the terminal, and each change of the size.
+    for variable in ("COLUMNS", "LINES"):
+        os.environ.pop(variable, None)
     log = _LogLines()
     logging.getLogger().addHandler(log)
     tags = frozenset(files.networks.tags if files.networks else ())

@@ -118,7 +118,9 @@ class TableLines:
     def _axis(self, width: int) -> str:
         """Returns the heading of the strips: the ends of their axis."""
         low, high = (_short_time(each) for each in self._frame.axis)
-        return f"{low}{' ' * (width - len(low) - len(high))}{high}" if len(low) + len(high) < width else ""
+        if len(low) + len(high) < width:
+            return f"{low}{' ' * (width - len(low) - len(high))}{high}"
+        return self._glyphs.fit("-".join(f"{each * 1e3:g}" for each in self._frame.axis), width)
 
 
 def _short_time(seconds: float) -> str:
