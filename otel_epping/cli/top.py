@@ -19,7 +19,7 @@ _DELAYS_NS = (100_000_000, 3600 * 10**9)
 @click.argument("files", metavar="[FILE...]", nargs=-1)
 @option("-b", "--batch", is_flag=True, help="Print the table instead of showing it. Needs no terminal.")
 @option("-n", "--iterations", type=click.IntRange(1), help="With --batch: end after this number of tables.")
-@option("--format", type=click.Choice(FORMATS), default=FORMATS[0],
+@option("--format", type=click.Choice(("table", "csv", "json")), default="table",
         help="With --batch: output format. json: one document per line.")  # fmt: skip
 @option("-d", "--delay", type=Duration(*_DELAYS_NS), default="2s",
         help="Time between two readings. With --batch, each table contains the counts of this time.")  # fmt: skip

@@ -17,12 +17,14 @@ from otel_epping.top.columns import COLUMNS
 from otel_epping.top.frame import Frame, Summary, summary
 from otel_epping.top.view import View, shown_lines
 
-FORMATS = ("table", "csv", "json")
 _LABELS = ("kind", "subnet", "name", "as", "organization", "country", "interface", "side")
 
 
 class Printer:
-    """Makes the output of each iteration. `source` is the name of the interfaces or captures."""
+    """Makes the output of each iteration.
+
+    `format` is `table`, `csv` or `json`. `source` is the name of the interfaces or captures.
+    """
 
     def __init__(self, format: str, source: str) -> None:
         self._format, self._source = format, source

@@ -140,6 +140,8 @@ DEFAULT_SORT = "impact"
 NETWORK_WIDTH = 20
 STRIP_WIDTH = 12
 _SIDE_WIDTH, _INTERFACE_WIDTH, _AS_WIDTH, _COUNTRY_WIDTH = 4, 8, 22, 2
+# In a terminal with fewer columns, the side and the interface are left out.
+_NARROW = 60
 # The columns in the order in which they are left out in a narrow terminal, last first.
 _NEEDED = ("impact", "p50", "p95", "change", "n", "mbit")
 _STRIP_AFTER = "mbit"
@@ -164,10 +166,11 @@ def layout(width: int, frame: Frame | None, sort: str) -> Layout:
     lines = [line for line in frame.lines if line.is_network] if frame else []
     sides = len({line.side for line in lines}) > 1
     interfaces = len({line.interface for line in lines}) > 1
-    labels = [("label", "network", NETWORK_WIDTH)]
-    if sides:
+    is_narrow = width < _NARROW
+    labels = [("label", "network", min(NETWORK_WIDTH, max(width - _NARROW // 3, 8)) if is_narrow else NETWORK_WIDTH)]
+    if sides and not is_narrow:
         labels.append(("side", "side", _SIDE_WIDTH))
-    if interfaces:
+    if interfaces and not is_narrow:
         labels.append(("interface", "if", _INTERFACE_WIDTH))
     room = width - sum(each + 1 for _, _, each in labels)
     keys = list(_NEEDED)
@@ -192,7 +195,7 @@ def layout(width: int, frame: Frame | None, sort: str) -> Layout:
         labels.append(("country", "cc", _COUNTRY_WIDTH))
         room -= _COUNTRY_WIDTH + 1
     wider = min(room, 24) if room > 0 else 0
-    labels[0] = ("label", "network", NETWORK_WIDTH + wider)
+    labels[0] = ("label", "network", labels[0][2] + wider)
     room -= wider
     strip += min(room, 20) if strip else 0
     return Layout(tuple(labels), tuple(BY_KEY[key] for key in sorted(keys, key=list(BY_KEY).index)), strip)

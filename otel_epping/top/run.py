@@ -40,7 +40,7 @@ class Options:
     files       the captures; empty for a live run
     is_batch    true if tables are printed instead of shown
     iterations  number of printed tables; None means that there is no limit
-    format      format of printed tables, in batch.FORMATS
+    format      format of printed tables: `table`, `csv` or `json`
     delay_s     time between two readings, in seconds
     words       the filter
     sort        the column by which the table is sorted
