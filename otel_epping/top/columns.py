@@ -14,7 +14,7 @@ Values = Callable[[Frame], Floats]
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column of numbers.
 
     key       the name of the column in filters, in the option --sort, and in CSV and JSON
@@ -37,16 +37,16 @@ class Column:
     is_time: bool = False
 
 
-def _time(key: str, heading: str, width: int, help: str, values: Values) -> Column:
-    return Column(key, heading, width, help, values, text.milliseconds, 1e3, is_time=True)
+def _time(key: str, heading: str, width: int, help: str, values: Values) -> TableColumn:
+    return TableColumn(key, heading, width, help, values, text.milliseconds, 1e3, is_time=True)
 
 
-def _share(key: str, heading: str, width: int, help: str, values: Values) -> Column:
-    return Column(key, heading, width, help, values, text.percent, 100.0)
+def _share(key: str, heading: str, width: int, help: str, values: Values) -> TableColumn:
+    return TableColumn(key, heading, width, help, values, text.percent, 100.0)
 
 
-def _rate(key: str, heading: str, width: int, help: str, values: Values) -> Column:
-    return Column(key, heading, width, help, values, text.megabits, 1e-6)
+def _rate(key: str, heading: str, width: int, help: str, values: Values) -> TableColumn:
+    return TableColumn(key, heading, width, help, values, text.megabits, 1e-6)
 
 
 COLUMNS = (
@@ -60,7 +60,7 @@ COLUMNS = (
     ),
     _time("p50", "p50 ms", 6, "Median RTT, ms", lambda frame: frame.statistics.p50),
     _time("p95", "p95 ms", 6, "95 % of the RTTs are shorter, ms", lambda frame: frame.statistics.p95),
-    Column(
+    TableColumn(
         "change",
         "change",
         7,
@@ -70,7 +70,7 @@ COLUMNS = (
         1e3,
         is_time=True,
     ),
-    Column(
+    TableColumn(
         "n",
         "n",
         6,
@@ -115,7 +115,7 @@ COLUMNS = (
         "Coverage: TCP packets with timestamps / TCP packets, %. Packets without timestamps give fewer RTTs",
         lambda frame: frame.statistics.coverage,
     ),
-    Column(
+    TableColumn(
         "flows", "flows", 6, "Active TCP flows. Updated every 30 s", lambda frame: frame.statistics.flows, text.count
     ),
     _rate("from", "Mb/s<", 6, "Traffic from the network, Mbit/s", lambda frame: frame.statistics.bits_from),
@@ -131,7 +131,9 @@ COLUMNS = (
     ),
     _time("p99", "p99 ms", 6, "99 % of the RTTs are shorter, ms", lambda frame: frame.statistics.p99),
     _time("max", "max ms", 6, "Maximum RTT, ms", lambda frame: frame.statistics.maximum),
-    Column("packets", "packets", 7, "Packets from and to the network", lambda f: f.statistics.packets, text.scaled),
+    TableColumn(
+        "packets", "packets", 7, "Packets from and to the network", lambda f: f.statistics.packets, text.scaled
+    ),
 )
 
 BY_KEY = {column.key: column for column in COLUMNS}
@@ -157,7 +159,7 @@ class Layout:
     """
 
     labels: tuple[tuple[str, str, int], ...]
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     strip: int
 
 

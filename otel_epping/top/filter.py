@@ -90,7 +90,7 @@ METHOD_WORD = "method"
 
 
 @dataclass(frozen=True)
-class Filter:
+class NetworkFilter:
     """A parsed filter.
 
     text      the words as the user wrote them
@@ -124,7 +124,7 @@ def allowed() -> str:
     return f"{texts} a tag: or {'|'.join(BY_KEY)} with > < >= <= ="
 
 
-def parse(text: str, tags: frozenset[str] = frozenset()) -> Filter:
+def parse(text: str, tags: frozenset[str] = frozenset()) -> NetworkFilter:
     """Parses a filter. `tags` are the tags of named networks. A tag can be used like a word, as in site:Berlin."""
     tests: list[LineTest] = []
     comparisons: list[tuple[str, str, float]] = []
@@ -144,7 +144,7 @@ def parse(text: str, tags: frozenset[str] = frozenset()) -> Filter:
                 tests.append(_name(word))
         except ValueError as error:
             problems.append(f"{word}: {error}")
-    return Filter(text, tuple(methods) or None, tuple(problems), tuple(tests), tuple(comparisons))
+    return NetworkFilter(text, tuple(methods) or None, tuple(problems), tuple(tests), tuple(comparisons))
 
 
 def _is_address(word: str) -> bool:

@@ -57,10 +57,8 @@ def verdict(frame: Frame, view: View) -> str:
     line = int(np.argmax(np.where(is_certain, found.impact, -1)))
     if not found.excess[line] >= _WORST_ADDED_S:
         return "No network is slow: RTTs are within 1 ms of the least RTT of each network."
-    return (
-        f"Worst: {view.label(frame.lines[line])} adds {text.milliseconds(float(found.excess[line]))} ms to its least RTT of "
-        f"{text.milliseconds(float(found.least[line]))} ms, p95 {text.milliseconds(float(found.p95[line]))} ms"
-    )
+    added, least, p95 = (text.milliseconds(float(each[line])) for each in (found.excess, found.least, found.p95))
+    return f"Worst: {view.label(frame.lines[line])} adds {added} ms to its least RTT of {least} ms, p95 {p95} ms"
 
 
 def states(update: Update, view: View) -> Iterator[str]:

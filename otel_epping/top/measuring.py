@@ -21,7 +21,7 @@ _MAX_SHARE = 0.04
 
 
 @dataclass(frozen=True)
-class Request:
+class FrameRequest:
     """What the screen needs.
 
     window_s   the duration of the window in seconds; None is the whole session
@@ -60,7 +60,7 @@ class Update:
     """
 
     frame: Frame
-    request: Request
+    request: FrameRequest
     timeline: Timeline | None
     name: str
     is_live: bool
@@ -86,7 +86,7 @@ class Measuring(threading.Thread):
         feed: LiveFeed | None,
         name: str,
         delay_s: float,
-        request: Request,
+        request: FrameRequest,
         show: Callable[[Update], object],
         failed: Callable[[Exception], object],
     ) -> None:
@@ -100,7 +100,7 @@ class Measuring(threading.Thread):
         self._spent_s = 0.0
         self._others: Sequence[tuple[str, float]] = ()
 
-    def ask(self, request: Request) -> None:
+    def ask(self, request: FrameRequest) -> None:
         """Asks for another update. The update comes soon, and all later updates have the same request."""
         self._request = request
         self._wake.set()

@@ -25,7 +25,7 @@ from otel_epping.top import filter, text
 from otel_epping.top.batch import Printer
 from otel_epping.top.columns import BY_KEY
 from otel_epping.top.live import LiveFeed
-from otel_epping.top.measuring import Measuring, Request
+from otel_epping.top.measuring import FrameRequest, Measuring
 from otel_epping.top.reasons import reasons
 from otel_epping.top.session import Session
 from otel_epping.top.view import SORT_BY_NAME, View
@@ -128,7 +128,8 @@ def _show(
 ) -> None:
     """Shows the screen until the user ends it. Raises EppingError if the package textual is missing."""
     try:
-        from otel_epping.top.app import Failed, TopApp, Updated
+        from otel_epping.top.app import TopApp
+        from otel_epping.top.widgets import Failed, Updated
     except ImportError as error:
         if error.name and error.name.partition(".")[0] in ("textual", "rich"):
             raise EppingError("the screen needs textual: pip install 'otel-epping[top]', or use --batch") from error
@@ -139,7 +140,7 @@ def _show(
     log = _LogLines()
     logging.getLogger().addHandler(log)
     tags = frozenset(files.networks.tags if files.networks else ())
-    request = Request(view.window_s, view.group_by, view.filter.methods)
+    request = FrameRequest(view.window_s, view.group_by, view.filter.methods)
     measuring = Measuring(
         session,
         feed,

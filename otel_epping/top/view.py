@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the user chose to see, and which lines of a frame are shown in which order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,9 +10,9 @@ from otel_epping.history.line import Line
 from otel_epping.history.statistics import MIN_SAMPLES
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.networks.pseudonyms import Show, unchanged
-from otel_epping.series.grouping import SUBNET
+from otel_epping.series.grouping import ASN, COUNTRY, NAME, SUBNET
 from otel_epping.top.columns import BY_KEY, DEFAULT_SORT
-from otel_epping.top.filter import Filter
+from otel_epping.top.filter import NetworkFilter
 from otel_epping.top.frame import Frame
 
 SORT_BY_NAME = "network"
@@ -33,7 +34,7 @@ class View:
 
     window_s: float | None = 60.0
     group_by: str = SUBNET
-    filter: Filter = field(default_factory=Filter)
+    filter: NetworkFilter = field(default_factory=NetworkFilter)
     sort: str = DEFAULT_SORT
     ascending: bool = False
     show: Show = unchanged
@@ -93,3 +94,15 @@ def shown_lines(frame: Frame, view: View) -> Indexes:
     # The last key is the first in the order. Lines with equal values are in the order of traffic.
     traffic = -np.nan_to_num(frame.statistics.packets[shown])
     return shown[np.lexsort((traffic, key, np.isnan(values), is_uncertain, ~are_networks[shown]))]
+
+
+def group_names(lines: Sequence[Line]) -> list[str]:
+    """Returns the attributes by which lines can be grouped."""
+    found = [SUBNET]
+    for group, has_group in (
+        (NAME, any(line.name for line in lines)),
+        (ASN, any(line.as_number is not None for line in lines)),
+        (COUNTRY, any(line.country for line in lines)),
+    ):
+        found += [group] * has_group
+    return found + list(dict.fromkeys(tag for line in lines for tag, _ in line.tags))

@@ -11,10 +11,27 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
+from otel_epping.top.measuring import Update
 from otel_epping.top.pages import Line
 from otel_epping.top.table import TableLines
 
 _WHEEL_ROWS = 3
+
+
+class Updated(Message):
+    """The thread has computed an update."""
+
+    def __init__(self, update: Update) -> None:
+        super().__init__()
+        self.update = update
+
+
+class Failed(Message):
+    """The thread has ended with an exception."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Text(Widget):

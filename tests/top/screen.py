@@ -8,13 +8,12 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from otel_epping.top.app import Failed, TopApp, Updated
-from otel_epping.top.measuring import Measuring, Request
+from otel_epping.top.app import TopApp
+from otel_epping.top.measuring import FrameRequest, Measuring
 from otel_epping.top.session import Session
 from otel_epping.top.text import Glyphs
 from otel_epping.top.view import View
-from otel_epping.top.widgets import NetworkTable, Page, Text
-from tests.support.patience import PATIENCE_S
+from otel_epping.top.widgets import Failed, NetworkTable, Page, Text, Updated
 from tests.top.provider import Provider
 
 _WAIT_S = 20.0
@@ -95,7 +94,7 @@ def run(
 ) -> TopApp:
     """Run a test of the screen. Without a feed, the session is a capture. Return the app after its end."""
     view = view or View()
-    request = Request(view.window_s, view.group_by, view.filter.methods)
+    request = FrameRequest(view.window_s, view.group_by, view.filter.methods)
     measuring = Measuring(
         session,
         feed,
