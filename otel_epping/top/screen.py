@@ -31,7 +31,9 @@ SLIDER_BEGIN, SLIDER_MARGIN = 9, 34
 
 
 class TopScreen(App[str]):
-    """What is on the screen. Keys and the mouse are in TopApp. The result is the text to print after the end of the screen, or None.
+    """What is on the screen. Keys and the mouse are in TopApp.
+
+    The result is the text to print after the end of the screen, or None.
 
     ask       asks the measuring thread for another update
     messages  the latest log messages
