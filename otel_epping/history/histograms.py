@@ -53,6 +53,10 @@ def add(whole: SparseHistograms, rows: Indexes, part: SparseHistograms) -> Spars
     used = lengths > 0
     if not used.any():
         return whole
+    if not len(whole.counts) and (rows[1:] > rows[:-1]).all():
+        first, all_lengths = np.zeros(len(whole.first), np.int64), np.zeros(len(whole.first), np.int64)
+        first[rows], all_lengths[rows] = part.first, lengths
+        return SparseHistograms(first, starts_of(all_lengths), part.counts.astype(np.uint64))
     first, end = whole.first.copy(), whole.first + whole.lengths
     is_empty = first == end
     first[is_empty], end[is_empty] = _FAR, -_FAR
@@ -62,8 +66,7 @@ def add(whole: SparseHistograms, rows: Indexes, part: SparseHistograms) -> Spars
     longer &= first < end
     first = np.where(longer, first // _BLOCK * _BLOCK, whole.first)
     end = np.where(longer, -(-end // _BLOCK) * _BLOCK, whole.first + whole.lengths)
-    counts = whole.counts
-    starts = whole.starts
+    counts, starts = whole.counts, whole.starts
     if longer.any():
         starts = starts_of(end - first)
         counts = np.zeros(starts[-1], np.uint64)

@@ -26,12 +26,15 @@ class Age(NamedTuple):
     step_ns: int
 
 
-# For a live table: seconds for one minute, 10 s for 5 minutes, minutes for one hour, 10 minutes for 6 hours, and hours.
+# For a live table: seconds for one minute, 10 s for 5 minutes, minutes for one hour, 10 minutes for 6 hours, hours for
+# one day, 6 hours for one week, and days. Each length is a multiple of the length before.
 LIVE_AGES = (
     Age(60 * _S, 10 * _S),
     Age(300 * _S, 60 * _S),
     Age(3_600 * _S, 600 * _S),
     Age(6 * 3_600 * _S, 3_600 * _S),
+    Age(24 * 3_600 * _S, 6 * 3_600 * _S),
+    Age(7 * 24 * 3_600 * _S, 24 * 3_600 * _S),
 )
 
 
@@ -106,12 +109,12 @@ class History:
         Periods without slices are left out. Periods start at multiples of `step_ns` since 1970. A slice belongs to the
         period that contains the middle of the slice.
         """
-        for stored in self._periods(step_ns):
+        for stored in self.periods(step_ns):
             yield self._sum(stored)
 
     def coarsen(self, step_ns: int) -> None:
         """Merges the slices of each period of `step_ns` into one slice (over_time())."""
-        self._slices = [self._merged(stored) for stored in self._periods(step_ns)]
+        self._slices = [self._merged(stored) for stored in self.periods(step_ns)]
 
     def group(self, key: Callable[[Line], Line]) -> "History":
         """Returns a history whose lines are the groups of this history's lines. The sums are exact.
@@ -140,8 +143,8 @@ class History:
     def _merged(self, slices: Sequence[StoredSlice]) -> StoredSlice:
         return slices[0] if len(slices) == 1 else self._sum(slices).stored()
 
-    def _periods(self, step_ns: int | None) -> Iterator[list[StoredSlice]]:
-        """Yields the slices of each period, in the order of time."""
+    def periods(self, step_ns: int | None) -> Iterator[list[StoredSlice]]:
+        """Yields the slices of each period, as over_time() sums them."""
         if step_ns is None:
             yield from ([stored] for stored in self._slices)
             return

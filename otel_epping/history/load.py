@@ -10,7 +10,8 @@ from otel_epping.history.histograms import Floats
 from otel_epping.history.history import History
 from otel_epping.history.line_rtts import LineRtts
 from otel_epping.history.statistics import MIN_SAMPLES
-from otel_epping.kernel.arrays import Counts, Flags, Indexes
+from otel_epping.history.stored import union
+from otel_epping.kernel.arrays import Counts, Indexes
 from otel_epping.otel import metric_table
 
 # The quantile of the RTTs in the busiest and in the quietest tenth of the periods.
@@ -43,10 +44,16 @@ class LoadLatency(NamedTuple):
 
 
 def latency_under_load(history: History, period_ns: int | None = None) -> LoadLatency:
-    """Returns the latency under load of all lines. `period_ns` is the length of the periods (PERIODS_NS)."""
+    """Returns the latency under load of all lines.
+
+    `period_ns` is the length of the periods. By default, the length is one of PERIODS_NS, or the usual length of a
+    slice if the slices are longer.
+    """
     if period_ns is None:
         span_ns = history.end_ns - history.begin_ns
         period_ns = next((each for each in PERIODS_NS if each * MIN_PERIODS <= span_ns), PERIODS_NS[-1])
+        lengths_ns = [stored.end_ns - stored.begin_ns for (stored,) in history.periods(None)]
+        period_ns = max(period_ns, int(np.median(lengths_ns)) if lengths_ns else 0)
     lines = len(history.numbering.lines)
     rates = _rates(history, period_ns)
     with_traffic = rates > 0
@@ -59,10 +66,10 @@ def latency_under_load(history: History, period_ns: int | None = None) -> LoadLa
     is_quiet = with_traffic & (position < tenth)
     is_busy = with_traffic & (position >= periods - tenth)
     busy, quiet = LineRtts(lines), LineRtts(lines)
-    for total, busy_lines, quiet_lines in zip(history.over_time(period_ns), is_busy, is_quiet, strict=True):
-        rtts = total.rtts()
-        _add(busy, rtts, busy_lines)
-        _add(quiet, rtts, quiet_lines)
+    for period, busy_lines, quiet_lines in zip(history.periods(period_ns), is_busy, is_quiet, strict=True):
+        for rtts in (each.load() for stored in period for each in stored.rtts.values()):
+            busy.add(rtts.select(np.flatnonzero(busy_lines[rtts.lines])))
+            quiet.add(rtts.select(np.flatnonzero(quiet_lines[rtts.lines])))
     samples = np.minimum(busy.counts, quiet.counts)
     is_certain = (periods >= MIN_PERIODS) & (samples >= MIN_SAMPLES)
     ((after,), (before,)) = busy.quantiles(QUANTILE), quiet.quantiles(QUANTILE)
@@ -72,15 +79,14 @@ def latency_under_load(history: History, period_ns: int | None = None) -> LoadLa
 
 def _rates(history: History, period_ns: int) -> npt.NDArray[np.float32]:
     """Returns the bytes per second of each period and line: (periods, lines)."""
+    columns = history.numbering.columns.matching(metric_table.SUBNET_BYTES.name, {}) or []
     rates = []
-    for total in history.over_time(period_ns):
-        octets = total.sum(metric_table.SUBNET_BYTES.name)
-        is_known = octets is not None and total.seconds
-        rates.append(np.asarray(octets, np.float32) / total.seconds if is_known else np.zeros(total.lines))
+    for period in history.periods(period_ns):
+        octets = np.zeros(len(history.numbering.lines))
+        for stored in period:
+            for column in stored.columns.keys() & columns:
+                octets[stored.line_numbers()] += stored.columns[column]
+        covered = union((), tuple(interval for stored in period for interval in stored.covered))
+        length_ns = sum(end - begin for begin, end in covered)
+        rates.append(octets * 1e9 / length_ns if length_ns else np.zeros(len(octets)))
     return np.array(rates, np.float32).reshape(len(rates), len(history.numbering.lines))
-
-
-def _add(to: LineRtts, rtts: LineRtts, lines: Flags) -> None:
-    """Adds the RTTs of the given lines."""
-    part = rtts.as_rtts(0)
-    to.add(part.select(np.flatnonzero(lines[part.lines])))

@@ -76,7 +76,7 @@ def line_statistics(
     """
     rtts = total.rtts(methods)
     samples = rtts.counts
-    p50, p95, p99 = rtts.quantiles(0.5, 0.95, 0.99)
+    p50, p95, p99, highest = rtts.quantiles(0.5, 0.95, 0.99, 1)
     mean, least = rtts.means(), least_rtts(session or rtts)
     excess = np.maximum(mean - least, 0)
     octets = _sum(total, metric_table.SUBNET_BYTES.name)
@@ -91,7 +91,7 @@ def line_statistics(
         p95=p95,
         p99=p99,
         mean=mean,
-        maximum=np.where(rtts.max_ns != 0, rtts.max_ns / _NS, np.nan),
+        maximum=np.where(rtts.max_ns != 0, rtts.max_ns / _NS, highest),
         least=least,
         excess=excess,
         impact=octets * excess / seconds,
@@ -110,8 +110,12 @@ def line_statistics(
 
 
 def least_rtts(rtts: LineRtts) -> Floats:
-    """Returns the least RTT of each line in seconds. A line without a known minimum has NaN."""
-    return np.asarray(np.where(rtts.min_ns != 0, rtts.min_ns / _NS, np.nan))
+    """Returns the least RTT of each line in seconds. A line without RTTs has NaN.
+
+    If the minimum is unknown, the result is the middle of the lowest bucket with RTTs.
+    """
+    (lowest,) = rtts.quantiles(0)
+    return np.asarray(np.where(rtts.min_ns != 0, rtts.min_ns / _NS, lowest))
 
 
 def _sum(total: Total, metric: str, **attributes: str) -> Floats:

@@ -16,6 +16,8 @@ from otel_epping.kernel.arrays import Flags, Indexes
 
 # Why a network is slow.
 LOAD, NOT_LOAD, UNKNOWN = "load", "not load", "unknown"
+# The ratings of a network.
+GOOD, FAIR, SLOW = "good", "fair", "slow"
 _MAX_NAMED = 3
 
 
@@ -37,6 +39,12 @@ class Thresholds:
     loss: float = 0.02
     ce: float = 0.01
     min_samples: int = MIN_SAMPLES
+
+    def rating(self, added: float) -> str:
+        """Returns the rating of a network, for its colour: GOOD, FAIR or SLOW; UNKNOWN if `added` is NaN."""
+        if np.isnan(added):
+            return UNKNOWN
+        return GOOD if added < self.fair else FAIR if added < self.slow else SLOW
 
 
 class SlowNetwork(NamedTuple):
@@ -97,9 +105,11 @@ def verdict(
     under_load = load or latency_under_load(history)
     networks = history.numbering.are_networks()
     judged = np.flatnonzero(networks & (found.samples >= thresholds.min_samples))
-    uncertain = int(np.count_nonzero(networks & (found.samples < thresholds.min_samples) & (found.packets > 0)))
+    is_seen = (found.samples > 0) | (found.packets > 0)
+    uncertain = int(np.count_nonzero(networks & is_seen & (found.samples < thresholds.min_samples)))
     slow = judged[found.excess[judged] >= thresholds.slow]
-    slow = slow[np.argsort(-np.nan_to_num(found.impact[slow]), kind="stable")]
+    # Without counts of bytes, the impact is unknown, and the slowest network comes first.
+    slow = slow[np.lexsort((-found.excess[slow], -np.nan_to_num(found.impact[slow])))]
     worst = [_slow_network(number, found, under_load, thresholds) for number in slow.tolist()]
     samples = int(found.samples[networks].sum())
     names = _names(history.lines, label)

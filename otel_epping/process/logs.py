@@ -91,13 +91,15 @@ def _is_json() -> bool:
 
 
 def exit_message(text: str, detail: str = "") -> str:
-    """Returns the last message of a process: a JSON object if the log is JSON, otherwise "otel-epping: " and the text.
+    """Returns the last message of a process: a JSON object if the log is JSON, otherwise the text.
+
+    Each line of the text starts with "otel-epping: ".
 
     `detail` contains, for example, the messages of a compiler. In JSON, `detail` is a field of the object. In a text
     log, `detail` precedes the text.
     """
     if not _is_json():
-        return "\n".join(filter(None, [detail, f"otel-epping: {_one_line(text)}"]))
+        return "\n".join(filter(None, [detail, *(f"otel-epping: {_one_line(line)}" for line in text.splitlines())]))
     record = logging.LogRecord("otel_epping", logging.CRITICAL, "", 0, text, None, None)
     if detail:
         record.detail = detail

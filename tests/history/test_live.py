@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests slices of a running collector with readings made by SyntheticKernel."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics.export import AggregationTemporality, ExponentialHistogramDataPoint
 
+from otel_epping.history.columns import ColumnKey
 from otel_epping.history.history import History
-from otel_epping.history.line import OVERFLOW, UNANSWERED, Line
+from otel_epping.history.line import OVERFLOW, UNANSWERED, Line, split_attributes
 from otel_epping.history.sources.live import LiveSource
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import agent_metrics, metric_table
+from otel_epping.otel.export_settings import ExportSettings
+from otel_epping.otel.metric_selection import ALL, MetricSelection
+from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 from tests.series.test_synthetic import EVENT, apply
 from tests.support.many_subnets import IO, PACKETS, RTT_NS, RTTS, network_of
 from tests.support.synthetic_kernel import SyntheticCollector, SyntheticKernel
@@ -110,3 +117,32 @@ def test_a_slot_with_a_new_owner_has_another_line() -> None:
     counts = history.total().rtts().counts
     by_subnet = {line.subnet: int(count) for line, count in zip(history.lines, counts, strict=True) if line.subnet}
     assert by_subnet == {str(network_of(1)): 1, str(network_of(2)): 1}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(EVENT, max_size=25), min_size=1, max_size=6))
+def test_a_history_has_the_counts_that_an_exporter_would_export(steps: list[list[Any]]) -> None:
+    kernel, source, history = start()
+    collector: Any = SyntheticCollector(kernel)
+    export = ExportSettings(MetricSelection((ALL,)), Limits(max_series=None, roll_up=False))
+    producer = EppingMetricProducer(collector, AggregationTemporality.DELTA, export)
+    exported: Counter[tuple[Any, ...]] = Counter()
+    for events in steps:
+        apply(kernel, events, set())
+        history.add(source.take())
+        for metric in producer.produce().metrics:
+            for point in metric.data.data_points:
+                line, rest = split_attributes(point.attributes or {})
+                if isinstance(point, ExponentialHistogramDataPoint):
+                    exported[line, rest.get("epping.rtt.method", "")] += point.count
+                elif metric.name in (metric_table.SUBNET_BYTES.name, metric_table.SUBNET_PACKETS.name):
+                    exported[line, ColumnKey.of(metric.name, rest)] += int(point.value)  # type: ignore[union-attr]
+    total = history.total()
+    found: Counter[tuple[Any, ...]] = Counter()
+    for number, line in enumerate(history.lines):
+        for method in total.methods:
+            found[line, method] += int(total.rtts([method]).counts[number])
+        for column, key in enumerate(history.numbering.columns):
+            if key.metric in (metric_table.SUBNET_BYTES.name, metric_table.SUBNET_PACKETS.name):
+                found[line, key] += int(total.counters[column, number])
+    assert +found == +exported

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the sentences of the verdict."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from otel_epping.history.columns import ColumnKey
 from otel_epping.history.history import History
 from otel_epping.history.line import OVERFLOW, Line
-from otel_epping.history.verdict import LOAD, NOT_LOAD, UNKNOWN, Thresholds, Verdict, verdict
+from otel_epping.history.statistics import line_statistics
+from otel_epping.history.verdict import FAIR, GOOD, LOAD, NOT_LOAD, SLOW, UNKNOWN, Thresholds, Verdict, verdict
 from otel_epping.otel import metric_table
 from tests.support.histories import MS, SECOND, TIMESTAMP, octets, packets, slice_of
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 BEGIN_NS = 1_700_000_040 * SECOND  # a full minute
-SLOW, GOOD, FEW = Line(subnet="203.0.113.0/24"), Line(subnet="192.0.2.0/24"), Line(subnet="198.51.100.0/24")
+SLOW_LINE, GOOD_LINE, FEW = Line(subnet="203.0.113.0/24"), Line(subnet="192.0.2.0/24"), Line(subnet="198.51.100.0/24")
 RETRANSMITTED = ColumnKey(metric_table.RETRANSMITTED.name, (("direction", "to"),))
 CE, ECT = (ColumnKey(metric_table.SUBNET_ECN.name, (("direction", "to"), ("ecn", each))) for each in ("ce", "ect_0"))
 
@@ -41,15 +45,15 @@ def test_everything_is_on_the_overflow_point() -> None:
 
 
 def test_too_few_samples_give_no_verdict() -> None:
-    history = history_of({FEW: [10, 500], GOOD: [10]})
+    history = history_of({FEW: [10, 500], GOOD_LINE: [10]})
     assert sentence(history) == "No verdict: none of 2 networks has 20 RTT samples. 198.51.100.0/24 has most: 2."
     assert verdict(history).slow == []
 
 
 def test_no_network_is_slow() -> None:
-    one = history_of({GOOD: [10] * 1_999 + [12]})
+    one = history_of({GOOD_LINE: [10] * 1_999 + [12]})
     assert sentence(one) == "The network is not slow: 192.0.2.0/24 adds 0.0 ms (p95 10 ms, 2,000 samples)."
-    history = history_of({GOOD: [10] * 20, SLOW: [100] * 10 + [110] * 10, FEW: [7]})
+    history = history_of({GOOD_LINE: [10] * 20, SLOW_LINE: [100] * 10 + [110] * 10, FEW: [7]})
     assert sentence(history) == (
         "None of 2 networks is slow. The slowest, 203.0.113.0/24, adds 5.0 ms (p95 110 ms, 20 samples). "
         "1 further network had fewer than 20 RTT samples."
@@ -58,8 +62,8 @@ def test_no_network_is_slow() -> None:
 
 def test_slow_networks_are_named_in_the_order_of_impact() -> None:
     history = history_of(
-        {GOOD: [10] * 20, SLOW: [10] * 10 + [110] * 10, FEW: [10] * 10 + [210] * 10},
-        {(SLOW, octets("to")): 10_000, (SLOW, RETRANSMITTED): 3, (SLOW, CE): 1, (SLOW, ECT): 9},
+        {GOOD_LINE: [10] * 20, SLOW_LINE: [10] * 10 + [110] * 10, FEW: [10] * 10 + [210] * 10},
+        {(SLOW_LINE, octets("to")): 10_000, (SLOW_LINE, RETRANSMITTED): 3, (SLOW_LINE, CE): 1, (SLOW_LINE, ECT): 9},
     )
     found = verdict(history)
     assert found.sentence == (
@@ -85,8 +89,8 @@ def load_verdict(busy_ms: int, idle_ms: int) -> Verdict:
     for minute in range(30):
         begin_ns = BEGIN_NS + minute * 60 * SECOND
         is_busy = minute % 3 == 0
-        rtts_ns = {(SLOW, TIMESTAMP): [10 * MS] * 5 + [(busy_ms if is_busy else idle_ms) * MS] * 20}
-        counts = {(SLOW, octets("to")): 1_000_000 if is_busy else 1_000}
+        rtts_ns = {(SLOW_LINE, TIMESTAMP): [10 * MS] * 5 + [(busy_ms if is_busy else idle_ms) * MS] * 20}
+        counts = {(SLOW_LINE, octets("to")): 1_000_000 if is_busy else 1_000}
         history.add(slice_of(history.numbering, begin_ns, begin_ns + 60 * SECOND, counts, rtts_ns))
     return verdict(history)
 
@@ -97,3 +101,33 @@ def test_load_is_the_cause_or_not() -> None:
     assert under_load.sentence.endswith(", under load: 280 ms more when busy.")
     assert [each.cause for each in always.slow] == [NOT_LOAD]
     assert always.sentence.endswith("samples), not because of load.")
+
+
+def test_a_source_with_rtts_only() -> None:
+    history = History()
+    rtts_ns = {
+        (line, TIMESTAMP): [10 * MS] * 10 + [more * MS] * 10 for line, more in ((GOOD_LINE, 80), (SLOW_LINE, 90))
+    }
+    history.add(slice_of(history.numbering, BEGIN_NS, BEGIN_NS + SECOND, {}, rtts_ns | {(FEW, TIMESTAMP): [MS]}))
+    assert sentence(history) == (
+        "Of 2 networks, 2 are slow: 203.0.113.0/24 adds 40 ms (p95 90 ms, 20 samples); 192.0.2.0/24 adds 35 ms (p95 79 "
+        "ms, 20 samples). 1 further network had fewer than 20 RTT samples."
+    )
+
+
+def test_without_minima_the_least_rtt_is_in_the_lowest_bucket() -> None:
+    numbering = History().numbering
+    rtts_ns = {(SLOW_LINE, TIMESTAMP): [10 * MS] * 10 + [90 * MS] * 10}
+    known = slice_of(numbering, BEGIN_NS, BEGIN_NS + SECOND, {}, rtts_ns)
+    none = np.zeros(1, np.uint64)
+    history = History(numbering)
+    history.add(replace(known, rtts=replace(known.rtts, min_ns=none, max_ns=none)))
+    statistics = line_statistics(history.total())
+    assert statistics.least[0] == pytest.approx(0.010, rel=0.022)
+    assert statistics.maximum[0] == pytest.approx(0.090, rel=0.022)
+    assert verdict(history).slow[0].added == pytest.approx(0.040, rel=0.022)
+
+
+@pytest.mark.parametrize(("added", "rating"), [(0.014, GOOD), (0.015, FAIR), (0.030, SLOW), (float("nan"), UNKNOWN)])
+def test_ratings(added: float, rating: str) -> None:
+    assert Thresholds().rating(added) == rating

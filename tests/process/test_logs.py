@@ -202,3 +202,4 @@ def test_the_agent_continues_if_its_log_cannot_be_written(ns: Namespace) -> None
 def test_the_exit_message_is_text_without_a_log() -> None:
     assert not any(isinstance(handler.formatter, logs._Json) for handler in logging.getLogger().handlers)
     assert logs.exit_message("cause: cure", "a compiler's\nlog") == "a compiler's\nlog\notel-epping: cause: cure"
+    assert logs.exit_message("f:1: a\nf:2: b") == "otel-epping: f:1: a\notel-epping: f:2: b"
