@@ -104,8 +104,8 @@ COLUMNS = (
         "load",
         "load",
         6,
-        "Latency under load, ms: p80 of the busiest 10 % of the minutes - p80 of the quietest 10 %. "
-        "Known after 20 minutes with traffic",
+        "Latency under load, ms: p80 of the busiest 10 % of the periods - p80 of the quietest 10 %. "
+        "Known after 20 periods with traffic; a period is 1 s, 10 s or 1 min, depending on the session",
         lambda frame: frame.under_load_s,
     ),
     _share(

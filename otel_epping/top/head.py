@@ -69,5 +69,7 @@ def states(update: Update, view: View) -> Iterator[str]:
     if view.filter.text:
         yield f"filter {view.filter.text}"
     begin_ns, end_ns = update.baseline
-    if end_ns:
+    if not np.isnan(update.frame.change_s).all():
         yield f"change since {text.clock(begin_ns)}-{text.clock(end_ns)}"
+    elif end_ns and view.window_s is not None:
+        yield f"change known at {text.clock(end_ns + round(view.window_s * 1e9))}"

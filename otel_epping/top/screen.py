@@ -25,7 +25,7 @@ from otel_epping.top.widgets import Failed, NetworkTable, Page, Text, Updated
 
 TABS = ("networks", "heat map", "traffic", "health")
 NETWORKS, _HEAT_MAP, _TRAFFIC, _HEALTH = range(4)
-_HINTS = "? help  s sort  / filter  Enter detail  g group  w window  q quit"
+_HINTS = "? help  s sort  / filter  Enter detail  w window  Space freeze  q quit"
 _BACK = "Esc back  ? help  q quit"
 SLIDER_BEGIN, SLIDER_MARGIN = 9, 34
 

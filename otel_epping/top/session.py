@@ -23,7 +23,7 @@ _NS = 10**9
 BASELINE_NS = 60 * _NS
 # A window is summed again when it is longer than wanted by a part of _PARTS. Otherwise, new slices are only added.
 _PARTS = 6
-# Latency under load is computed again after this time.
+# Latency under load is computed again after this time, or earlier in a short session.
 _LOAD_NS = 60 * _NS
 
 
@@ -145,7 +145,7 @@ class Session:
         return to, numbering
 
     def _latency_under_load(self) -> Floats | None:
-        if self.end_ns - self._load_ns >= _LOAD_NS:
+        if self.end_ns - self._load_ns >= min(_LOAD_NS, (self.end_ns - self.begin_ns) // 2):
             self._load_ns = self.end_ns
             self._under_load_s = latency_under_load(self.history).added
         return self._under_load_s

@@ -2,12 +2,11 @@
 """The table of networks as lines of styled text. Only the lines that are visible are made, so the number of networks
 does not matter."""
 
-import math
-
 from rich.segment import Segment
 from rich.style import Style
 
 from otel_epping.history.statistics import MIN_SAMPLES
+from otel_epping.history.verdict import FAIR, SLOW, Thresholds
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.top.columns import BY_KEY, Layout, layout
 from otel_epping.top.frame import Frame
@@ -22,15 +21,15 @@ CURSOR = Style(reverse=True)
 LOW, MIDDLE, HIGH = Style(color="cyan"), Style(color="yellow"), Style(color="red", bold=True)
 # A row fades if its latest packet is older than this share of the window, and at least _STALE_S.
 _STALE_SHARE, _STALE_S = 0.25, 10.0
-# RTTs that are longer than the least RTT by this time, in seconds, have the colours MIDDLE and HIGH.
-_MIDDLE_S, _HIGH_S = 0.02, 0.1
+# The colours of networks, by their rating: the same thresholds as of the verdict.
+_STYLES = {FAIR: MIDDLE, SLOW: HIGH}
+_THRESHOLDS = Thresholds()
+_RATED = ("p50", "p95", "added", "change")
 
 
-def seconds_style(added_s: float) -> Style:
-    """Returns the colour of a time by which RTTs are longer than the least RTT."""
-    if math.isnan(added_s):
-        return PLAIN
-    return HIGH if added_s >= _HIGH_S else MIDDLE if added_s >= _MIDDLE_S else PLAIN
+def style_of(added_s: float) -> Style:
+    """Returns the colour for a time by which RTTs are longer than the least RTT or than before."""
+    return _STYLES.get(_THRESHOLDS.rating(added_s), PLAIN)
 
 
 class TableLines:
@@ -43,7 +42,7 @@ class TableLines:
         self._values = [column.values(frame) for column in self.layout.columns]
         self._age_s = frame.age_s
         self._stale_s = max(_STALE_S, frame.total.seconds * _STALE_SHARE)
-        self._least_s = frame.statistics.least
+        self._added_s = frame.statistics.excess
 
     def heading(self) -> list[Segment]:
         """Returns the heading. The column by which the table is sorted is marked."""
@@ -76,10 +75,8 @@ class TableLines:
         for column, values in zip(self.layout.columns, self._values, strict=True):
             value = float(values[line])
             style = base
-            if column.key == "p95" and base is PLAIN:
-                style = seconds_style(value - float(self._least_s[line]))
-            elif column.key == "change" and base is PLAIN:
-                style = seconds_style(value)
+            if column.key in _RATED and base is PLAIN:
+                style = style_of(value if column.key == "change" else float(self._added_s[line]))
             segments += [Segment(glyphs.fit(column.show(value), column.width, right=True), style), Segment(" ", base)]
         if self.layout.strip:
             values = strip_values(self._frame.rtts, line, self._frame.axis, self.layout.strip)
