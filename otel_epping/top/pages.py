@@ -2,6 +2,7 @@
 """The pages next to the table: heat map, traffic features, health of the measurement, and help."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 from rich.segment import Segment
@@ -22,10 +23,11 @@ Line = list[Segment]
 
 BOLD, PLAIN, DIM = Style(bold=True), Style(), Style(dim=True)
 _LABEL_WIDTH = 24
+_MAX_ROWS = 200
 # The upper ends of the levels of the heat map: p95 - least RTT, in seconds. The last level has no end.
 LEVELS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 # Colours of viridis from dark to light, as numbers of the 256 colours: light colours are long delays.
-_COLOURS = (17, 18, 24, 30, 36, 77, 149, 226)
+_COLOURS = (25, 31, 37, 36, 35, 77, 149, 226)
 _STYLES = tuple(Style(color=f"color({number})") for number in _COLOURS)
 
 
@@ -34,7 +36,7 @@ def line_of(words: str, style: Style = PLAIN) -> Line:
     return [Segment(words, style)]
 
 
-def heat_map(update: Update, view: View, width: int, height: int, glyphs: Glyphs) -> Iterator[Line]:
+def heat_map(update: Update, view: View, width: int, glyphs: Glyphs) -> Iterator[Line]:
     """Yields a row for each network in the order of the table, and a column for each interval of time."""
     timeline, frame = update.timeline, update.frame
     if timeline is None or not len(timeline.begins_ns):
@@ -45,14 +47,17 @@ def heat_map(update: Update, view: View, width: int, height: int, glyphs: Glyphs
     title = "p95 - least RTT"
     yield line_of(f"{glyphs.fit(title, _LABEL_WIDTH)} {begin}{end.rjust(cells - len(begin))}", BOLD)
     columns = timeline.columns(cells)
-    for line in shown_lines(frame, view)[: max(height, 1)].tolist():
+    yield _legend(glyphs)
+    for line in shown_lines(frame, view)[:_MAX_ROWS].tolist():
         if frame.lines[line].is_network:
             label = glyphs.fit(view.label(frame.lines[line]), _LABEL_WIDTH)
             yield [Segment(label + " "), *_heat_row(timeline, frame, line, columns, glyphs)]
-    legend: Line = [Segment("ms: ", BOLD)]
-    for level, name in enumerate([*(f"<{each * 1e3:g}" for each in LEVELS_S), f">={LEVELS_S[-1] * 1e3:g}"]):
-        legend.append(Segment(f"{_character(level, glyphs) * 2} {name}  ", _STYLES[level]))
-    yield legend
+
+
+def _legend(glyphs: Glyphs) -> Line:
+    names = [*(f"<{each * 1e3:g}" for each in LEVELS_S), f">={LEVELS_S[-1] * 1e3:g}"]
+    levels = [Segment(f"{_character(level, glyphs) * 2} {name}  ", _STYLES[level]) for level, name in enumerate(names)]
+    return [Segment("ms: ", BOLD), *levels]
 
 
 def _character(level: int, glyphs: Glyphs) -> str:
@@ -63,13 +68,10 @@ def _heat_row(timeline: Timeline, frame: Frame, line: int, columns: Times, glyph
     if line >= timeline.p95.shape[1]:
         return
     values = timeline.p95[:, line] - float(frame.statistics.least[line])
-    for column in columns.tolist():
-        value = values[column] if column >= 0 else np.nan
-        if np.isnan(value):
-            yield Segment(" ")
-        else:
-            level = int(np.searchsorted(LEVELS_S, value, side="right"))
-            yield Segment(_character(level, glyphs), _STYLES[level])
+    levels = np.where(np.isnan(values), -1, np.searchsorted(LEVELS_S, values, side="right"))
+    for level, cells in groupby(np.where(columns >= 0, levels[columns], -1).tolist()):
+        width = len(list(cells))
+        yield Segment(_character(level, glyphs) * width, _STYLES[level]) if level >= 0 else Segment(" " * width)
 
 
 def traffic(update: Update, width: int, glyphs: Glyphs) -> Iterator[Line]:

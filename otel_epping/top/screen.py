@@ -116,7 +116,7 @@ class TopScreen(App[str]):
         """Draws everything from the latest update."""
         table, page = self.query_one(NetworkTable), self.query_one(Page)
         self._draw_head()
-        body = self._page_lines(page.size.width or self.size.width, self.size.height - 6)
+        body = self._page_lines(page.size.width or self.size.width, self.size.height - 5)
         if self._update and body is None:
             lines = TableLines(self._update.frame, self._view, self.size.width, self._glyphs)
             table.set_table(lines)
@@ -138,7 +138,7 @@ class TopScreen(App[str]):
         if self._opened is not None:
             return list(detail(update, self._view, self._opened, width, height, glyphs))
         if self._tab == _HEAT_MAP:
-            return list(pages.heat_map(update, self._view, width, height, glyphs))
+            return list(pages.heat_map(update, self._view, width, glyphs))
         if self._tab == _TRAFFIC:
             return list(pages.traffic(update, width, glyphs))
         if self._tab == _HEALTH:

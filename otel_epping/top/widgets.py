@@ -118,7 +118,9 @@ class NetworkTable(Widget, can_focus=True):
     def position(self) -> str:
         """The numbers of the visible rows, or "" if all rows are visible."""
         height = max(self.size.height - 1, 1)
-        return f"rows {self._top + 1:,}-{min(self._top + height, self.rows):,}" if self.rows > height else ""
+        if self.rows <= height:
+            return ""
+        return f"rows {self._top + 1:,}-{min(self._top + height, self.rows):,} of {self.rows:,}"
 
     @property
     def selected(self) -> int | None:
