@@ -9,7 +9,7 @@ PYTHON   ?= /usr/bin/python3
 # architecture.
 OTHER_ARCHITECTURE := $(if $(filter x86_64,$(shell uname -m)),arm64,amd64)
 PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev linux-libc-dev-$(OTHER_ARCHITECTURE)-cross \
-    openssl python3-bpfcc python3-venv systemd util-linux
+    openssl python3-bpfcc python3-venv systemd tmux util-linux
 
 BIN     := .venv/bin
 BPF     := $(wildcard bpf/*.c bpf/*.h)

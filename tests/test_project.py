@@ -33,7 +33,7 @@ GENERATED = {"__pycache__", "build", "dist"}
 LEVELS = [
     ["otel_epping.cli"],
     ["otel_epping.cost"],
-    ["otel_epping.report"],
+    ["otel_epping.report", "otel_epping.top"],
     ["otel_epping.history"],
     ["otel_epping.agent", "otel_epping.instrumentor", "otel_epping.lab", "otel_epping.replay"],
     ["otel_epping.settings"],

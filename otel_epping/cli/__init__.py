@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line, one module per command.
 
-otel-epping run | check | config | cost | demo | report | watch | replay.
+otel-epping run | check | config | cost | demo | replay | report | top | watch.
 """
 
 import errno
@@ -25,6 +25,7 @@ from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
 from otel_epping.cli.report import report
 from otel_epping.cli.run import run
+from otel_epping.cli.top import top
 from otel_epping.cli.watch import watch
 from otel_epping.errors import EppingError
 from otel_epping.kernel.load import requirements
@@ -50,7 +51,7 @@ def cli() -> None:
 # descriptor is closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
-for _command in (run, check, config, cost, demo, report, watch, replay):
+for _command in (run, check, config, cost, demo, report, top, watch, replay):
     cli.add_command(_command)
 
 

@@ -78,6 +78,11 @@ class History:
         """Memory of all slices in bytes."""
         return sum(stored.nbytes for stored in self._slices)
 
+    @property
+    def intervals(self) -> list[tuple[int, int]]:
+        """The begin and the end of each slice, Unix time, ns, in the order of time."""
+        return [(stored.begin_ns, stored.end_ns) for stored in self._slices]
+
     def add(self, slice: Slice) -> None:
         """Adds a slice. Slices may come in any order, may overlap, and may have gaps between them."""
         self._insert(StoredSlice(slice))
@@ -122,7 +127,7 @@ class History:
         history = History(numbering, self._ages)
         history.notes = self.notes
         for stored in self._slices:
-            history._insert(_grouped(stored, to, numbering))
+            history._insert(grouped_slice(stored, to, numbering))
         return history
 
     def _insert(self, stored: StoredSlice) -> None:
@@ -163,7 +168,7 @@ class History:
                 place += 1
 
 
-def _grouped(stored: StoredSlice, to: Indexes, numbering: Numbering) -> StoredSlice:
+def grouped_slice(stored: StoredSlice, to: Indexes, numbering: Numbering) -> StoredSlice:
     """Returns a slice whose lines are groups. `to` is the number of the group of each line."""
     lines, place = np.unique(to[stored.lines], return_inverse=True)
     counters = np.zeros((len(numbering.columns), len(lines)), np.uint64)

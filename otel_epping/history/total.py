@@ -138,6 +138,15 @@ class Total:
             elif is_latest or key not in self.agent:
                 self.agent[key] = value
 
+    def copy(self) -> "Total":
+        """Returns a copy, which does not change when a slice is added to this sum."""
+        self.match()
+        copy = Total(self.numbering)
+        copy.covered, copy.counters, copy.agent = self.covered, self.counters.copy(), dict(self.agent)
+        copy._rtts = {method: rtts.copy() for method, rtts in self._rtts.items()}
+        copy._current_ns, copy._agent_ns = self._current_ns.copy(), self._agent_ns
+        return copy
+
     def stored(self) -> StoredSlice:
         """Returns the sum as one slice."""
         self.match()

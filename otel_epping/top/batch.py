@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints the table of networks without a terminal: as text, as CSV or as JSON. Needs no package for terminals."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from otel_epping.history.line import Line
+from otel_epping.kernel.arrays import Indexes
+from otel_epping.networks.pseudonyms import unchanged
+from otel_epping.top import text
+from otel_epping.top.columns import COLUMNS
+from otel_epping.top.frame import Frame, Summary, summary
+from otel_epping.top.view import View, shown_lines
+
+_LABELS = ("kind", "subnet", "name", "as", "organization", "country", "interface", "side")
+
+
+class Printer:
+    """Makes the output of each iteration.
+
+    `format` is `table`, `csv` or `json`. `source` is the name of the interfaces or captures.
+    """
+
+    def __init__(self, format: str, source: str) -> None:
+        self._format, self._source = format, source
+        self._is_first = True
+
+    def output(self, frame: Frame, view: View, reasons: Sequence[str] = ()) -> str:
+        """Returns the text of a frame, without a newline at the end. `reasons` explain why there are no RTTs."""
+        shown = shown_lines(frame, view)
+        is_first, self._is_first = self._is_first, False
+        if self._format == "json":
+            return json.dumps(_document(frame, view, shown, self._source, reasons))
+        if self._format == "csv":
+            return _csv(frame, view, shown, has_heading=is_first)
+        gap = "" if is_first else "\n"
+        return gap + "\n".join([*_heading(frame, self._source), "", *table(frame, view, shown), *reasons])
+
+
+def _labels(line: Line, view: View) -> dict[str, Any]:
+    """Returns what identifies a line."""
+    shown = {
+        "subnet": view.show("subnet", line.subnet) if line.subnet else "",
+        "name": view.show("network", line.name) if line.name else "",
+        "as": line.as_number if view.show is unchanged else None,
+        "organization": view.show("organization", line.as_organization) if line.as_organization else "",
+    }
+    tags = {} if view.show is not unchanged else dict(line.tags)
+    return {each: getattr(line, each) if each not in shown else shown[each] for each in _LABELS} | {"tags": tags}
+
+
+def _document(frame: Frame, view: View, shown: Indexes, source: str, reasons: Sequence[str]) -> dict[str, Any]:
+    total = frame.total
+    rows = _all_numbers(frame, shown)
+    return {
+        "source": source,
+        "begin_unix_nano": total.begin_ns,
+        "end_unix_nano": total.end_ns,
+        "seconds": total.seconds,
+        "group_by": view.group_by,
+        "filter": view.filter.text,
+        "sort": view.sort,
+        "summary": {key: _finite(value) for key, value in dataclasses.asdict(summary(frame)).items()},
+        "reasons": list(reasons),
+        "networks": [
+            _labels(frame.lines[line], view) | numbers for line, numbers in zip(shown.tolist(), rows, strict=True)
+        ],
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _all_numbers(frame: Frame, shown: Indexes) -> list[dict[str, float | None]]:
+    """Returns the numbers of each shown line, in the units of the columns."""
+    values = {column.key: (column.values(frame)[shown] * column.unit).tolist() for column in COLUMNS}
+    return [
+        {key: None if math.isnan(column[place]) else round(column[place], 6) for key, column in values.items()}
+        for place in range(len(shown))
+    ]
+
+
+def _csv(frame: Frame, view: View, shown: Indexes, *, has_heading: bool) -> str:
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    if has_heading:
+        writer.writerow(["end_unix_nano", "seconds", *_LABELS, *(column.key for column in COLUMNS)])
+    for line, numbers in zip(shown.tolist(), _all_numbers(frame, shown), strict=True):
+        labels = _labels(frame.lines[line], view)
+        cells = [labels[each] for each in _LABELS]
+        row = [frame.total.end_ns, f"{frame.total.seconds:.3f}", *cells, *numbers.values()]
+        writer.writerow(["" if cell is None else cell for cell in row])
+    return output.getvalue().rstrip("\n")
+
+
+def _heading(frame: Frame, source: str) -> Iterator[str]:
+    yield f"{source}, {text.clock(frame.end_ns)}, {frame.total.seconds:.1f} s: {summary_text(summary(frame))}"
+
+
+def summary_text(numbers: Summary) -> str:
+    """Returns the numbers above the table as one line."""
+    parts = [f"{numbers.networks:,} networks"]
+    if not math.isnan(numbers.samples_s):
+        parts.append(f"{text.scaled(numbers.samples_s)} RTTs/s")
+    if numbers.coverage is not None:
+        parts.append(f"coverage {numbers.coverage:.0%} of TCP")
+    if numbers.aggregated is not None:
+        parts.append(f"not by network {text.percent(numbers.aggregated)} %")
+    if numbers.never_answered is not None:
+        parts.append(f"never answered {numbers.never_answered:,} ({text.percent(numbers.unanswered or 0)} %)")
+    return ", ".join(parts)
+
+
+def table(frame: Frame, view: View, shown: Indexes) -> list[str]:
+    """Returns the lines of the table with all columns, as wide as needed. Columns without values are left out."""
+    lines = [frame.lines[line] for line in shown.tolist()]
+    columns = [["network", *(view.label(line) for line in lines)]]
+    for field in ("side", "interface", "system", "country"):
+        cells = [view.cell(line, field) for line in lines]
+        if any(cells):
+            columns.append([{"system": "AS"}.get(field, field), *cells])
+    left = len(columns)
+    for column in COLUMNS:
+        cells = [column.show(value) for value in column.values(frame)[shown].tolist()]
+        if {*cells} - {text.UNKNOWN}:
+            columns.append([column.heading, *cells])
+    widths = [max(map(text.cells, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return ["  ".join(_aligned(row, widths, left)).rstrip() for row in rows]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int], left: int) -> Iterator[str]:
+    for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        space = " " * (width - text.cells(cell))
+        yield cell + space if place < left else space + cell

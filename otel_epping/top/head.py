@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lines above the table: source and time, coverage, and the worst network in one sentence."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from otel_epping.history.statistics import MIN_SAMPLES
+from otel_epping.top import text
+from otel_epping.top.frame import Frame, summary
+from otel_epping.top.measuring import Update
+from otel_epping.top.view import View
+
+# A network is the worst only if its mean RTT exceeds its least RTT by this time in seconds.
+_WORST_ADDED_S = 0.001
+
+
+def title(update: Update, view: View, *, is_frozen: bool) -> str:
+    """Returns the source, the time, and the state of the screen."""
+    frame = update.frame
+    begin_ns, end_ns = update.session
+    window = "the whole session" if view.window_s is None else f"the last {text.duration(frame.total.seconds)}"
+    if not update.is_live:
+        window = "all packets" if view.window_s is None else window
+    parts = [update.name, text.clock(frame.end_ns) if frame.end_ns else "starting", window]
+    if update.is_live:
+        parts.append(f"running {text.duration((end_ns - begin_ns) / 1e9)}")
+    if is_frozen:
+        parts.append("FROZEN (Space continues)")
+    return "  ".join(parts)
+
+
+def numbers(update: Update) -> str:
+    """Returns the numbers that say how complete the measurement is."""
+    found = summary(update.frame)
+    parts = [f"{found.networks:,} networks"]
+    if not math.isnan(found.samples_s):
+        parts.append(f"{text.scaled(found.samples_s)} RTTs/s")
+    if found.coverage is not None:
+        parts.append(f"coverage {found.coverage:.0%} of TCP")
+    if found.aggregated is not None:
+        parts.append(f"aggregated {text.percent(found.aggregated)}%")
+    if found.never_answered is not None:
+        parts.append(f"never answered {found.never_answered:,} ({text.percent(found.unanswered or 0)}%)")
+    return "  ".join(parts)
+
+
+def verdict(frame: Frame, view: View) -> str:
+    """Returns a sentence about the network with the greatest impact."""
+    found = frame.statistics
+    is_certain = found.is_certain & frame.total.numbering.are_networks() & ~np.isnan(found.impact)
+    if not found.samples.any():
+        return ""
+    if not is_certain.any():
+        return f"No network has {MIN_SAMPLES} RTT samples yet: all numbers are uncertain."
+    line = int(np.argmax(np.where(is_certain, found.impact, -1)))
+    if not found.excess[line] >= _WORST_ADDED_S:
+        return "No network is slow: RTTs are within 1 ms of the least RTT of each network."
+    added, least, p95 = (text.milliseconds(float(each[line])) for each in (found.excess, found.least, found.p95))
+    return f"Worst: {view.label(frame.lines[line])} adds {added} ms to its least RTT of {least} ms, p95 {p95} ms"
+
+
+def states(update: Update, view: View) -> Iterator[str]:
+    """Yields what changes the table: the order, the filter, the group and the baseline."""
+    yield f"sort {view.sort}{' (reversed)' if view.ascending else ''}"
+    if view.group_by != "subnet":
+        yield f"group {view.group_by}"
+    if view.filter.text:
+        yield f"filter {view.filter.text}"
+    begin_ns, end_ns = update.baseline
+    if not np.isnan(update.frame.change_s).all():
+        yield f"change since {text.clock(begin_ns)}-{text.clock(end_ns)}"
+    elif end_ns and view.window_s is not None:
+        yield f"change known at {text.clock(end_ns + round(view.window_s * 1e9))}"

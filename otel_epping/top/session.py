@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session: all slices since the start, and the frames that are computed from them."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from otel_epping.history.columns import Numbering
+from otel_epping.history.histograms import Floats
+from otel_epping.history.history import LIVE_AGES, History, grouped_slice
+from otel_epping.history.line_rtts import LineRtts
+from otel_epping.history.load import latency_under_load
+from otel_epping.history.slice import Slice
+from otel_epping.history.stored import StoredSlice
+from otel_epping.history.total import Total
+from otel_epping.kernel.arrays import Indexes, Times, grow
+from otel_epping.series.grouping import SUBNET
+from otel_epping.top.frame import Frame, make_frame
+
+_NS = 10**9
+# By default, the baseline is the first minute. A window that overlaps with the first minute is not compared with it.
+BASELINE_NS = 60 * _NS
+# A window is summed again when it is longer than wanted by a part of _PARTS. Otherwise, new slices are only added.
+_PARTS = 6
+# Latency under load is computed again after this time, or earlier in a short session.
+_LOAD_NS = 60 * _NS
+
+
+class Session:
+    """All slices of a measurement. Only one thread at a time may use a session.
+
+    `history` contains the slices. By default, the session starts with an empty history that merges its old slices, so
+    the memory is limited.
+    """
+
+    def __init__(self, history: History | None = None) -> None:
+        self.history = history if history is not None else History(ages=LIVE_AGES)
+        self._seen_ns: Times = np.zeros(0, np.int64)
+        self._window: Total | None = None
+        self._window_s: float | None = None
+        self._baseline: tuple[LineRtts, int, int] | None = None
+        self._is_baseline_chosen = False
+        self._under_load_s: Floats | None = None
+        self._load_ns = 0
+
+    @property
+    def begin_ns(self) -> int:
+        """The begin of the session, Unix time, ns."""
+        return self.history.begin_ns
+
+    @property
+    def end_ns(self) -> int:
+        """The end of the latest slice, Unix time, ns."""
+        return self.history.end_ns
+
+    @property
+    def baseline(self) -> tuple[int, int]:
+        """The begin and the end of the baseline, Unix time, ns; (0, 0) if there is no baseline yet."""
+        return self._baseline[1:] if self._baseline else (0, 0)
+
+    def add(self, slice: Slice) -> None:
+        """Adds a slice, which must be later than all earlier slices."""
+        self.history.add(slice)
+        self._seen_ns = grow(self._seen_ns, len(self.history.numbering.lines))
+        self._seen_ns[slice.lines[slice.counters.any(axis=1)]] = slice.end_ns
+        if self._window is not None and self._window_s is not None:
+            is_too_long = slice.end_ns - self._window.begin_ns > self._window_s * _NS * (1 + 1 / _PARTS)
+            if is_too_long:
+                self._window = None
+            else:
+                self._window.add(StoredSlice(slice))
+        if self._baseline is None and self.end_ns - self.begin_ns >= BASELINE_NS:
+            self._set_baseline(self.history.total(None, self.begin_ns + BASELINE_NS))
+
+    def set_baseline(self, total: Total) -> None:
+        """Makes the RTTs of `total` the baseline, from now on."""
+        self._is_baseline_chosen = True
+        self._set_baseline(total)
+
+    def _set_baseline(self, total: Total) -> None:
+        self._baseline = total.rtts().copy(), total.begin_ns, total.end_ns
+
+    def window(self, window_s: float | None, end_ns: int | None = None) -> Total:
+        """Returns the sum of the latest slices. `window_s` is the duration; None stands for the whole session.
+
+        `end_ns` is the end of the window; by default, the window ends with the latest slice.
+        """
+        if end_ns is not None and end_ns < self.end_ns:
+            begin_ns = None if window_s is None else end_ns - round(window_s * _NS)
+            return self.history.total(begin_ns, end_ns)
+        if window_s is None:
+            return self.history.total()
+        if self._window is None or self._window_s != window_s:
+            self._window = self.history.total(self.end_ns - round(window_s * _NS))
+            self._window_s = window_s
+        return self._window
+
+    def frame(
+        self,
+        window_s: float | None,
+        group_by: str = SUBNET,
+        methods: Collection[str] | None = None,
+        end_ns: int | None = None,
+    ) -> Frame:
+        """Computes a frame. `end_ns` is the end of the window, for captures."""
+        window = self.window(window_s, end_ns)
+        everything = self.history.total(None, end_ns) if end_ns is not None else self.history.total()
+        session = everything.rtts(methods).copy()
+        baseline = None
+        if self._baseline and (self._is_baseline_chosen or window.begin_ns >= self._baseline[2]):
+            baseline = self._baseline[0].copy()
+        # It is not known when the lines of a given history were seen last. They do not fade.
+        seen_ns = grow(self._seen_ns, window.lines, 0 if len(self._seen_ns) else window.end_ns).copy()
+        if group_by != SUBNET:
+            to, numbering = self._groups(group_by)
+            session = _grouped_rtts(session, to, len(numbering.lines))
+            baseline = baseline and _grouped_rtts(baseline, to, len(numbering.lines))
+            window, seen_ns = self.grouped(window, group_by), _latest(seen_ns, to, len(numbering.lines))
+        under_load_s = self._latency_under_load() if group_by == SUBNET else None
+        return make_frame(
+            window.copy() if group_by == SUBNET else window,
+            session,
+            everything.seconds,
+            seen_ns,
+            baseline,
+            under_load_s,
+            methods,
+        )
+
+    def grouped(self, total: Total, group_by: str) -> Total:
+        """Returns the sums of the groups, or `total` itself if lines are not grouped."""
+        if group_by == SUBNET:
+            return total
+        to, numbering = self._groups(group_by)
+        grouped = Total(numbering)
+        grouped.add(grouped_slice(total.stored(), to, numbering))
+        return grouped
+
+    def _groups(self, group_by: str) -> tuple[Indexes, Numbering]:
+        """Returns the number of the group of each line, and the numbering of the groups."""
+        lines, numbering = self.history.numbering.lines, Numbering()
+        numbering.columns, numbering.methods = self.history.numbering.columns, self.history.numbering.methods
+        to = np.array([numbering.lines.find(line.grouped(group_by)) for line in lines], np.int64)
+        return to, numbering
+
+    def _latency_under_load(self) -> Floats | None:
+        if self.end_ns - self._load_ns >= min(_LOAD_NS, (self.end_ns - self.begin_ns) // 2):
+            self._load_ns = self.end_ns
+            self._under_load_s = latency_under_load(self.history).added
+        return self._under_load_s
+
+
+def _grouped_rtts(rtts: LineRtts, to: Indexes, groups: int) -> LineRtts:
+    grouped = LineRtts(groups)
+    found = rtts.as_rtts(0)
+    grouped.add(replace(found, lines=to[found.lines]))
+    return grouped
+
+
+def _latest(seen_ns: Times, to: Indexes, groups: int) -> Times:
+    latest = np.zeros(groups, np.int64)
+    np.maximum.at(latest, to, seen_ns)
+    return latest

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user chose to see, and which lines of a frame are shown in which order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from otel_epping.history.line import Line
+from otel_epping.history.statistics import MIN_SAMPLES
+from otel_epping.kernel.arrays import Indexes
+from otel_epping.networks.pseudonyms import Show, unchanged
+from otel_epping.series.grouping import ASN, COUNTRY, NAME, SUBNET
+from otel_epping.top.columns import BY_KEY, DEFAULT_SORT
+from otel_epping.top.filter import NetworkFilter
+from otel_epping.top.frame import Frame
+
+SORT_BY_NAME = "network"
+# Windows in seconds; None is the whole session.
+WINDOWS_S: tuple[float | None, ...] = (10.0, 60.0, 300.0, None)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the user chose.
+
+    window_s   the duration of the window in seconds; None is the whole session
+    group_by   what a line stands for (Line.grouped())
+    filter     the filter
+    sort       the key of the column, or SORT_BY_NAME
+    ascending  true if the order is reversed
+    show       returns the text to show for a name or an address
+    """
+
+    window_s: float | None = 60.0
+    group_by: str = SUBNET
+    filter: NetworkFilter = field(default_factory=NetworkFilter)
+    sort: str = DEFAULT_SORT
+    ascending: bool = False
+    show: Show = unchanged
+
+    @property
+    def is_redacted(self) -> bool:
+        """True if pseudonyms are shown."""
+        return self.show is not unchanged
+
+    def label(self, line: Line) -> str:
+        """Returns the text that names a line."""
+        if not line.is_network:
+            return line.label
+        if self.group_by != SUBNET and line == Line(interface=line.interface, side=line.side, agent=line.agent):
+            return f"no {self.group_by}"
+        kind = "network" if line.name else "subnet" if line.subnet else "group"
+        return self.show(kind, line.label)
+
+    def system(self, line: Line) -> str:
+        """Returns the AS and its organisation."""
+        if line.as_number is None:
+            return ""
+        number, organization = self.show("AS", f"AS{line.as_number}"), line.as_organization
+        return f"{number} {self.show('organization', organization) if organization else ''}".rstrip()
+
+    def cell(self, line: Line, field: str) -> str:
+        """Returns the text of a column of text (columns.Layout)."""
+        if field == "label":
+            return self.label(line)
+        if field == "system":
+            return self.system(line)
+        if field == "side":
+            return line.side[:3]
+        return str(getattr(line, field))
+
+
+def shown_lines(frame: Frame, view: View) -> Indexes:
+    """Returns the numbers of the lines to show, in order.
+
+    Lines that sum many networks come last. If the table is sorted by an RTT, lines with few samples come after all
+    other networks, because their RTTs are uncertain. Lines without a value come after lines with a value.
+    """
+    are_networks = frame.total.numbering.are_networks()
+    shown = np.flatnonzero(frame.present & (view.filter.matching(frame) | ~are_networks))
+    if view.filter.text:
+        shown = shown[are_networks[shown]]
+    if view.sort == SORT_BY_NAME:
+        labels = [frame.lines[line].label.casefold() for line in shown.tolist()]
+        order = sorted(range(len(labels)), key=labels.__getitem__, reverse=view.ascending)
+        shown = shown[np.array(order, np.int64)]
+        return shown[np.argsort(~are_networks[shown], kind="stable")]
+    column = BY_KEY[view.sort]
+    values = column.values(frame)[shown]
+    samples = frame.statistics.samples[shown]
+    is_uncertain = (samples < MIN_SAMPLES) & column.is_time
+    key = np.where(np.isnan(values), np.inf, values if view.ascending else -values)
+    # The last key is the first in the order. Lines with equal values are in the order of traffic.
+    traffic = -np.nan_to_num(frame.statistics.packets[shown])
+    return shown[np.lexsort((traffic, key, np.isnan(values), is_uncertain, ~are_networks[shown]))]
+
+
+def group_names(lines: Sequence[Line]) -> list[str]:
+    """Returns the attributes by which lines can be grouped."""
+    found = [SUBNET]
+    for group, has_group in (
+        (NAME, any(line.name for line in lines)),
+        (ASN, any(line.as_number is not None for line in lines)),
+        (COUNTRY, any(line.country for line in lines)),
+    ):
+        found += [group] * has_group
+    return found + list(dict.fromkeys(tag for line in lines for tag, _ in line.tags))
