@@ -34,7 +34,7 @@ STANDARD_OUTPUT = "-"
 
 
 @dataclass(frozen=True)
-class Options:
+class ReportOptions:
     """What to report, and how.
 
     paths       the sources; without sources, interfaces are measured
@@ -55,7 +55,7 @@ class Options:
     is_redacted: bool
 
 
-def run(settings: Settings, networks: Networks | None, grouping: Grouping, options: Options) -> None:
+def run(settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions) -> None:
     """Writes the report. Raises EppingError if a source cannot be read, or if the output cannot be written."""
     enable_keyboard_interrupt()
     show: Show = Pseudonyms() if options.is_redacted else unchanged
@@ -80,7 +80,7 @@ def _belongs_to_another(path: Path) -> bool:
 
 
 def _report(
-    settings: Settings, networks: Networks | None, grouping: Grouping, options: Options, show: Show
+    settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions, show: Show
 ) -> tuple[Report, str]:
     if options.paths:
         sources = _read(settings, networks, grouping, options, show)
@@ -96,7 +96,7 @@ def _report(
 
 
 def _read(
-    settings: Settings, networks: Networks | None, grouping: Grouping, options: Options, show: Show
+    settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions, show: Show
 ) -> list[Source]:
     is_compared = len(options.paths) == 2 and not options.is_merged
     parts = [[path] for path in options.paths] if is_compared else [list(options.paths)]

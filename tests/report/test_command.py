@@ -94,6 +94,19 @@ def test_an_archive_of_epping(ns: Namespace, good: str, tmp_path: Path) -> None:
     assert data_of(ns, str(archive))["about"]["samples"] == data_of(ns, good)["about"]["samples"]
 
 
+def test_groups(ns: Namespace, good: str, tmp_path: Path) -> None:
+    """The lines are groups, whether the source is measured in groups or not."""
+    (tmp_path / "networks.csv").write_text(f"cidr,name\n{TALK.client},Miller\n{TALK.server},Miller\n")
+    options = ("--networks", str(tmp_path / "networks.csv"), "--group-by", "name")
+    measured = data_of(ns, good, *options)["sections"]["worst_networks"]["tables"]["networks"]["rows"]
+    assert [row["network"] for row in measured] == ["Miller"]
+    assert measured[0]["samples"] == len(SERVER) + len(CLIENT)
+    (tmp_path / "events.jsonl").write_text(epping(ns, "replay", *ALL, "--events", "--format", "jsonl", good).stdout)
+    grouped = data_of(ns, str(tmp_path / "events.jsonl"), *options)["sections"]["worst_networks"]["tables"]
+    (row,) = grouped["networks"]["rows"]
+    assert row["samples"] == len(SERVER) + len(CLIENT)
+
+
 def test_redact(ns: Namespace, good: str, tmp_path: Path) -> None:
     for format in ("html", "markdown", "json"):
         path = tmp_path / "redacted"
