@@ -26,6 +26,7 @@ from otel_epping.report.markdown import markdown
 from otel_epping.report.measurement import Source
 from otel_epping.report.output_file import OutputFile
 from otel_epping.report.sources import read, title_of
+from otel_epping.report.text import plural
 from otel_epping.series.grouping import Grouping
 from otel_epping.settings.model import Settings
 
@@ -68,6 +69,10 @@ def run(settings: Settings, networks: Networks | None, grouping: Grouping, optio
         report, content = _report(settings, networks, grouping, options, show)
         file.write(content)
     click.echo(f"otel-epping: {report.sections[0].sentences[0]}", err=True)
+    if report.notes:
+        click.echo(
+            f"otel-epping: the end of the report has {plural(len(report.notes), 'note')} of the source", err=True
+        )
     click.echo(f"otel-epping: wrote {path} ({len(content) / 1e6:.1f} MB)", err=True)
 
 

@@ -70,7 +70,7 @@ def test_the_format_follows_the_name(ns: Namespace, good: str, tmp_path: Path, n
     path = tmp_path / name
     result = epping(ns, "report", *ALL, good, "-o", str(path))
     assert result.returncode == 0
-    assert (result.stdout, result.stderr.count("\n")) == ("", 2)
+    assert (result.stdout, result.stderr.count("\n")) == ("", 3)
     assert f"wrote {path}" in result.stderr
     starts = {".md": "# Network latency: good.pcap", ".json": '{"version":1'}
     assert path.read_text().startswith(starts.get(path.suffix, "<!DOCTYPE html>"))
