@@ -69,7 +69,7 @@ def report(
         raise EppingError("plotly is missing: pip install 'otel-epping[report]'")
     # These imports load the OpenTelemetry SDK, which most other commands do not need.
     from otel_epping.history.verdict import Thresholds
-    from otel_epping.report.run import Options, run
+    from otel_epping.report.run import ReportOptions, run
 
     with naming_source(context):
         opened = names.open_files(settings)
@@ -80,7 +80,7 @@ def report(
     grouping = Grouping(settings.group_by, settings.network_tags, opened.databases)
     thresholds = Thresholds(fair=fair / 1e9, slow=slow / 1e9, loss=loss / 100)
     format = format or _FORMATS.get(Path(output).suffix.lower(), "html")
-    options = Options(sources, output, format, duration / 1e9, thresholds, merge, redact)
+    options = ReportOptions(sources, output, format, duration / 1e9, thresholds, merge, redact)
     try:
         run(settings, opened.networks, grouping, options)
     except KeyboardInterrupt:

@@ -48,10 +48,10 @@ class Figure:
     """A figure.
 
     key      the name of the figure in JSON
-    kind     the function in report.js that draws the figure
+    kind     the function in page/figures.js that draws the figure
     caption  what the figure shows, and how to read it
     samples  the number of values that the figure shows, and what they are
-    data     the numbers in the figure. report.js draws them, and JSON contains them
+    data     the numbers in the figure. figures.js draws them, and JSON contains them
     """
 
     key: str

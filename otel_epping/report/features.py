@@ -21,6 +21,7 @@ _CLASSES = {
 }
 _CODEPOINTS = {"ect_0": "ECT(0)", "ect_1": "ECT(1)", "ce": "CE (congestion)"}
 _WAYS = {"to": "to networks", "from": "from networks"}
+_EXPORT_ALL = "An agent exports them with the option --metrics all."
 _NOT_TCP_TIMESTAMP = "TCP packets without timestamps: only handshakes and sequence numbers can be measured"
 
 
@@ -60,7 +61,11 @@ def features(measurement: Measured) -> Section:
         ReportColumn("byte_share", "traffic", "share", "Share of the bytes of this direction."),
     ]
     caption = plural(whole or 0, "packet") + ", each once for its source and once for its destination"
-    sentences = [] if whole else ["The source has no counts of packets."]
+    sentences = []
+    if not whole:
+        sentences.append("The source has no counts of packets.")
+    elif not rows:
+        sentences.append(f"The source has no counts of single protocols. {_EXPORT_ALL}")
     tables = [ReportTable("protocols", caption, columns, rows)] if rows else []
     tables.extend(_tcp_and_ecn(measurement))
     figures = [_bars(rows, caption)] if rows else []
@@ -131,7 +136,7 @@ def coverage(measurement: Measured) -> Section:
             "can be measured all the time."
         )
     else:
-        sentences.append("The source has no counts of TCP packets, so the coverage is unknown.")
+        sentences.append("The source has no counts of TCP packets, so the coverage is unknown. " + _EXPORT_ALL)
     answered = measurement.statistics.samples[measurement.networks] > 0
     sentences.append(
         f"{count(int(answered.sum()))} of {plural(len(measurement.networks), 'network')} have an RTT; "

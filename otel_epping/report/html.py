@@ -15,6 +15,8 @@ from otel_epping.report import text
 from otel_epping.report.document import Figure, Report, ReportColumn, ReportTable, Section, Value
 
 _PAGE = Path(__file__).parent / "page"
+# The scripts of the page, which become one script.
+_SCRIPTS = ("axes.js", "figures.js", "report.js")
 # A table shows this number of rows until all rows are asked for.
 _ROWS_SHOWN = 25
 # The browser must load nothing, whatever the page contains.
@@ -81,7 +83,7 @@ def html(report: Report) -> str:
             "<!-- plotly.js, MIT licence, https://github.com/plotly/plotly.js; compressed -->",
             _packed("plotly", get_plotlyjs()),
             _packed("data", json.dumps(figures, separators=(",", ":"), allow_nan=False)),
-            f"<script>\n{_asset('report.js')}</script>",
+            f"<script>\n{''.join(map(_asset, _SCRIPTS))}</script>",
             "</body>",
             "</html>",
             "",

@@ -26,6 +26,7 @@ from otel_epping.report.markdown import markdown
 from otel_epping.report.measurement import Source
 from otel_epping.report.output_file import OutputFile
 from otel_epping.report.sources import read, title_of
+from otel_epping.report.text import plural
 from otel_epping.series.grouping import Grouping
 from otel_epping.settings.model import Settings
 
@@ -34,7 +35,7 @@ STANDARD_OUTPUT = "-"
 
 
 @dataclass(frozen=True)
-class Options:
+class ReportOptions:
     """What to report, and how.
 
     paths       the sources; without sources, interfaces are measured
@@ -55,7 +56,7 @@ class Options:
     is_redacted: bool
 
 
-def run(settings: Settings, networks: Networks | None, grouping: Grouping, options: Options) -> None:
+def run(settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions) -> None:
     """Writes the report. Raises EppingError if a source cannot be read, or if the output cannot be written."""
     enable_keyboard_interrupt()
     show: Show = Pseudonyms() if options.is_redacted else unchanged
@@ -68,6 +69,10 @@ def run(settings: Settings, networks: Networks | None, grouping: Grouping, optio
         report, content = _report(settings, networks, grouping, options, show)
         file.write(content)
     click.echo(f"otel-epping: {report.sections[0].sentences[0]}", err=True)
+    if report.notes:
+        click.echo(
+            f"otel-epping: the end of the report has {plural(len(report.notes), 'note')} of the source", err=True
+        )
     click.echo(f"otel-epping: wrote {path} ({len(content) / 1e6:.1f} MB)", err=True)
 
 
@@ -80,7 +85,7 @@ def _belongs_to_another(path: Path) -> bool:
 
 
 def _report(
-    settings: Settings, networks: Networks | None, grouping: Grouping, options: Options, show: Show
+    settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions, show: Show
 ) -> tuple[Report, str]:
     if options.paths:
         sources = _read(settings, networks, grouping, options, show)
@@ -96,7 +101,7 @@ def _report(
 
 
 def _read(
-    settings: Settings, networks: Networks | None, grouping: Grouping, options: Options, show: Show
+    settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions, show: Show
 ) -> list[Source]:
     is_compared = len(options.paths) == 2 and not options.is_merged
     parts = [[path] for path in options.paths] if is_compared else [list(options.paths)]

@@ -10,7 +10,7 @@ from otel_epping.history.history import History
 from otel_epping.history.sources.kinds import read_sources
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.network import Networks
-from otel_epping.series.grouping import Grouping
+from otel_epping.series.grouping import SUBNET, Grouping
 
 _MAX_NAMED = 3
 
@@ -37,6 +37,8 @@ def read(
 ) -> History:
     """Returns the sum of sources. Raises EppingError if they cannot be read, or if no network was counted."""
     history = read_sources(sources, config, grouping=grouping, networks=networks, progress=progress)
+    if grouping.group_by != SUBNET:  # captures are grouped already, other sources are not
+        history = history.group(lambda line: line.grouped(grouping.group_by))
     if not history.total().present().any():
         notes = "; ".join(history.notes)
         raise EppingError(f"{title_of(sources)}: no packet of a network was counted" + (f": {notes}" if notes else ""))

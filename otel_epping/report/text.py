@@ -13,7 +13,7 @@ _MS_DIGITS = ((100, 0), (10, 1), (0.1, 2))
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-class Kind(NamedTuple):
+class CellKind(NamedTuple):
     """How values are shown.
 
     unit      the unit, which is shown in the heading
@@ -66,15 +66,15 @@ def _digits(number: float) -> str:
 
 
 KINDS = {
-    "text": Kind("", str, is_right=False),
-    "count": Kind("", count),
-    "time": Kind("ms", ms),
-    "change": Kind("ms", lambda seconds: ("+" if seconds > 0 else "") + ms(seconds)),
-    "share": Kind("%", percent),
-    "rate": Kind("Mbit/s", _mbit),
-    "impact": Kind("kB", _kilobytes),
-    "bytes": Kind("MB", lambda octets: _digits(octets / 1e6)),
-    "ratio": Kind("x", lambda ratio: f"{ratio:.2f}"),
+    "text": CellKind("", str, is_right=False),
+    "count": CellKind("", count),
+    "time": CellKind("ms", ms),
+    "change": CellKind("ms", lambda seconds: ("+" if seconds > 0 else "") + ms(seconds)),
+    "share": CellKind("%", percent),
+    "rate": CellKind("Mbit/s", _mbit),
+    "impact": CellKind("kB", _kilobytes),
+    "bytes": CellKind("MB", lambda octets: _digits(octets / 1e6)),
+    "ratio": CellKind("x", lambda ratio: f"{ratio:.2f}"),
 }
 
 

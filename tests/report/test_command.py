@@ -70,7 +70,7 @@ def test_the_format_follows_the_name(ns: Namespace, good: str, tmp_path: Path, n
     path = tmp_path / name
     result = epping(ns, "report", *ALL, good, "-o", str(path))
     assert result.returncode == 0
-    assert (result.stdout, result.stderr.count("\n")) == ("", 2)
+    assert (result.stdout, result.stderr.count("\n")) == ("", 3)
     assert f"wrote {path}" in result.stderr
     starts = {".md": "# Network latency: good.pcap", ".json": '{"version":1'}
     assert path.read_text().startswith(starts.get(path.suffix, "<!DOCTYPE html>"))
@@ -92,6 +92,19 @@ def test_an_archive_of_epping(ns: Namespace, good: str, tmp_path: Path) -> None:
     archive = tmp_path / "archive.jsonl"
     archive.write_text(events.stdout)
     assert data_of(ns, str(archive))["about"]["samples"] == data_of(ns, good)["about"]["samples"]
+
+
+def test_groups(ns: Namespace, good: str, tmp_path: Path) -> None:
+    """The lines are groups, whether the source is measured in groups or not."""
+    (tmp_path / "networks.csv").write_text(f"cidr,name\n{TALK.client},Miller\n{TALK.server},Miller\n")
+    options = ("--networks", str(tmp_path / "networks.csv"), "--group-by", "name")
+    measured = data_of(ns, good, *options)["sections"]["worst_networks"]["tables"]["networks"]["rows"]
+    assert [row["network"] for row in measured] == ["Miller"]
+    assert measured[0]["samples"] == len(SERVER) + len(CLIENT)
+    (tmp_path / "events.jsonl").write_text(epping(ns, "replay", *ALL, "--events", "--format", "jsonl", good).stdout)
+    grouped = data_of(ns, str(tmp_path / "events.jsonl"), *options)["sections"]["worst_networks"]["tables"]
+    (row,) = grouped["networks"]["rows"]
+    assert row["samples"] == len(SERVER) + len(CLIENT)
 
 
 def test_redact(ns: Namespace, good: str, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Texts of numbers, colours and axes of the figures.
+"use strict";
+
+const narrow = () => window.innerWidth < 600;
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const count = (number) => number.toLocaleString("en");
+const digits = (number) => (number === null ? "-" : String(Number(number.toPrecision(3))));
+const ms = (seconds) => (seconds === null ? null : seconds * 1e3);
+const msText = (seconds) => (seconds === null ? "unknown" : `${digits(seconds * 1e3)} ms`);
+const percent = (share) => (share === null ? "unknown" : `${digits(share * 100)} %`);
+const mbit = (bits) => bits / 1e6;
+const short = (text) => (narrow() && text.length > 15 ? `${text.slice(0, 14)}…` : text);
+// Plotly reads texts as HTML, and names come from users.
+const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+// ---- axes
+
+function logTicks(low, high) {
+  const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high)), values = [];
+  const steps = to - from > 3 ? [1] : [1, 2, 5];
+  for (let power = from; power <= to; power++) {
+    for (const step of steps) values.push(step * 10 ** power);
+  }
+  return values;
+}
+
+function logAxis(title, values, range) {
+  const used = values.filter((each) => each > 0);
+  const low = range ? range[0] : Math.min(...used), high = range ? range[1] : Math.max(...used);
+  const ticks = used.length || range ? logTicks(low, high) : [1];
+  const margin = 0.04 * Math.max(0.3, Math.log10(high / low));
+  return {
+    ...axis(title), type: "log", tickmode: "array", tickvals: ticks, ticktext: ticks.map((each) => digits(each)),
+    range: [Math.log10(low) - margin, Math.log10(high) + margin],
+  };
+}
+
+function axis(title) {
+  return {
+    title: { text: title, standoff: 8 }, gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false,
+    automargin: true, ticks: "outside", tickcolor: css("--line"),
+  };
+}
+
+const timeAxis = () => ({ ...axis("time (UTC)"), type: "date" });
+const least = (rows) => rows.reduce((low, row) => row.reduce((a, b) => (b !== null && b < a ? b : a), low), Infinity);
+const greatest = (rows) => rows.reduce((high, row) => row.reduce((a, b) => (b !== null && b > a ? b : a), high), 0);
+
+// Returns the numbers between which 98 % of all values are: a few outliers must not use up the colours.
+function colourRange(rows) {
+  const all = rows.flat().filter((each) => each !== null).sort((a, b) => a - b);
+  if (!all.length) return [0.001, 0.1];
+  const low = all[Math.floor(all.length * 0.01)], high = all[Math.ceil(all.length * 0.99) - 1];
+  return high > low * 1.2 ? [low, high] : [low / 1.5, high * 1.5];
+}
+
+const styles = () => [
+  { color: css("--blue"), dash: "solid", symbol: "circle" },
+  { color: css("--red"), dash: "dash", symbol: "diamond" },
+  { color: css("--green"), dash: "dot", symbol: "square" },
+  { color: css("--purple"), dash: "dashdot", symbol: "triangle-up" },
+  { color: css("--grey"), dash: "longdash", symbol: "x" },
+];
