@@ -67,7 +67,7 @@ def run(settings: Settings, files: FilesFollower, options: Options) -> None:
         if options.is_batch:
             frame = session.frame(None, view.group_by, view.filter.methods)
             why = reasons(frame, name, is_live=False)
-            click.echo(Printer(options.format, name).output(frame, view, why))
+            click.echo(Printer(options.format, name).output(frame, view, why, history.notes))
         else:
             _show(session, None, name, view, options, files)
         return
