@@ -53,6 +53,8 @@ def verdict(frame: Frame, view: View) -> str:
     is_certain = found.is_certain & frame.total.numbering.are_networks() & ~np.isnan(found.impact)
     if not found.samples.any():
         return ""
+    if not found.samples[frame.total.numbering.are_networks()].any():
+        return "No network has room of its own: use a larger --max-subnets."
     if not is_certain.any():
         return f"No network has {MIN_SAMPLES} RTT samples yet: all numbers are uncertain."
     line = int(np.argmax(np.where(is_certain, found.impact, -1)))

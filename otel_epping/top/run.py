@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,11 @@ class Options:
 
 def run(settings: Settings, files: FilesFollower, options: Options) -> None:
     """Runs the command until the user ends it. Raises EppingError if it cannot start."""
+    with closing(files):
+        _run(settings, files, options)
+
+
+def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
     view = _view(settings, files, options)
     if options.files:
         name = options.files[0] if len(options.files) == 1 else f"{len(options.files)} files"
