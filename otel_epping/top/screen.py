@@ -89,7 +89,8 @@ class TopScreen(App[str]):
     def on_mount(self) -> None:
         """Starts."""
         self.query_one("#words").display = False
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self._draw()
 
     def on_updated(self, message: Updated) -> None:
