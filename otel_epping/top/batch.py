@@ -12,9 +12,9 @@ from typing import Any
 from otel_epping.history.line import Line
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.networks.pseudonyms import unchanged
-from otel_epping.top import text
+from otel_epping.top import head, text
 from otel_epping.top.columns import COLUMNS
-from otel_epping.top.frame import Frame, Summary, summary
+from otel_epping.top.frame import Frame, summary
 from otel_epping.top.view import View, shown_lines
 
 _LABELS = ("kind", "subnet", "name", "as", "organization", "country", "interface", "side")
@@ -30,16 +30,21 @@ class Printer:
         self._format, self._source = format, source
         self._is_first = True
 
-    def output(self, frame: Frame, view: View, reasons: Sequence[str] = ()) -> str:
-        """Returns the text of a frame, without a newline at the end. `reasons` explain why there are no RTTs."""
+    def output(self, frame: Frame, view: View, reasons: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
+        """Returns the text of a frame, without a newline at the end.
+
+        `reasons` explain why there are no RTTs. `notes` are remarks about captures. CSV contains neither of them.
+        """
         shown = shown_lines(frame, view)
         is_first, self._is_first = self._is_first, False
         if self._format == "json":
-            return json.dumps(_document(frame, view, shown, self._source, reasons))
+            return json.dumps(_document(frame, view, shown, self._source, reasons, notes))
         if self._format == "csv":
             return _csv(frame, view, shown, has_heading=is_first)
         gap = "" if is_first else "\n"
-        return gap + "\n".join([*_heading(frame, self._source), "", *table(frame, view, shown), *reasons])
+        return gap + "\n".join(
+            [*_heading(frame, view, self._source), "", *table(frame, view, shown), *reasons, *_paragraph(notes)]
+        )
 
 
 def _labels(line: Line, view: View) -> dict[str, Any]:
@@ -54,7 +59,9 @@ def _labels(line: Line, view: View) -> dict[str, Any]:
     return {each: getattr(line, each) if each not in shown else shown[each] for each in _LABELS} | {"tags": tags}
 
 
-def _document(frame: Frame, view: View, shown: Indexes, source: str, reasons: Sequence[str]) -> dict[str, Any]:
+def _document(
+    frame: Frame, view: View, shown: Indexes, source: str, reasons: Sequence[str], notes: Sequence[str]
+) -> dict[str, Any]:
     total = frame.total
     rows = _all_numbers(frame, shown)
     return {
@@ -67,6 +74,7 @@ def _document(frame: Frame, view: View, shown: Indexes, source: str, reasons: Se
         "sort": view.sort,
         "summary": {key: _finite(value) for key, value in dataclasses.asdict(summary(frame)).items()},
         "reasons": list(reasons),
+        "notes": list(notes),
         "networks": [
             _labels(frame.lines[line], view) | numbers for line, numbers in zip(shown.tolist(), rows, strict=True)
         ],
@@ -99,22 +107,12 @@ def _csv(frame: Frame, view: View, shown: Indexes, *, has_heading: bool) -> str:
     return output.getvalue().rstrip("\n")
 
 
-def _heading(frame: Frame, source: str) -> Iterator[str]:
-    yield f"{source}, {text.clock(frame.end_ns)}, {frame.total.seconds:.1f} s: {summary_text(summary(frame))}"
+def _heading(frame: Frame, view: View, source: str) -> Iterator[str]:
+    yield f"{source}, {text.clock(frame.end_ns)}, {frame.total.seconds:.1f} s: {head.numbers(frame, view)}"
 
 
-def summary_text(numbers: Summary) -> str:
-    """Returns the numbers above the table as one line."""
-    parts = [f"{numbers.networks:,} networks"]
-    if not math.isnan(numbers.samples_s):
-        parts.append(f"{text.scaled(numbers.samples_s)} RTTs/s")
-    if numbers.coverage is not None:
-        parts.append(f"coverage {numbers.coverage:.0%} of TCP")
-    if numbers.aggregated is not None:
-        parts.append(f"not by network {text.percent(numbers.aggregated)} %")
-    if numbers.never_answered is not None:
-        parts.append(f"never answered {numbers.never_answered:,} ({text.percent(numbers.unanswered or 0)} %)")
-    return ", ".join(parts)
+def _paragraph(lines: Sequence[str]) -> list[str]:
+    return ["", *lines] if lines else []
 
 
 def table(frame: Frame, view: View, shown: Indexes) -> list[str]:

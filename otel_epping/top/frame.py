@@ -104,7 +104,7 @@ def summary(frame: Frame) -> Summary:
     return Summary(
         networks=int(np.count_nonzero(frame.present & are_networks)),
         samples_s=float(frame.statistics.samples.sum() / (total.seconds or np.nan)),
-        coverage=float(with_timestamps.sum() / tcp) if tcp and with_timestamps is not None else None,
+        coverage=float(with_timestamps[are_networks].sum() / tcp) if tcp and with_timestamps is not None else None,
         aggregated=share(OVERFLOW),
         unanswered=share(UNANSWERED),
         never_answered=None if never is None else int(never),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from otel_epping.history.statistics import MIN_SAMPLES
+from otel_epping.series.grouping import SUBNET
 from otel_epping.top import text
 from otel_epping.top.frame import Frame, summary
 from otel_epping.top.measuring import Update
@@ -31,10 +32,10 @@ def title(update: Update, view: View, *, is_frozen: bool) -> str:
     return "  ".join(parts)
 
 
-def numbers(update: Update) -> str:
+def numbers(frame: Frame, view: View) -> str:
     """Returns the numbers that say how complete the measurement is."""
-    found = summary(update.frame)
-    parts = [f"{found.networks:,} networks"]
+    found = summary(frame)
+    parts = [f"{found.networks:,} {'networks' if view.group_by == SUBNET else 'groups'}"]
     if not math.isnan(found.samples_s):
         parts.append(f"{text.scaled(found.samples_s)} RTTs/s")
     if found.coverage is not None:
@@ -52,6 +53,8 @@ def verdict(frame: Frame, view: View) -> str:
     is_certain = found.is_certain & frame.total.numbering.are_networks() & ~np.isnan(found.impact)
     if not found.samples.any():
         return ""
+    if not found.samples[frame.total.numbering.are_networks()].any():
+        return "No network has room of its own: use a larger --max-subnets."
     if not is_certain.any():
         return f"No network has {MIN_SAMPLES} RTT samples yet: all numbers are uncertain."
     line = int(np.argmax(np.where(is_certain, found.impact, -1)))

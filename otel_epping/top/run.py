@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,11 @@ class Options:
 
 def run(settings: Settings, files: FilesFollower, options: Options) -> None:
     """Runs the command until the user ends it. Raises EppingError if it cannot start."""
+    with closing(files):
+        _run(settings, files, options)
+
+
+def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
     view = _view(settings, files, options)
     if options.files:
         name = options.files[0] if len(options.files) == 1 else f"{len(options.files)} files"
@@ -67,7 +73,7 @@ def run(settings: Settings, files: FilesFollower, options: Options) -> None:
         if options.is_batch:
             frame = session.frame(None, view.group_by, view.filter.methods)
             why = reasons(frame, name, is_live=False)
-            click.echo(Printer(options.format, name).output(frame, view, why))
+            click.echo(Printer(options.format, name).output(frame, view, why, history.notes))
         else:
             _show(session, None, name, view, options, files)
         return

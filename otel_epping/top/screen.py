@@ -89,7 +89,8 @@ class TopScreen(App[str]):
     def on_mount(self) -> None:
         """Starts."""
         self.query_one("#words").display = False
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self._draw()
 
     def on_updated(self, message: Updated) -> None:
@@ -162,7 +163,7 @@ class TopScreen(App[str]):
             why = " ".join(update.reasons) or (update.faults[0] if update.faults else "")
             third = line_of(why, HIGH) if why else line_of(head.verdict(update.frame, view), BOLD)
             first = line_of(head.title(update, view, is_frozen=self._frozen_ns is not None), BOLD)
-            self.query_one("#head", Text).set_lines([first, line_of(head.numbers(update)), third])
+            self.query_one("#head", Text).set_lines([first, line_of(head.numbers(update.frame, view)), third])
             tabs.append(Segment("  ".join(head.states(update, view)), DIM))
             if not self._is_live:
                 self.query_one("#slider", Text).set_lines([self._slider(update)])
@@ -173,9 +174,10 @@ class TopScreen(App[str]):
         table, page = self.query_one(NetworkTable), self.query_one(Page)
         hints = _BACK if self._is_help or self._opened is not None else _HINTS
         position = table.position if table.display else page.position
-        foot = [
-            line_of(hints[: self.size.width - len(position)].ljust(self.size.width - len(position)) + position, DIM)
-        ]
+        room = self.size.width - len(position) - 2
+        while len(hints) > max(room, 0) and "  " in hints:
+            hints = hints.rpartition("  ")[0]
+        foot = [line_of(hints.ljust(room + 2) + position, DIM)]
         if self._problem:
             foot = [line_of(each, HIGH) for each in textwrap.wrap(self._problem, self.size.width)]
         self.query_one("#foot", Text).set_lines(foot)

@@ -2,10 +2,12 @@
 """Tests the screen without a terminal: what is shown, keys, mouse, and sizes."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from otel_epping.history.line import Line
 from otel_epping.history.slice import Rtts, Slice
 from otel_epping.top.app import TopApp
 from otel_epping.top.columns import COLUMNS
@@ -241,9 +243,13 @@ def test_the_heat_map_has_a_row_per_network_and_the_health_page_the_log() -> Non
 def test_an_empty_screen_says_why() -> None:
     session = Session()
     feed = FakeFeed(Provider(session.history.numbering, 2))
-    feed.take = lambda: Slice(  # type: ignore[method-assign]
-        START_NS, START_NS + SECOND, np.zeros(0, np.int64), np.zeros((0, 0), np.uint64), Rtts.empty()
-    )
+
+    def take() -> Slice:
+        feed.due.clear()
+        nothing = np.zeros(0, np.int64), np.zeros((0, 0), np.uint64), Rtts.empty()
+        return Slice(START_NS, START_NS + SECOND, *nothing)
+
+    feed.take = take  # type: ignore[method-assign]
 
     async def test(screen: Screen) -> None:
         await screen.shows("No packet was seen on wan0")
@@ -254,6 +260,19 @@ def test_an_empty_screen_says_why() -> None:
             await screen.press(key)
 
     run(test, session, feed)
+
+
+def test_a_table_without_room_for_networks_says_so() -> None:
+    session = Session()
+    provider = Provider(session.history.numbering, 1)
+    provider._lines[0] = session.history.numbering.lines.find(Line("overflow"))
+    slice = provider.slice()
+    session.add(replace(slice, lines=slice.lines[[0, 2]], counters=slice.counters[[0, 2]]))
+
+    async def test(screen: Screen) -> None:
+        await screen.shows("all others", "No network has room of its own: use a larger --max-subnets")
+
+    run(test, session, FakeFeed(provider))
 
 
 def test_the_slider_moves_through_a_capture() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from otel_epping.lab.traffic import finish
+from tests.support.patience import becomes
 from tests.support.unprivileged import assert_holds_nothing
 from tests.top.tmux import Terminal
 
@@ -96,7 +97,8 @@ def test_without_colour_and_without_unicode(traffic: Lab, tmp_path: Path) -> Non
         assert_restored(terminal)
 
 
-def test_a_signal_restores_the_terminal(traffic: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_restores_the_terminal(traffic: Lab, tmp_path: Path, number: signal.Signals) -> None:
     with top(traffic, tmp_path, (80, 24), UTF_8) as terminal:
         terminal.shows("198.18.3.0/24")
         (pid,) = [
@@ -104,8 +106,15 @@ def test_a_signal_restores_the_terminal(traffic: Lab, tmp_path: Path) -> None:
             for pid in terminal.pids
             if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(sys.executable.encode())
         ]
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, number)
         assert_restored(terminal)
+
+
+def test_the_command_ends_with_its_terminal(traffic: Lab, tmp_path: Path) -> None:
+    with top(traffic, tmp_path, (80, 24), UTF_8) as terminal:
+        terminal.shows("198.18.3.0/24")
+        pids = terminal.pids
+    becomes(lambda: [pid for pid in pids if Path(f"/proc/{pid}").exists()], [])
 
 
 def test_the_table_stays_after_a_large_q(traffic: Lab, tmp_path: Path) -> None:
