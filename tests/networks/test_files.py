@@ -140,7 +140,9 @@ TOKENS = (
 PIECES = st.one_of(st.sampled_from(TOKENS.split(b"|")), st.just(b"|"), st.binary(max_size=8))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=400)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=settings().max_examples * 4
+)
 @given(
     st.sampled_from(["names.csv", "names.yaml"]),
     st.sampled_from(HEADERS),

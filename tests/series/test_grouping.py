@@ -181,7 +181,7 @@ def export_settings(draw: Any) -> tuple[ExportSettings, FakeDatabases]:
     return ExportSettings(MetricSelection((ALL,), attributes), limits, grouping), databases
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=settings().max_examples * 3 // 2)
 @given(STEPS, export_settings(), st.sampled_from([CUMULATIVE, DELTA]))
 def test_groups_are_sums_of_subnets_and_named_networks(
     steps: Any, export: tuple[ExportSettings, FakeDatabases], temporality: AggregationTemporality
@@ -235,7 +235,7 @@ def renamed(attributes: dict[str, Any], tags: tuple[str, ...], prefixes: dict[st
     return others | {semconv.NETWORK_NAME: network.name} | exported
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=settings().max_examples * 3 // 2)
 @given(STEPS, st.sampled_from([(), ("site",), TAGS]), st.sampled_from([CUMULATIVE, DELTA]))
 def test_a_named_network_is_the_sum_of_its_prefixes(
     steps: Any, tags: tuple[str, ...], temporality: AggregationTemporality

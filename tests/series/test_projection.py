@@ -135,7 +135,7 @@ def sums(receiver: Receiver, selection: MetricSelection, *, of_rows: bool = True
     return found
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=settings().max_examples * 3 // 2)
 @given(
     STEPS,
     ATTRIBUTES,

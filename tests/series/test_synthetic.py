@@ -58,7 +58,7 @@ def apply(kernel: SyntheticKernel, events: list[Any], answered: set[int]) -> Non
             answered.add(arguments[0])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=settings().max_examples * 2)
 @given(STEPS, st.sampled_from(LIMITS), st.integers(0, 2**32))
 def test_totals_are_exact_and_series_are_monotonic(steps: list[Any], limits: Limits, seed: int) -> None:
     kernel, chance = SyntheticKernel(CONFIG), random.Random(seed)
