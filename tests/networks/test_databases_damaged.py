@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_read(path: Path, tmp_path: Path) -> None:
     assert "Is a directory" in error_of(tmp_path)
     os.mkfifo(path)
     assert error_of(path) == f"{path} is not a regular file: set the path of a database"
-    assert "embedded null byte" in error_of("a\0b")
+    assert "embedded null" in error_of("a\0b")  # byte, or since Python 3.13 character
     assert "\\xff\\x0a.mmdb (No such file" in error_of(os.fsdecode(b"/\xff\n.mmdb"))
 
 
