@@ -73,7 +73,8 @@ for interpreter in "${interpreters[@]}"; do
     flock 9
     set_up "$interpreter" "$home"
     add_collector "$home"
-    if (cd "$root" && "${without_privileges[@]}" "$home/bin/python" -m pytest -q -m unit -W error::DeprecationWarning --numprocesses 3 \
+    if (cd "$root" && "${without_privileges[@]}" "$home/bin/python" -m pytest -q -m unit --hypothesis-profile quick \
+        -W error::DeprecationWarning --numprocesses 3 \
         --dist worksteal -p no:cacheprovider); then
         results+=("Python $version: passed")
     else

@@ -42,8 +42,9 @@ def _texts(words: Counts) -> npt.NDArray[np.bytes_]:
     return np.ascontiguousarray(words.astype(">u8")).view("S16")[:, 0]
 
 
-def _is_ipv4(words: Counts, lengths: Indexes) -> Flags:
-    return np.asarray((lengths >= _IPV4_LENGTH) & ((words & _MASKS[_IPV4_LENGTH]) == _IPV4_WORDS).all(axis=1))
+def _is_mapped(words: Counts) -> Flags:
+    """Returns an array that is true for each IPv4-mapped address."""
+    return np.asarray(((words & _MASKS[_IPV4_LENGTH]) == _IPV4_WORDS).all(axis=1))
 
 
 class Entries(NamedTuple):
@@ -118,14 +119,13 @@ class PrefixTable:
         """
         words = words_of(addresses)
         # find_network() of bpf/networks.h clears the same bit.
-        is_mapped = (families == 6) & ((words & _MASKS[_IPV4_LENGTH]) == _IPV4_WORDS).all(axis=1)
-        words[is_mapped, 1] ^= np.uint64(1 << 32)
+        words[(families == 6) & _is_mapped(words), 1] ^= np.uint64(1 << 32)
         lengths = np.where(families == 4, _IPV4_LENGTH + config.prefix_v4, config.prefix_v6)
         return np.asarray(self.numbers_of(self.find(words, lengths)) != 0)
 
     def entries(self, config: EppingConfig) -> Entries:
         """Returns the elements of the trie: all prefixes, and the markers of split prefixes (bpf/networks.h)."""
-        is_ipv4 = _is_ipv4(self._words, self._lengths)
+        is_ipv4 = (self._lengths >= _IPV4_LENGTH) & _is_mapped(self._words)
         subnets = np.where(is_ipv4, _IPV4_LENGTH + config.prefix_v4, config.prefix_v6)
         splits = [(self._lengths > subnets, subnets, SPLIT_SUBNET)]
         if config.prefix_v6 <= 64:  # the slot cache has one word for a prefix (PREFIX_WORDS, bpf/flow_maps.h)

@@ -29,7 +29,7 @@ SUBNET, NAME, ASN, COUNTRY = "subnet", "name", "asn", "country"
 
 @dataclass(frozen=True)
 class Grouping:
-    """What a series stands for. Raises EppingError if `group_by` needs a database, and there is none.
+    """Describes what a series stands for. Raises EppingError if `group_by` needs a database and `databases` is None.
 
     group_by   `subnet`: each subnet and each named network. `name`: each named network. `asn`, `country`: all subnets
                and named networks with the same AS number or country. A tag: all named networks with the same value of

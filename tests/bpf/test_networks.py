@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the look-up of named networks in the kernel program. The expected names come from `ipaddress`."""
 
+import dataclasses
 import ipaddress
 import random
 from collections import Counter
@@ -155,9 +156,9 @@ def test_the_histogram_of_a_network_is_the_sum_of_its_addresses() -> None:
             "2001:db8:1:2::7/128": "big",
         }.items()
     }  # fmt: skip
-    common = {"packet_clock": True, "max_subnets": 4096, "max_flows": 4096, "sample_interval_ns": 0}
-    with_names = EppingConfig(named_networks=True, **common)  # type: ignore[arg-type]
-    per_address = EppingConfig(prefix_v4=32, prefix_v6=128, **common)  # type: ignore[arg-type]
+    common = EppingConfig(packet_clock=True, max_subnets=4096, max_flows=4096, sample_interval_ns=0)
+    with_names = dataclasses.replace(common, named_networks=True)
+    per_address = dataclasses.replace(common, prefix_v4=32, prefix_v6=128)
     hosts: list[Address] = [
         ipaddress.ip_address(address)
         for address in (

@@ -3,7 +3,6 @@
 
 import ipaddress
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -197,6 +196,6 @@ def test_a_replaced_database_is_read_again(tmp_path: Path, changes: Changes, cap
         logged(caplog, f"{path} is not in MaxMind format")
         assert databases.of(subnet).as_number == 15169
         write_database(path.with_suffix(".new"), {"8.8.8.0/24": CLOUDFLARE})
-        os.replace(path.with_suffix(".new"), path)  # noqa: PTH105
+        path.with_suffix(".new").replace(path)
         eventually(lambda: databases.of(subnet).as_number == 13335, PATIENCE_S, "the new database is in use")
     assert not changes.names
