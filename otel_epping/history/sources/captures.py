@@ -201,7 +201,7 @@ class CaptureSlicer:
 def _first_step(times_ns: Int64Array) -> int:
     """Returns the shortest length of slices with which the first packets have at most _MAX_SLICES slices.
 
-    Most captures of a few seconds are one batch, so their slices are never merged. To take a slice takes 4 ms.
+    Most captures of a few seconds are one batch, so their slices are never merged. To take a slice takes 2 to 4 ms.
     """
     for step_ns in _STEPS_NS:
         numbers = np.unique(times_ns // step_ns)
