@@ -43,6 +43,7 @@ class History:
 
     numbering  the numbers of lines, columns and methods. The sources of the history must use the same numbering
     notes      what the sources could not use, and other remarks of the sources, one sentence each
+    bin_ns     width of the bins in which the source counted RTTs; 0 if the source has exponential histograms
 
     `ages` says how old slices are merged. By default, slices are not merged. The sums stay exact.
     """
@@ -50,6 +51,7 @@ class History:
     def __init__(self, numbering: Numbering | None = None, ages: Sequence[Age] = ()) -> None:
         self.numbering = numbering or Numbering()
         self.notes: list[str] = []
+        self.bin_ns = 0
         self._ages = ages
         self._slices: list[StoredSlice] = []
         self._total = Total(self.numbering)
@@ -125,7 +127,7 @@ class History:
         numbering.columns, numbering.methods = self.numbering.columns, self.numbering.methods
         to = np.array([numbering.lines.find(key(line)) for line in self.numbering.lines], np.int64)
         history = History(numbering, self._ages)
-        history.notes = self.notes
+        history.notes, history.bin_ns = self.notes, self.bin_ns
         for stored in self._slices:
             history._insert(grouped_slice(stored, to, numbering))
         return history

@@ -69,10 +69,17 @@ def _about(measurements: Sequence[Measured]) -> list[tuple[str, str, str]]:
         ("measured", "measured", duration(first.total.seconds)),
         ("networks", "networks", plural(len(first.networks), "network")),
         ("samples", "RTTs", plural(first.samples, "RTT")),
+        ("resolution", "resolution", ", ".join(filter(None, map(_resolution, measurements)))),
         ("interfaces", "interfaces", ", ".join(interfaces[:5]) + (" ..." if len(interfaces) > 5 else "")),
         ("version", "made by", f"otel-epping {__version__}"),
     ]
     return [each for each in about if each[2]]
+
+
+def _resolution(measurement: Measured) -> str:
+    """Returns the resolution of the RTTs if they were counted in bins of the same width, or ""."""
+    bin_ns = measurement.history.bin_ns
+    return f"{bin_ns / 1e6:g} ms" if bin_ns else ""
 
 
 def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
@@ -90,6 +97,11 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
         f"The verdict uses {plural(judged, 'RTT')} of {plural(found.judged, 'network')} with at least "
         f"{thresholds.min_samples} RTTs each.",
     ]
+    if resolution := _resolution(measurement):
+        sentences.append(
+            f"The source has RTTs in bins of {resolution}. So all times except minima and maxima have a further error "
+            "of up to half a bin."
+        )
     rows: list[list[Value]] = [
         [
             measurement.names[each.number],
