@@ -4,6 +4,7 @@
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from otel_epping.history.line_rtts import LineRtts
 from otel_epping.history.slice import Rtts, Slice
 from otel_epping.history.stored import StoredSlice
 from otel_epping.history.total import Total
-from otel_epping.kernel.arrays import Indexes
+from otel_epping.kernel.arrays import Flags, Indexes
 
 _S = 10**9
 
@@ -130,6 +131,14 @@ class History:
         history.notes, history.bin_ns = self.notes, self.bin_ns
         for stored in self._slices:
             history._insert(grouped_slice(stored, to, numbering))
+        return history
+
+    def only(self, kept: Flags) -> "History":
+        """Returns a history of the slices for which `kept` is true, in the order of time."""
+        history = History(self.numbering, self._ages)
+        history.notes, history.bin_ns = self.notes, self.bin_ns
+        for stored in compress(self._slices, kept.tolist()):
+            history._insert(stored)
         return history
 
     def _insert(self, stored: StoredSlice) -> None:

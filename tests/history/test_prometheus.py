@@ -5,9 +5,11 @@ tests/integration/test_history.py tests it with the real Prometheus.
 """
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +23,8 @@ from otel_epping.history.sources.prometheus import read_prometheus
 from otel_epping.history.sources.prometheus_api import PrometheusApi
 from otel_epping.history.sources.prometheus_names import names_of, split_labels
 from otel_epping.otel import metric_table
+from tests.support.certificates import Authority
+from tests.support.servers import HttpServer
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
@@ -131,6 +135,7 @@ def test_values_are_differences(server: Server) -> None:
     assert history.total().seconds == 2 * STEP_S
     assert history.notes == [
         "1 series began earlier than the source: their earlier counts are not used",
+        f"{server.url} has no histograms of RTTs: it must store native histograms",
         f"{server.url} warns: slow",
     ]
 
@@ -166,6 +171,19 @@ def test_numbers_that_are_no_numbers(server: Server) -> None:
     server.series = {IO: [{"metric": LABELS, "values": [[T0, "1"], [T0 + 60, "x"]]}]}
     with pytest.raises(EppingError, match="not of Prometheus' HTTP API: could not convert"):
         read(server, 2)
+
+
+def test_without_native_histograms(server: Server) -> None:
+    server.series = {IO: [values(1, 2)]}
+    history = read(server, 1)
+    assert octets(history) == {"192.0.2.0/24": 1}
+    assert history.notes[1] == f"{server.url} has no histograms of RTTs: it must store native histograms"
+
+
+def test_series_without_an_increase(server: Server) -> None:
+    server.series = {IO: [values(1)]}
+    with pytest.raises(EppingError, match="no increase of metrics of otel-epping"):
+        read(server, 1)
 
 
 def test_classic_histograms_are_not_used(server: Server) -> None:
@@ -210,7 +228,9 @@ def test_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ((401, "no"), "HTTP 401 Unauthorized: set PROMETHEUS_HEADERS=authorization"),
         ((404, "no"), r"HTTP 404 Not Found: check the path \(Mimir: /prometheus\)"),
-        ((200, '{"status":"success","data":[]}'), "no increase of metrics of otel-epping"),
+        ((500, "no"), "HTTP 500 Internal Server Error"),
+        ((200, '{"status":"success","data":[]}'), "no metrics of otel-epping in the range of time: check start, end"),
+        ((200, '{"status":"success","data":["up"]}'), "no metrics of otel-epping in the range of time"),
     ],
 )
 def test_errors(server: Server, answer: tuple[int, str], message: str) -> None:
@@ -226,6 +246,21 @@ def test_a_slow_or_missing_server(server: Server, monkeypatch: pytest.MonkeyPatc
         read(server, 2)
     for url, cause in (("http://127.0.0.1:9", "Connection refused"), ("http://no.invalid", "(N|n)ame")):
         with pytest.raises(EppingError, match=cause):
+            read_prometheus([url])
+
+
+def test_tls(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EppingError, match=r"(?i)wrong.version.number"):
+        read_prometheus([server.url.replace("http:", "HTTPS:")])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = Authority(tmp_path)
+    context.load_cert_chain(*authority.issue("server"))
+    with HttpServer(lambda *_: (200, {}, b""), context) as secure:
+        url = secure.url.replace("http:", "https:")
+        with pytest.raises(EppingError, match=r"certificate verify failed.*: set SSL_CERT_FILE"):
+            read_prometheus([url])
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.pem))
+        with pytest.raises(EppingError, match="HTTP 501"):  # this server has no GET
             read_prometheus([url])
 
 

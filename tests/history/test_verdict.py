@@ -41,7 +41,7 @@ def test_nothing_was_measured() -> None:
 
 def test_everything_is_on_the_overflow_point() -> None:
     history = history_of({Line(OVERFLOW): [10] * 50})
-    assert sentence(history) == "No verdict: all RTTs were measured for networks that share a line."
+    assert sentence(history) == 'No verdict: all RTTs are in the line "all others": the number of networks was limited.'
 
 
 def test_too_few_samples_give_no_verdict() -> None:

@@ -115,6 +115,7 @@ def test_a_failed_report_keeps_the_old_file(ns: Namespace, tmp_path: Path) -> No
     page.write_text("old")
     (tmp_path / "bad.pcap").write_text("no capture")
     assert "bad.pcap: is neither a capture" in said(epping(ns, "report", str(tmp_path / "bad.pcap"), "-o", str(page)))
+    assert "the URL of Prometheus is invalid" in said(epping(ns, "report", "http://[::1", "-o", str(page)))
     assert "none: No such file" in said(epping(ns, "report", str(tmp_path / "none"), "-o", str(page)))
     (tmp_path / "empty.pcap").write_bytes(pcap([]))
     assert "no packet of a network was counted" in said(

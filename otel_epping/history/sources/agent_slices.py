@@ -44,6 +44,7 @@ class AgentSlices:
         totals = self.increments.counters(*_columns(points.totals), time_ns, first_ns)
         current, _, latest = _columns(points.current)
         rtts = histogram_rows(*points.delta_rtts)
+        rtts = rtts.take(rtts.buckets.totals() != 0)
         grown, grown_start_ns = self.increments.histograms(
             histogram_rows(*points.total_rtts), points.total_rtts.values, time_ns, first_ns
         )

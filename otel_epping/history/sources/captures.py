@@ -66,6 +66,8 @@ def read_captures(
         for batch in files.batches(progress):
             slicer.feed(batch)
         history = slicer.finish()
+        if files.failures and not files.files_read:
+            raise EppingError("; ".join(files.failures))
         lines = report(replayer, replayer.reader().read(), files, time.monotonic() - began, 0)
         history.notes += [*files.failures, *lines, *slicer.notes]
     return history

@@ -20,6 +20,7 @@ from otel_epping.history.sources.prometheus_api import FoundSeries, NativeHistog
 from otel_epping.history.sources.prometheus_names import METRIC_OF, split_labels
 from otel_epping.history.sources.reading import Progress
 from otel_epping.otel.metric import Metric
+from otel_epping.otel.metric_table import RTT
 
 _S = 10**9
 # The possible default steps. By default, there are at most _MAX_STEPS steps.
@@ -52,6 +53,12 @@ class _Range:
         api = self._api
         names = api.names(f'{{__name__=~"epping[._].*"{"," if api.match else ""}{api.match}}}')
         metrics = {name: METRIC_OF[name] for name in names if name in METRIC_OF}
+        classic = [name for name in names if name.endswith("_bucket") and name.removesuffix("_bucket") in METRIC_OF]
+        if not metrics and not classic:
+            raise EppingError(
+                f"{api.name}: no metrics of otel-epping in the range of time: check start, end and match, and that the "
+                "agent exports to this database"
+            )
         span_s = api.end_s - api.start_s
         step_s = api.step_s or next((s for s in _STEPS_S if span_s / s <= _MAX_STEPS), _STEPS_S[-1])
         for start_s in range(api.start_s, api.end_s + 1, step_s * _STEPS_AT_ONCE):
@@ -61,9 +68,10 @@ class _Range:
         history.notes += notes_of(self._unusable)
         if self._resets:
             history.notes.append(f"{self._resets:,} values decreased, for example because the agent was restarted")
-        classic = [name for name in names if name.endswith("_bucket") and name.removesuffix("_bucket") in METRIC_OF]
         if classic:
             history.notes.append(f"{classic[0]} is a classic histogram: only native histograms are used")
+        elif RTT not in metrics.values():
+            history.notes.append(f"{api.name} has no histograms of RTTs: it must store native histograms")
         history.notes += [f"{api.name} warns: {warning}" for warning in api.warnings]
         if not len(history):
             causes = ": " + "; ".join(history.notes) if history.notes else ""

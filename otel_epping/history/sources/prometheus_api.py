@@ -3,6 +3,7 @@
 
 import os
 import re
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +27,7 @@ _TIMEOUT_S = 120.0
 _DEFAULT_RANGE_S = 24 * 3600
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(\d+)([smhdw])")
+_CERTIFICATE_CURE = ": set SSL_CERT_FILE to a file with the certificate of the CA"
 _PARAMETERS = {"start", "end", "step", "match"}
 
 
@@ -73,7 +75,7 @@ class PrometheusApi:
 
     def __init__(self, url: str, progress: Progress = lambda _: None) -> None:
         try:
-            parts = urlsplit(url.removeprefix("prometheus+"))
+            parts = urlsplit(re.sub("^prometheus[+]", "", url, flags=re.IGNORECASE))
             given = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
             host = parts.netloc.rpartition("@")[2]
         except ValueError as error:
@@ -128,7 +130,8 @@ class PrometheusApi:
             raise EppingError(f"{self.name}: no answer within {_TIMEOUT_S:g} s: use a shorter range of time") from None
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise EppingError(f"{self.name}: {getattr(reason, 'strerror', None) or reason}") from None
+            cure = _CERTIFICATE_CURE if isinstance(reason, ssl.SSLCertVerificationError) else ""
+            raise EppingError(f"{self.name}: {getattr(reason, 'strerror', None) or reason}{cure}") from None
         self._progress(len(text))
         try:
             answer = _ANSWER.decode(text)
