@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Implements `otel-epping report`: reads or measures the sources, builds the report, and writes it."""
 
+import gc
 import os
 import signal
 import sys
@@ -88,6 +89,8 @@ def _report(
     settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions, show: Show
 ) -> tuple[Report, str]:
     if options.paths:
+        # Files have millions of objects without cycles. To search them for cycles takes 9 % of the time of a report.
+        gc.disable()
         sources = _read(settings, networks, grouping, options, show)
     else:
         history = measure(settings, networks, grouping, options.duration_s)
