@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from otel_epping.history.history import History
-from otel_epping.history.sources.kinds import source_bytes
+from otel_epping.history.sources.kinds import source_size
 from otel_epping.history.verdict import Thresholds
 from otel_epping.networks.network import Networks
 from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
@@ -110,7 +110,7 @@ def _read(
     parts = [[path] for path in options.paths] if is_compared else [list(options.paths)]
 
     def history(paths: Sequence[str]) -> History:
-        with progress_bar("reading", source_bytes(paths)) as progress:
+        with progress_bar("reading", source_size(paths)) as progress:
             return read(paths, settings.kernel, grouping, networks, progress)
 
     return [Source(show("source", title_of(paths)), history(paths)) for paths in parts]

@@ -18,7 +18,8 @@ import pytest
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.line import Line
-from otel_epping.history.sources import prometheus_api
+from otel_epping.history.sources import prometheus, prometheus_api
+from otel_epping.history.sources.kinds import source_size
 from otel_epping.history.sources.prometheus import read_prometheus
 from otel_epping.history.sources.prometheus_api import PrometheusApi
 from otel_epping.history.sources.prometheus_names import names_of, split_labels
@@ -196,10 +197,22 @@ def test_instances_are_agents(server: Server) -> None:
     assert octets(read(server, 2)) == {"192.0.2.0/24a": 1, "192.0.2.0/24b": 4}
 
 
-def test_long_ranges_are_read_in_parts(server: Server) -> None:
+def test_long_ranges_are_read_in_parts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more histograms, there are fewer steps in a query. The first query has one step."""
     server.series = {IO: [values(*range(0, 500, 5))]}
     assert octets(read(server, 99)) == {"192.0.2.0/24": 495}
-    assert sum(path.endswith("query_range") for path, _, _ in server.requests) == 5
+    assert sum(path.endswith("query_range") for path, _, _ in server.requests) == 1 + 5
+    server.requests.clear()
+    monkeypatch.setattr(prometheus, "_HISTOGRAMS_AT_ONCE", 20)
+    points = [[T0 + n * STEP_S, histogram({-100: n + 1})] for n in range(100)]
+    server.series = {
+        RTT: [{"metric": LABELS | {"epping_subnet": f"{n}.0.0.0/24"}, "histograms": points} for n in range(5)]
+    }
+    done: list[int] = []
+    history = read_prometheus([f"{server.url}?start={T0}&end={T0 + 99 * STEP_S}&step=1m"], done.append)
+    assert history.total().rtts().counts.tolist() == [99] * 5
+    assert sum(path.endswith("query_range") for path, _, _ in server.requests) == 1 + 25
+    assert (sum(done), min(done)) == (source_size([server.url]), 0)
 
 
 def test_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +221,7 @@ def test_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = server.url.replace("//", "//user:p%40ss@")
     parameters = f"start={T0}&end={T0 + 60}&step=60s&match={{cluster=%22x%22}}"
     read_prometheus([f"prometheus+{url}/prometheus/?{parameters}"])
-    (path, given, headers), (query_path, query, _) = server.requests
+    (path, given, headers), (query_path, query, _), _ = server.requests
     assert (path, query_path) == ("/prometheus/api/v1/label/__name__/values", "/prometheus/api/v1/query_range")
     assert given["match[]"] == ['{__name__=~"epping[._].*",cluster="x"}']
     assert query["query"] == [f'{{__name__="{IO}",cluster="x"}}']

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
-from otel_epping.history.sources.reading import InputFile, Progress
+from otel_epping.history.sources.reading import RANGE_SIZE, InputFile, Progress
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.network import Networks
 from otel_epping.replay.capture import pcap, pcapng
@@ -63,10 +63,16 @@ def _kind_of(file: InputFile) -> Kind:
     )
 
 
-def source_bytes(sources: Sequence[str]) -> int:
-    """Returns the sum of the sizes of all files, for a progress bar. Other sources count as 0."""
+def source_size(sources: Sequence[str]) -> int:
+    """Returns the sum of the numbers that read_sources() passes to `progress`.
+
+    The sum is the sum of the bytes of all files, and RANGE_SIZE for each URL.
+    """
     total = 0
     for source in sources:
+        if _is_url(source):
+            total += RANGE_SIZE
+            continue
         with suppress(OSError):
             total += Path(source).stat().st_size
     return total
@@ -83,7 +89,7 @@ def read_sources(
     """Returns one history of all sources, which must be of the same kind. Captures must be in the order of time.
 
     config, grouping, networks  how captures are measured, as for read_captures()
-    progress                    function that is called with the number of bytes that were read since the last call
+    progress                    function that is called with what was read since the last call (source_size())
 
     Raises EppingError if nothing of the sources can be used. The notes of the history say what could not be used.
     """

@@ -18,7 +18,6 @@ from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder
 
 from otel_epping.errors import EppingError
-from otel_epping.history.sources.reading import Progress
 from otel_epping.otel.variables.environment import Environment
 from otel_epping.otel.variables.headers import headers
 
@@ -73,7 +72,7 @@ class PrometheusApi:
     and a password, they are sent as basic authentication. Raises EppingError if the URL is invalid.
     """
 
-    def __init__(self, url: str, progress: Progress = lambda _: None) -> None:
+    def __init__(self, url: str) -> None:
         try:
             parts = urlsplit(re.sub("^prometheus[+]", "", url, flags=re.IGNORECASE))
             given = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
@@ -92,7 +91,6 @@ class PrometheusApi:
         self.match = given.get("match", "").strip().removeprefix("{").removesuffix("}").strip(", ")
         self.warnings: dict[str, None] = {}
         self._base = self.name.rstrip("/").removesuffix("/api/v1") + "/api/v1/"
-        self._progress = progress
         self._headers = _headers()
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -132,7 +130,6 @@ class PrometheusApi:
             reason = getattr(error, "reason", error)
             cure = _CERTIFICATE_CURE if isinstance(reason, ssl.SSLCertVerificationError) else ""
             raise EppingError(f"{self.name}: {getattr(reason, 'strerror', None) or reason}{cure}") from None
-        self._progress(len(text))
         try:
             answer = _ANSWER.decode(text)
         except (DecodeError, UnicodeDecodeError):

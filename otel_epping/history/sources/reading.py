@@ -17,6 +17,8 @@ from otel_epping.replay.capture.decompress import (
 
 Progress = Callable[[int], object]
 """A function that is called with the number of bytes that were read from the file since the previous call."""
+RANGE_SIZE = 1000
+"""The number of "bytes" that a range of time in Prometheus counts as, because the number of its bytes is not known."""
 
 HEAD_BYTES = 4096
 _READ_BYTES = 1 << 18
