@@ -177,16 +177,19 @@ def _slow_sentence(worst: Sequence[SlowNetwork], judged: int, names: Sequence[st
     text = "; ".join(named)
     if more := len(worst) - len(named):
         text += f"; and {more:,} more"
+    unknown = [names[each.number] for each in worst[:_MAX_NAMED] if each.cause == UNKNOWN]
+    which = f" for {', '.join(unknown)}" if len(unknown) < len(named) else ""
+    end = f" There are too few data to tell whether load is the cause{which}." if unknown else ""
     if judged == 1:
-        return f"The network is slow: {text}."
-    return f"Of {judged:,} networks, {len(worst):,} {'is' if len(worst) == 1 else 'are'} slow: {text}."
+        return f"The network is slow: {text}.{end}"
+    return f"Of {judged:,} networks, {len(worst):,} {'is' if len(worst) == 1 else 'are'} slow: {text}.{end}"
 
 
 def _why(network: SlowNetwork, thresholds: Thresholds) -> str:
     """Returns the end of a clause about a network: whether load is the cause, loss, and congestion marks."""
     reasons = []
     if network.cause == LOAD:
-        reasons.append(f"under load: {_ms(network.load)} more when busy")
+        reasons.append(f"because of load: {_ms(network.load)} more when busy")
     elif network.cause == NOT_LOAD:
         reasons.append("not because of load")
     if network.loss >= thresholds.loss:
