@@ -3,12 +3,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from otel_epping.history.verdict import LOAD, NOT_LOAD, UNKNOWN, Thresholds, verdict
 from otel_epping.networks.pseudonyms import Show
 from otel_epping.report.comparison import comparison
 from otel_epping.report.distributions import distributions, spread
-from otel_epping.report.document import Report, ReportColumn, ReportTable, Section, Value, value
+from otel_epping.report.document import Report, ReportColumn, ReportTable, Section, Value, shown_columns, value
 from otel_epping.report.features import coverage, features
 from otel_epping.report.load import against_traffic, under_load
 from otel_epping.report.measurement import LineTexts, Measured, Source
@@ -37,7 +38,9 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
     first, times = measurements[0], timelines[0]
     sections = [_verdict(first, thresholds)]
     if len(measurements) > 1:
-        sections.append(comparison(first, measurements[1], times, timelines[1]))
+        compared = comparison(first, measurements[1], times, timelines[1])
+        verdict_of_a, *others = sections[0].sentences
+        sections = [replace(sections[0], sentences=[f"A: {verdict_of_a}", *compared.sentences[1:], *others]), compared]
     sections += [
         worst(first),
         heat_map(first, times),
@@ -125,6 +128,7 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
         ReportColumn("ce", "ECN CE", "share"),
         ReportColumn("cause", "because of load", "text"),
     ]
+    columns, rows = shown_columns(columns, rows)
     table = ReportTable(
         "slow",
         f"{plural(len(found.slow), 'slow network')}, {plural(sum(each.samples for each in found.slow), 'RTT')}",

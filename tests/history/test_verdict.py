@@ -112,8 +112,8 @@ def test_a_source_with_rtts_only() -> None:
     history.add(slice_of(history.numbering, BEGIN_NS, BEGIN_NS + SECOND, {}, rtts_ns | {(FEW, TIMESTAMP): [MS]}))
     assert sentence(history) == (
         "Of 2 networks, 2 are slow: 203.0.113.0/24 adds 40 ms (p95 90 ms, 20 samples); 192.0.2.0/24 adds 35 ms (p95 79 "
-        "ms, 20 samples). There are too few data to tell whether load is the cause. 1 further network had fewer than 20 "
-        "RTT samples."
+        "ms, 20 samples). There are too few data to tell whether load is the cause. 1 further network had fewer than "
+        "20 RTT samples."
     )
 
 
