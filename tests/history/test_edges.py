@@ -73,6 +73,7 @@ WITHOUT_CLOCK = [export(1 + SINCE_1970 // 60), export(2 + SINCE_1970 // 60), exp
         pytest.param(b"".join(FRAMES), WHOLE, "", id="two frames of zstd"),
         pytest.param(FRAMES[0] + FRAMES[1][:-9], WHOLE // 2, "the zstd file is truncated", id="cut zstd"),
         pytest.param(text([DELTAS[0], export(0, "b")]), 6, "", id="two agents in one file"),
+        pytest.param(text([*DELTAS, *TOTALS[1:]]), WHOLE, "78 data points are not used, because they are", id="both"),
         pytest.param(DELTAS[0].replace('"sum": 0.03', '"sum": null').encode(), 3, "", id="no sum"),
         pytest.param(line(durations(rtts(A, 60, 60, [1]))).encode(), 1, "", id="one RTT in no time"),
         pytest.param(line(durations(rtts(A, 90, 60, [1]))).encode(), 1, "", id="start after end"),
