@@ -7,8 +7,11 @@ directions, each write() call of at most 1400 bytes sends one TCP segment, becau
 
 `talk` keeps some connections to each given address, like the users of a web service. On each connection, `talk` sends a
 request, waits for the whole answer, pauses, and repeats these steps. The answers have 100 to 1400 bytes. If a
-connection breaks, `talk` counts an error and opens the connection again. `talk` ends after `--duration` or on SIGTERM. Then `talk` prints a line of JSON: the number of answered requests per address,
-and the number of errors per address and kind. `download` requests one long answer, and ends after the answer.
+connection breaks, `talk` counts an error and opens the connection again. `talk` ends after `--duration` or on SIGTERM.
+Then `talk` prints a line of JSON: the number of answered requests per address, and the number of errors per address and
+kind.
+
+`download` requests one long answer, and ends after the answer.
 """
 
 import argparse
