@@ -28,8 +28,8 @@ UNIT    := -m unit --numprocesses 3 --dist worksteal
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: root collector ## see it work: subnets of known delay, the kernel's histograms, a real collector
-	$(BIN)/otel-epping demo
+demo: root collector ## see it work: subnets of known delay, a real collector; REPORT=FILE.html: also a report
+	$(BIN)/otel-epping demo $(if $(REPORT),--report '$(REPORT)')
 
 unit: setup ## the tests that need neither kernel nor root, with fewer examples: in 20 seconds, as any user
 	$(BIN)/pytest $(UNIT) --hypothesis-profile quick
