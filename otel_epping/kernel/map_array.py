@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from otel_epping.kernel.program import Map
 # The size of the parts in which a map is mapped. Small parts keep the agent's memory use low, and most of a part fits
 # into the CPU's cache.
 _PART_BYTES = 3 << 20
+# Rows that are further apart are mapped separately. To map fewer pages takes less time than one more mapping.
+_FAR_ROWS = 256
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _library = ctypes.CDLL(None, use_errno=True)
@@ -124,6 +127,17 @@ class Array:
         """Yields (number of the first row, mapped rows) of each part that parts() yields."""
         for begin, end in self.parts(rows, multiple):
             yield begin, self.rows(begin, end)
+
+    def copies(self, rows: Indexes) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """Yields (part of `rows`, copies of these rows of the map) for each part. `rows` must be sorted.
+
+        Only pages near these rows are mapped. A part has up to 3 MB.
+        """
+        part = rows // max(_PART_BYTES // self.dtype.itemsize, 1)
+        is_begin = (np.diff(rows, prepend=-1 - _FAR_ROWS) > _FAR_ROWS) | (np.diff(part, prepend=-1) != 0)
+        for first, last in pairwise([*np.flatnonzero(is_begin).tolist(), len(rows)]):
+            begin = int(rows[first])
+            yield slice(first, last), self.rows(begin, int(rows[last - 1]) + 1)[rows[first:last] - begin]
 
     def clear(self, rows: Indexes) -> None:
         """Sets the given rows to 0. The program must not use these rows at the same time."""

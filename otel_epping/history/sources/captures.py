@@ -20,7 +20,7 @@ from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import Reading, has_owner
 from otel_epping.networks.network import Networks
 from otel_epping.replay.capture import PacketBatch
-from otel_epping.replay.capture.packet_batch import UNTIMED_NS
+from otel_epping.replay.capture.packet_batch import UNTIMED_NS, Int64Array
 from otel_epping.replay.input_files import InputFiles
 from otel_epping.replay.replayer import Replayer
 from otel_epping.replay.report import report
@@ -129,6 +129,8 @@ class CaptureSlicer:
         """Runs the program on packets, in order."""
         timed = batch.times_ns[batch.times_ns != UNTIMED_NS]
         if len(timed) and not self._end_ns:
+            if self._is_automatic:
+                self._step_ns = _first_step(timed)
             self._begin(int(timed[0]))
             self._begin_ns = int(timed[0])
         elif len(timed) and timed[0] < self._begin_ns - self._step_ns:
@@ -194,3 +196,16 @@ class CaptureSlicer:
         while self._is_automatic and len(self._history) > _MAX_SLICES and self._step_ns < _STEPS_NS[-1]:
             self._step_ns = _STEPS_NS[_STEPS_NS.index(self._step_ns) + 1]
             self._history.coarsen(self._step_ns)
+
+
+def _first_step(times_ns: Int64Array) -> int:
+    """Returns the shortest length of slices with which the first packets have at most _MAX_SLICES slices.
+
+    Most captures of a few seconds are one batch, so their slices are never merged. To take a slice takes 4 ms.
+    """
+    for step_ns in _STEPS_NS:
+        numbers = np.unique(times_ns // step_ns)
+        # A time without packets is one more slice.
+        if len(numbers) + np.count_nonzero(np.diff(numbers) > 1) <= _MAX_SLICES:
+            break
+    return step_ns

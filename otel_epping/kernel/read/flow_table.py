@@ -99,9 +99,9 @@ class FlowTable:
 
     def _parts(self, taken: Indexes, answered: Flags, share: int) -> Iterator[_Part]:
         """Yields the entries in use, in one or more parts. `taken` contains the indexes of the entries in use."""
-        for begin, rows in self._flows.windows(self._flows.length):
-            first, last = np.searchsorted(taken, (begin, begin + len(rows)))
-            yield _part(rows[taken[first:last] - begin], answered[first:last], share)
+        yield _part(np.empty(0, self._flows.dtype), answered[:0], share)  # for an empty table
+        for part, flows in self._flows.copies(taken):
+            yield _part(flows, answered[part], share)
 
     def end(self, gone: frozenset[int]) -> None:
         """Sets the removed interfaces. Flows on removed interfaces count as ended in silence.
