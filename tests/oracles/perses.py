@@ -38,7 +38,7 @@ if not __package__:  # Python runs this file, so sys.path contains the file's fo
 from otel_epping.errors import EppingError
 from tests.support.json_fields import lost
 
-VERSION = "v0.54.0"
+VERSION, SPEC_VERSION = "v0.54.0", "v0.2.0"
 PERSES, SPEC = "github.com/perses/perses", "github.com/perses/spec"
 HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "otel-epping" / f"perses-{VERSION}"
 DASHBOARD = Path(__file__).resolve().parents[2] / "examples" / "perses" / "dashboard.json"
@@ -97,24 +97,33 @@ def _run(*command: str | Path, **options: Any) -> str:
     return done.stdout
 
 
-def _built() -> dict[str, Path]:
-    """Builds the server and percli if they are missing. Returns the folders of the modules."""
-    HOME.mkdir(parents=True, exist_ok=True)
-    (HOME / "go.mod").write_text(f"module check\n\nrequire {PERSES} {VERSION}\n")
-    tools = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/local/go/bin", "GOFLAGS": "-mod=mod -buildvcs=false"}
-    _run("go", "mod", "download", PERSES, cwd=HOME, env=tools)
-    listed = _run("go", "list", "-m", "-f", "{{.Path}} {{.Dir}}", PERSES, SPEC, cwd=HOME, env=tools)
-    folders = {path: Path(folder) for path, folder in (line.split(" ", 1) for line in listed.splitlines())}
-    # The module does not contain the compiled pages of the server, and the server does not compile without this file.
-    (HOME / "embed.go").write_text('package ui\n\nimport "embed"\n\nvar embedFS embed.FS\n')
-    replaced = {str(folders[PERSES] / "ui" / "embed.go"): str(HOME / "embed.go")}
-    (HOME / "overlay.json").write_text(json.dumps({"Replace": replaced}))
-    for name in ("perses", "percli"):
-        if not (HOME / name).exists():
-            print(f"building {name} {VERSION}", file=sys.stderr)
-            package = f"{PERSES}/cmd/{name}"
-            _run("go", "build", "-overlay", "overlay.json", "-o", name, package, cwd=HOME, env=tools)
-    return folders
+def _go(*arguments: str, cwd: Path = Path("/")) -> str:
+    tools = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/local/go/bin", "GOFLAGS": "-buildvcs=false"}
+    return _run("go", *arguments, cwd=cwd, env=tools)
+
+
+def _modules() -> dict[str, Path]:
+    """Returns the folders of the Go modules, which also contain CUE schemas."""
+    wanted = {PERSES: VERSION, SPEC: SPEC_VERSION}
+    return {
+        module: Path(json.loads(_go("mod", "download", "-json", f"{module}@{version}"))["Dir"])
+        for module, version in wanted.items()
+    }
+
+
+def _build(module: Path) -> None:
+    """Builds the server and percli if they are missing."""
+    if all((HOME / name).exists() for name in ("perses", "percli")):
+        return
+    print(f"building Perses {VERSION}, which takes minutes", file=sys.stderr)
+    source = HOME / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(module, source, copy_function=shutil.copyfile)
+    for folder in (source, *(path for path in source.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)  # Go's cache is read-only
+    # The module has no web pages, because they are made by a build. The API does not need them.
+    (source / "ui" / "embed.go").write_text('package ui\n\nimport "embed"\n\nvar embedFS embed.FS\n')
+    _go("build", "-o", f"{HOME}/", "./cmd/perses", "./cmd/percli", cwd=source)
 
 
 def _extract(clone: Path, tag: str, folder: str, target: Path) -> None:
@@ -202,8 +211,7 @@ def _import(server: Server, folder: Path) -> None:
     """Imports the dashboard as docs/dashboards.md describes."""
     percli: list[str | Path] = [HOME / "percli", "--percliconfig", folder / "percli.json"]
     _run(*percli, "login", server.url)
-    _run(*percli, "project", "create", PROJECT)
-    _run(*percli, "apply", "-f", DASHBOARD, "--project", PROJECT)
+    _run(*percli, "apply", "-f", DASHBOARD, "--project", PROJECT, "--create-project")
 
 
 def _check(server: Server, folder: Path) -> Iterator[str]:
@@ -231,7 +239,8 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            modules = _built()
+            modules = _modules()
+            _build(modules[PERSES])
             print(f"Perses {VERSION} with", ", ".join(_plugins(given.plugins, given.shared, modules, folder)))
             with _serving(folder) as server:
                 wrong = list(_check(server, folder))
