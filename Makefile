@@ -98,12 +98,13 @@ format: setup ## put the sources into the format that lint asks for
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(BPF)
 
-docs: setup ## write schemas/, docs/{api,links,metrics,settings}.md and examples/grafana/ from docstrings and tables
+docs: setup ## write schemas/, docs/{api,links,metrics,settings}.md and the dashboards from docstrings and tables
 	mkdir -p docs
 	$(BIN)/python -m scripts.api_page > docs/api.md
 	$(BIN)/python -m scripts.dashboard > examples/grafana/dashboard.json
 	$(BIN)/python -m scripts.links_page > docs/links.md
 	$(BIN)/python -m scripts.metrics_page > docs/metrics.md
+	$(BIN)/python -m scripts.perses > examples/perses/dashboard.json
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
 	$(BIN)/python -m scripts.registry
 
