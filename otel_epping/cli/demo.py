@@ -48,13 +48,14 @@ def _with_report(output: Path) -> bool:
     from otel_epping.report.output_file import OutputFile
     from otel_epping.report.run import ReportOptions, run
     from otel_epping.series.grouping import Grouping
+    from otel_epping.settings import names
 
     OutputFile(output)  # finds a fault of the path before the demo runs
     with tempfile.TemporaryDirectory(prefix="otel-epping-") as folder:
         record = Path(folder, "demo")
         agrees = lab_demo.run(record)
         options = ReportOptions([str(record)], str(output), "html", 0, Thresholds(), is_merged=False, is_redacted=False)
-        run(Settings(), None, Grouping(), options)
+        run(Settings(), names.open_files(Settings()), Grouping(), options)
     return agrees
 
 

@@ -29,9 +29,9 @@ _FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
         help="Time to measure interfaces. Ctrl-C ends the measurement early, and writes the report.")  # fmt: skip
 @option("--merge", is_flag=True, help="Add two sources up. By default, two sources are compared.")
 @option("--fair", type=Duration(*_THRESHOLDS_NS), default="15ms",
-        help="A network whose mean RTT is this much above its least RTT is not good.")  # fmt: skip
+        help="A network whose mean RTT is this much above its minimum RTT is not good.")  # fmt: skip
 @option("--slow", type=Duration(*_THRESHOLDS_NS), default="30ms",
-        help="A network whose mean RTT is this much above its least RTT is slow.")  # fmt: skip
+        help="A network whose mean RTT is this much above its minimum RTT is slow.")  # fmt: skip
 @option("--loss", type=click.FloatRange(0, 100), default=2.0,
         help="From this percentage of retransmitted TCP segments, loss is marked.")  # fmt: skip
 @option("--redact", is_flag=True, help="Show pseudonyms such as subnet-1 instead of addresses and names.")

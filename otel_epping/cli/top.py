@@ -43,7 +43,7 @@ def top(
     """Show networks and their round-trip times, worst first.
 
     Watches interfaces, or reads capture files (see otel-epping replay). By default, the networks are sorted by impact:
-    traffic times how much longer RTTs are than the least RTT of the network. Press ? for all keys. Exports nothing.
+    traffic times how much longer RTTs are than the minimum RTT of the network. Press ? for all keys. Exports nothing.
     """
     context = click.get_current_context()
     check_choice(context, settings, files, "capture files")

@@ -93,7 +93,7 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
     rows: list[list[Value]] = [
         [
             measurement.names[each.number],
-            value(each.added),
+            value(each.excess),
             value(each.p95),
             each.samples,
             value(each.load),

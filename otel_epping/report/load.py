@@ -26,7 +26,7 @@ def against_traffic(measurement: Measured, timeline: PeriodTable) -> Section:
             "labels": [measurement.names[number] for number in ours.tolist()],
             "bits": listed(bits[ours]),
             "p95_s": listed(found.p95[ours]),
-            "least_s": listed(found.least[ours]),
+            "minimum_s": listed(found.minimum[ours]),
             "samples": found.samples[ours].tolist(),
         }
         for place, side in enumerate(measurement.sides)

@@ -324,7 +324,7 @@ class TestPanels:
         found = by_line(result(ran, QUERIES["Top 10 by impact", "A"], agent))
         assert len(found) == 10
         for line, value in found.items():
-            # The least RTT is exact to a bucket, which is a part of the mean RTT.
+            # The minimum RTT is exact to a bucket, which is a part of the mean RTT.
             assert value == pytest.approx(expected[line], rel=0.25, abs=spread[line] * (BUCKET - 1)), line
         worst = by_line(result(ran, QUERIES["Worst network", "A"], agent))
         assert worst == {max(found, key=lambda line: found[line]): max(found.values())}

@@ -117,7 +117,7 @@ def test_the_table_of_networks_has_the_statistics_of_the_history() -> None:
     numbers = {line.label: number for number, line in enumerate(history.lines)}
     for row in rows:
         number = numbers[row["network"]]
-        for key in ("p50", "p95", "least", "excess", "impact", "loss_to", "bits_from", "coverage"):
+        for key in ("p50", "p95", "minimum", "excess", "impact", "loss_to", "bits_from", "coverage"):
             assert row[key] == getattr(found, key)[number]
         assert row["samples"] == found.samples[number]
 

@@ -59,10 +59,10 @@ def test_the_numbers_are_those_of_replay_and_of_the_export(ns: Namespace, good: 
     assert len(methods) == len(table) == len(exported) == len(SERVER) + len(CLIENT)
     for row in methods:
         key = row["network"], row["method"]
-        times = [f"{row[column] * 1e3:.3f}" for column in ("least", "p50", "p90", "p99", "greatest")]
+        times = [f"{row[column] * 1e3:.3f}" for column in ("minimum", "p50", "p90", "p99", "maximum")]
         assert table[key][:6] == [f"{row['samples']:,}", *times]
         point = exported[key]
-        assert (point.count, point.min, point.max) == (row["samples"], row["least"], row["greatest"])
+        assert (point.count, point.min, point.max) == (row["samples"], row["minimum"], row["maximum"])
 
 
 @pytest.mark.parametrize("name", ["page.html", "page.md", "page.json", "page"])
