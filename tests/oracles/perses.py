@@ -124,6 +124,7 @@ def _build(module: Path) -> None:
     # The module has no web pages, because they are made by a build. The API does not need them.
     (source / "ui" / "embed.go").write_text('package ui\n\nimport "embed"\n\nvar embedFS embed.FS\n')
     _go("build", "-o", f"{HOME}/", "./cmd/perses", "./cmd/percli", cwd=source)
+    shutil.rmtree(source)
 
 
 def _extract(clone: Path, tag: str, folder: str, target: Path) -> None:
