@@ -23,7 +23,7 @@ UNIT    := -m unit --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test pythons compat integration browser fuzz pressure soak distrotest vmtest platforms bench \
-    lint format docs build sbom clean setup collector packages root
+    lint format docs pictures build sbom clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -107,6 +107,10 @@ docs: setup ## write schemas/, docs/{api,links,metrics,settings}.md and the dash
 	$(BIN)/python -m scripts.perses > examples/perses/dashboard.json
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
 	$(BIN)/python -m scripts.registry
+
+pictures: PACKAGES += chromium optipng
+pictures: root collector ## run the demo, and write the pictures of README.md from its data
+	$(BIN)/python -m scripts.pictures docs/images
 
 build: setup ## wheel and sdist into dist/
 	$(BIN)/hatchling build -d dist

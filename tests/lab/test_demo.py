@@ -291,3 +291,19 @@ def test_the_demo_does_not_start_if_its_report_cannot_be_written(tmp_path: Path,
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == f"otel-epping: {error.format((tmp_path / path).resolve())}\n"
+
+
+WITHOUT_PLOTLY = """
+import sys
+sys.modules["plotly"] = None
+sys.argv = ["otel-epping", "demo", "--report", "demo.html"]
+from otel_epping import cli
+cli.main()
+"""
+
+
+def test_the_demo_does_not_start_if_packages_of_the_report_are_missing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_PLOTLY]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, list(tmp_path.iterdir())) == (1, "", [])
+    assert ended.stderr == "otel-epping: the report needs plotly: pip install 'otel-epping[report]'\n"
