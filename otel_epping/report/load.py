@@ -107,9 +107,14 @@ def under_load(measurement: Measured) -> Section:
         f"{measurement.names[worst]} has most: {ms(load.added[worst])} ms. The latency under load is known for "
         f"{count(len(known))} of {plural(len(numbers), 'network')}."
     )
-    samples = int(load.samples[shown].sum())
+    samples = load.samples[shown]
     labels = [measurement.names[number] for number in shown.tolist()]
-    caption = f"{plural(len(shown), 'network')}, at least {plural(samples, 'RTT')} in busy and in quiet periods"
+    least, most = (count(each) for each in (samples.min(), samples.max()))
+    caption = (
+        f"{plural(len(shown), 'network')}, each with at least {least} to {most} RTTs in busy and in quiet periods"
+        if least != most
+        else f"{plural(len(shown), 'network')}, each with at least {least} RTTs in busy and in quiet periods"
+    )
     figure = Figure(
         "networks",
         "dumbbells",

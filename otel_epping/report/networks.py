@@ -30,7 +30,7 @@ _COLUMNS = (
     ReportColumn("p95", "p95", "time", "95 % of the RTTs are shorter."),
     ReportColumn("minimum", "min", "time", "The minimum RTT: the latency without any queue."),
     ReportColumn("excess", "excess", "time", "Mean RTT minus minimum RTT."),
-    ReportColumn("added_by_load", "added by load", "time", "How much longer the RTTs are while the network is busy."),
+    ReportColumn("added_by_load", "by load", "change", "How much longer RTTs are while the network is busy."),
     ReportColumn("samples", "RTTs", "count", f"Rows with fewer than {MIN_SAMPLES} RTTs are pale: they are uncertain."),
     ReportColumn("loss_to", "loss to", "share", "Retransmitted TCP segments, to the network."),
     ReportColumn("loss_from", "loss from", "share", "Retransmitted TCP segments, from the network."),
@@ -130,21 +130,23 @@ def heat_map(measurement: Measured, timeline: PeriodTable) -> Section:
     samples = timeline.samples[:, numbers]
     step = duration(timeline.step_ns / 1e9)
     sentences = [
-        f"Each cell is the 95th percentile of one network in {step}. The networks are in the order of the table above. "
-        "Empty cells have no RTTs."
+        f"Each cell is one network in {step}: the 95th percentile of its RTTs, minus its minimum RTT. So distant "
+        "networks are not dark only because they are distant. The networks are in the order of the table above. Empty "
+        "cells have no RTTs."
     ]
     if left_out := len(measurement.measured) - len(numbers):
         sentences.append(f"The figure leaves out {plural(left_out, 'network')} with less impact.")
     figure = Figure(
         "p95",
         "heat",
-        "95th percentile of the RTTs, in ms",
+        "95th percentile of the RTTs minus the minimum RTT, in ms",
         f"{plural(int(samples.sum()), 'RTT')} of {plural(len(numbers), 'network')} in {plural(periods, 'period')}",
         {
             "networks": [measurement.names[number] for number in numbers.tolist()],
             "begins_ms": timeline.begins_ms(),
             "step_ms": timeline.step_ms,
             "p95_s": listed(timeline.quantiles[0.95][:, numbers].T),
+            "minimum_s": listed(measurement.statistics.minimum[numbers]),
             "samples": samples.T.tolist(),
         },
     )
@@ -157,7 +159,7 @@ def smoke(measurement: Measured, timeline: PeriodTable) -> Section:
     sentences = [
         f"The line is the median of {duration(timeline.step_ns / 1e9)}. The dark band has the middle half of the RTTs, "
         "and the pale band has the RTTs from the 5th to the 95th percentile. Points show the loss: the share of "
-        "retransmitted TCP segments. Times are in UTC."
+        "retransmitted TCP segments. The area at the bottom is the traffic in both directions. Times are in UTC."
     ]
     if left_out := len(measurement.measured) - len(numbers):
         sentences.append(f"There are plots of the {len(numbers)} worst networks; {count(left_out)} have none.")
@@ -183,5 +185,6 @@ def _smoke(measurement: Measured, timeline: PeriodTable, place: int, number: int
             "samples": samples[span].tolist(),
             **quantiles,
             "loss": listed(timeline.loss[span, number]),
+            "bits": listed(timeline.bits[span, number]),
         },
     )
