@@ -23,13 +23,13 @@ UNIT    := -m unit --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test pythons compat integration browser fuzz pressure soak distrotest vmtest platforms bench \
-    lint format docs build sbom clean setup collector packages root
+    lint format docs pictures build sbom clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: root collector ## see it work: subnets of known delay, the kernel's histograms, a real collector
-	$(BIN)/otel-epping demo
+demo: root collector ## see it work: subnets of known delay, a real collector; REPORT=FILE.html: also a report
+	$(BIN)/otel-epping demo $(if $(REPORT),--report '$(REPORT)')
 
 unit: setup ## the tests that need neither kernel nor root, with fewer examples: in 20 seconds, as any user
 	$(BIN)/pytest $(UNIT) --hypothesis-profile quick
@@ -98,14 +98,19 @@ format: setup ## put the sources into the format that lint asks for
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(BPF)
 
-docs: setup ## write schemas/, docs/{api,links,metrics,settings}.md and examples/grafana/ from docstrings and tables
+docs: setup ## write schemas/, docs/{api,links,metrics,settings}.md and the dashboards from docstrings and tables
 	mkdir -p docs
 	$(BIN)/python -m scripts.api_page > docs/api.md
 	$(BIN)/python -m scripts.dashboard > examples/grafana/dashboard.json
 	$(BIN)/python -m scripts.links_page > docs/links.md
 	$(BIN)/python -m scripts.metrics_page > docs/metrics.md
+	$(BIN)/python -m scripts.perses > examples/perses/dashboard.json
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
 	$(BIN)/python -m scripts.registry
+
+pictures: PACKAGES += chromium optipng
+pictures: root collector ## run the demo, and write the pictures of README.md from its data
+	$(BIN)/python -m scripts.pictures docs/images
 
 build: setup ## wheel and sdist into dist/
 	$(BIN)/hatchling build -d dist

@@ -4,41 +4,28 @@
 import json
 from typing import Any
 
+from scripts import layout
 from scripts.panels import ROWS, Panel, Query
 
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-_WIDTH = 24
-# The agent exports every minute by default. $__rate_interval is then at least 4 minutes.
-_EXPORT_INTERVAL = "1m"
 # Colour-blind-safe colours. A gradient from blue over yellow to red would hide differences in print.
 _GRADIENT = "continuous-BlPu"
 _HEAT_MAP_COLOURS = "Viridis"
-# Without limits, a heat map stretches to the outermost bucket that ever had a count.
-_HEAT_MAP_LIMITS_S = (0.0001, 10)
-
-# The labels that a group of networks has. Grafana separates the choices by commas, so commas in a choice are escaped.
-_GROUPS = {
-    "network": "epping_network_name, epping_subnet",
-    "AS": "network_peer_as_number, network_peer_as_organization_name",
-    "country": "geo_country_iso_code",
-}
-_WINDOWS = ("5m", "15m", "1h", "6h")
-_BASELINES = ("1h", "6h", "1d", "7d")
 
 
 def dashboard() -> dict[str, Any]:
     """Returns the dashboard in the classic model of Grafana."""
     return {
-        "uid": "otel-epping",
-        "title": "Network latency (otel-epping)",
-        "description": "Round-trip times per network, measured passively. Guide: docs/dashboards.md of otel-epping.",
+        "uid": layout.NAME,
+        "title": layout.TITLE,
+        "description": layout.DESCRIPTION,
         "tags": ["otel-epping", "network", "latency"],
         "editable": True,
         "graphTooltip": 1,
         "schemaVersion": 39,
         "version": 1,
-        "refresh": "1m",
-        "time": {"from": "now-6h", "to": "now"},
+        "refresh": layout.REFRESH,
+        "time": {"from": f"now-{layout.RANGE}", "to": "now"},
         "timezone": "browser",
         "annotations": {"list": []},
         "links": [],
@@ -57,23 +44,27 @@ def _variables() -> list[dict[str, Any]]:
             "refresh": 1,
             "current": {},
         },
-        _labels_of("epping_agent_interface_attached", "instance", "agent", "Agent"),
-        _labels_of("epping_agent_interface_attached", "network_interface_name", "interface", "Interface"),
-        _labels_of("epping_rtt_duration_seconds", "epping_rtt_side", "side", "Side"),
-        _labels_of("epping_rtt_duration_seconds", "epping_rtt_method", "method", "Method"),
-        _choice("group", "Group by", _GROUPS, "network"),
-        _choice("window", "Now: the last", {each: each for each in _WINDOWS}, "15m"),
-        _choice("baseline", "Before: earlier by", {each: each for each in _BASELINES}, "1h"),
+        *(_labels(each) for each in layout.LABELS),
+        _choice(
+            layout.GROUP,
+            layout.GROUP_TITLE,
+            {group: ", ".join(labels) for group, labels in layout.GROUPS.items()},
+            layout.DEFAULT_GROUP,
+        ),
+        *(
+            _choice(name, title, {each: each for each in values}, default)
+            for name, title, values, default in layout.TIMES
+        ),
     ]
 
 
-def _labels_of(metric: str, label: str, name: str, title: str) -> dict[str, Any]:
+def _labels(variable: layout.Labels) -> dict[str, Any]:
     """Returns a variable that has the values of a label. All also includes series without the label."""
-    query = f"label_values({metric}, {label})"
+    query = f"label_values({variable.metric}, {variable.label})"
     return {
         "type": "query",
-        "name": name,
-        "label": title,
+        "name": variable.name,
+        "label": variable.title,
         "datasource": _DATASOURCE,
         "definition": query,
         "query": {"query": query, "refId": "labels"},
@@ -87,6 +78,7 @@ def _labels_of(metric: str, label: str, name: str, title: str) -> dict[str, Any]
 
 
 def _choice(name: str, title: str, choices: dict[str, str], default: str) -> dict[str, Any]:
+    # Grafana separates the choices by commas, so commas in a choice are escaped.
     escaped = {text: value.replace(",", "\\,") for text, value in choices.items()}
     return {
         "type": "custom",
@@ -101,23 +93,20 @@ def _choice(name: str, title: str, choices: dict[str, str], default: str) -> dic
 
 
 def _panels() -> list[dict[str, Any]]:
-    """Returns the panels with their places: each row starts with a title, and is filled from the left."""
+    """Returns the panels with their places. Each row starts with a title."""
     made: list[dict[str, Any]] = []
-    y = 0
+    top = 0
     for title, panels in ROWS.items():
-        place = {"x": 0, "y": y, "w": _WIDTH, "h": 1}
+        place = {"x": 0, "y": top, "w": layout.WIDTH, "h": 1}
         made.append(
             {"type": "row", "id": len(made) + 1, "title": title, "collapsed": False, "gridPos": place, "panels": []}
         )
-        y += 1
-        x = height = 0
-        for panel in panels:
-            if x + panel.width > _WIDTH:
-                x, y, height = 0, y + height, 0
-            place = {"x": x, "y": y, "w": panel.width, "h": panel.height}
+        top += 1
+        row = list(layout.placed(panels))
+        for panel, x, y in row:
+            place = {"x": x, "y": top + y, "w": panel.width, "h": panel.height}
             made.append({"id": len(made) + 1, "gridPos": place, **_panel(panel)})
-            x, height = x + panel.width, max(height, panel.height)
-        y += height
+        top += max(y + panel.height for panel, _, y in row)
     return made
 
 
@@ -147,7 +136,7 @@ def _target(panel: Panel, number: int, query: Query) -> dict[str, Any]:
         "legendFormat": query.legend,
         "instant": instant,
         "range": not instant,
-        "interval": _EXPORT_INTERVAL,
+        "interval": layout.EXPORT_INTERVAL,
         "format": {"table": "table", "heatmap": "heatmap"}.get(panel.kind, "time_series"),
     }
 
@@ -171,24 +160,14 @@ def _one_table(panel: Panel) -> list[dict[str, Any]]:
     columns = {f"Value #{chr(ord('A') + number)}": query.legend for number, query in enumerate(panel.queries)}
     if len(panel.queries) == 1:
         columns = {"Value": panel.queries[0].legend}
-    labels = {
-        "epping_network_name": "Network",
-        "epping_subnet": "Subnet",
-        "network_peer_as_number": "AS",
-        "network_peer_as_organization_name": "Organisation",
-        "geo_country_iso_code": "Country",
-        "epping_rtt_side": "Side",
-        "network_interface_name": "Interface",
-        "instance": "Agent",
-    }
     return [
         {"id": "merge", "options": {}},
         {
             "id": "organize",
             "options": {
                 "excludeByName": {"Time": True, "job": True},
-                "indexByName": {name: index for index, name in enumerate([*labels, *columns])},
-                "renameByName": labels | columns,
+                "indexByName": {name: index for index, name in enumerate([*layout.COLUMNS, *columns])},
+                "renameByName": layout.COLUMNS | columns,
             },
         },
         {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": panel.queries[0].legend, "desc": True}]}},
@@ -229,8 +208,8 @@ _KINDS: dict[str, dict[str, Any]] = {
             "yAxis": {
                 "unit": "s",
                 "axisPlacement": "left",
-                "min": _HEAT_MAP_LIMITS_S[0],
-                "max": _HEAT_MAP_LIMITS_S[1],
+                "min": layout.HEAT_MAP_LIMITS_S[0],
+                "max": layout.HEAT_MAP_LIMITS_S[1],
             },
             "legend": {"show": True},
             "tooltip": {"mode": "single", "yHistogram": True, "showColorScale": True},

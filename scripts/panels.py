@@ -134,8 +134,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "stat",
             "Worst network",
-            "The network with the greatest impact: bytes/s x (mean RTT - least RTT). The value is the number of bytes "
-            "on the way that would not be there if each RTT were the least RTT.",
+            "The network with the greatest impact: bytes/s x (mean RTT - minimum RTT). The value is the number of "
+            "bytes on the way that would not be there if each RTT were the minimum RTT.",
             "bytes",
             8,
             4,
@@ -222,8 +222,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "table",
             "Top 10 by impact",
-            "bytes/s x (mean RTT of the last $window - least RTT of the time range). Networks with much traffic that "
-            "waits are at the top. The least RTT is the lower bound of the lowest bucket.",
+            "bytes/s x (mean RTT of the last $window - minimum RTT of the time range). Networks with much traffic that "
+            "waits are at the top. The minimum RTT is the lower bound of the lowest bucket.",
             "s",
             12,
             9,
@@ -231,7 +231,7 @@ ROWS: dict[str, list[Panel]] = {
                 Query(f"topk(10, {_impact(_NOW)})", "Impact", "bytes"),
                 Query(_top(10, _impact(_NOW), f"histogram_quantile(0.5, {_rtts(_NOW)})"), "p50"),
                 Query(_top(10, _impact(_NOW), f"histogram_quantile(0.95, {_rtts(_NOW)})"), "p95"),
-                Query(_top(10, _impact(_NOW), f"histogram_quantile(0, {_rtts(_RANGE)})"), "Least"),
+                Query(_top(10, _impact(_NOW), f"histogram_quantile(0, {_rtts(_RANGE)})"), "Minimum"),
                 Query(_top(10, _impact(_NOW), f"8 * {_bytes(_NOW)}"), "Traffic", "bps"),
                 Query(_top(10, _impact(_NOW), _samples(_NOW)), "RTTs", "short"),
             ],

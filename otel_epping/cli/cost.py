@@ -3,11 +3,10 @@
 
 import click
 
-from otel_epping.kernel.attach import interfaces
 from otel_epping.otel.variables import standard
 from otel_epping.settings import names
-from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
-from otel_epping.settings.options import COMMAND, export_options, naming_source, option
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, check_choice, export_options, find_interfaces, naming_source, option
 from otel_epping.settings.types import Duration
 
 _DURATIONS_NS = (10**9, 24 * 3600 * 10**9)
@@ -27,13 +26,7 @@ def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str)
     Sends nothing.
     """
     context = click.get_current_context()
-    is_named = [
-        context.get_parameter_source(each) is click.core.ParameterSource.COMMANDLINE for each in INTERFACE_SETTINGS
-    ]
-    if files and any(is_named):
-        raise click.UsageError("Choose either interfaces or capture files.")
-    if not files and not settings.selection.all:
-        raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror', or capture files.")
+    check_choice(context, settings, files, "capture files")
     variables = standard.read()
     variables.apply()  # before the import of the SDK
     interval_s = settings.interval_ns / 1e9 if settings.interval_ns else variables.interval_s
@@ -48,9 +41,7 @@ def cost(settings: Settings, files: tuple[str, ...], duration: int, format: str)
     if files:
         result, failures = run.measure_captures(files, settings.kernel, opened.networks, export, interval_s)
     else:
-        for name in settings.selection.names:
-            with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
-                interfaces.find(name)
+        find_interfaces(context, settings)
         result = run.measure_interfaces(settings, opened.networks, export, duration / 1e9, interval_s)
     click.echo(report(result, format))
     if failures:

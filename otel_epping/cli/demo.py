@@ -1,23 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping demo: measures RTTs over links of known delay."""
 
+import os
+import shlex
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
 import click
 
 from otel_epping.errors import EppingError
+from otel_epping.kernel.attach.default_routes import DefaultRoutes
 from otel_epping.kernel.load import requirements
-from otel_epping.settings.options import COMMAND
+from otel_epping.kernel.netlink import links
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, option
 
 
 @click.command(context_settings=COMMAND)
-def demo() -> None:
+@option("--report", "output", metavar="FILE", help="Also write an HTML page about the metrics of the demo.")
+def demo(output: str | None) -> None:
     """Measure RTTs over links of known delay, and print the metrics that a collector received.
 
-    Creates hosts in network namespaces and traffic between the hosts, and runs the agent and a collector. The demo
-    takes half a minute. The exit code is 1 if the measured RTTs do not agree with the delays.
+    Creates hosts in network namespaces and traffic between the hosts, and runs the agent and a collector. One of the
+    networks becomes slow under load. The demo takes half a minute. The exit code is 1 if the measured RTTs do not agree
+    with the delays.
     """
     requirements.check_kernel()
     requirements.check_privileges()
     from otel_epping.lab import demo as lab_demo  # this module needs the package rich
 
-    if not lab_demo.run():
+    agrees = lab_demo.run() if output is None else _with_report(Path(output).resolve())
+    click.echo("\nNext, on your own interface:\n")
+    for arguments in ("top -i {}", "report -i {} --duration 5m -o report.html"):
+        click.echo(f"    {_program()} {arguments.format(_own_interface())}")
+    if not agrees:
         raise EppingError("some RTTs do not agree with the delays: is the machine overloaded? Run the demo again")
+
+
+def _with_report(output: Path) -> bool:
+    """Runs the demo, and writes a report of the metrics that the demo's agent exported. Returns the demo's result."""
+    if missing := [name for name in ("msgspec", "plotly") if find_spec(name) is None]:
+        raise EppingError(f"the report needs {' and '.join(missing)}: pip install 'otel-epping[report]'")
+    from otel_epping.history.verdict import Thresholds
+    from otel_epping.lab import demo as lab_demo
+    from otel_epping.report.output_file import OutputFile
+    from otel_epping.report.run import ReportOptions, run
+    from otel_epping.series.grouping import Grouping
+    from otel_epping.settings import names
+
+    OutputFile(output)  # finds a fault of the path before the demo runs
+    with tempfile.TemporaryDirectory(prefix="otel-epping-") as folder:
+        record = Path(folder, "demo")
+        agrees = lab_demo.run(record)
+        options = ReportOptions([str(record)], str(output), "html", 0, Thresholds(), is_merged=False, is_redacted=False)
+        run(Settings(), names.open_files(Settings()), Grouping(), options)
+    return agrees
+
+
+def _program() -> str:
+    """Returns the command that started this process, without arguments, as a shell command."""
+    words = [sys.executable, "-m", "otel_epping"] if sys.argv[0].endswith("__main__.py") else [sys.argv[0]]
+    return shlex.join(["sudo", *words] if "SUDO_USER" in os.environ else words)
+
+
+def _own_interface() -> str:
+    """Returns the name of the first interface with a default route, or `eth0` if there is none."""
+    existing, routes = list(links.links()), DefaultRoutes()
+    routes.refresh(existing)
+    return next((link.name for link in existing if link.ifindex in routes.interfaces), "eth0")

@@ -9,11 +9,10 @@ from pathlib import Path
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.attach import interfaces
 from otel_epping.series.grouping import Grouping
 from otel_epping.settings import names
-from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
-from otel_epping.settings.options import COMMAND, naming_source, option, view_options
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, check_choice, find_interfaces, naming_source, option, view_options
 from otel_epping.settings.types import Duration
 
 _DURATIONS_NS = (10**9, 24 * 3600 * 10**9)
@@ -30,9 +29,9 @@ _FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
         help="Time to measure interfaces. Ctrl-C ends the measurement early, and writes the report.")  # fmt: skip
 @option("--merge", is_flag=True, help="Add two sources up. By default, two sources are compared.")
 @option("--fair", type=Duration(*_THRESHOLDS_NS), default="15ms",
-        help="A network whose mean RTT is this much above its least RTT is not good.")  # fmt: skip
+        help="A network whose mean RTT is this much above its minimum RTT is not good.")  # fmt: skip
 @option("--slow", type=Duration(*_THRESHOLDS_NS), default="30ms",
-        help="A network whose mean RTT is this much above its least RTT is slow.")  # fmt: skip
+        help="A network whose mean RTT is this much above its minimum RTT is slow.")  # fmt: skip
 @option("--loss", type=click.FloatRange(0, 100), default=2.0,
         help="From this percentage of retransmitted TCP segments, loss is marked.")  # fmt: skip
 @option("--redact", is_flag=True, help="Show pseudonyms such as subnet-1 instead of addresses and names.")
@@ -56,13 +55,7 @@ def report(
     sources is compared with the second. The page opens without a network connection.
     """
     context = click.get_current_context()
-    is_named = [
-        context.get_parameter_source(each) is click.core.ParameterSource.COMMANDLINE for each in INTERFACE_SETTINGS
-    ]
-    if sources and any(is_named):
-        raise click.UsageError("Choose either interfaces or sources.")
-    if not sources and not settings.selection.all:
-        raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror', or sources.")
+    check_choice(context, settings, sources, "sources")
     if fair > slow:
         raise click.UsageError("Option '--fair' must not be greater than '--slow'.")
     if find_spec("plotly") is None:
@@ -74,15 +67,13 @@ def report(
     with naming_source(context):
         opened = names.open_files(settings)
     if not sources:
-        for name in settings.selection.names:
-            with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
-                interfaces.find(name)
+        find_interfaces(context, settings)
     grouping = Grouping(settings.group_by, settings.network_tags, opened.databases)
     thresholds = Thresholds(fair=fair / 1e9, slow=slow / 1e9, loss=loss / 100)
     format = format or _FORMATS.get(Path(output).suffix.lower(), "html")
     options = ReportOptions(sources, output, format, duration / 1e9, thresholds, merge, redact)
     try:
-        run(settings, opened.networks, grouping, options)
+        run(settings, opened, grouping, options)
     except KeyboardInterrupt:
         click.echo("otel-epping: stopped; nothing was written", err=True)
         sys.exit(128 + signal.SIGINT)

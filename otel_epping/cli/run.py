@@ -7,10 +7,9 @@ from functools import partial
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.attach import interfaces
 from otel_epping.process import logs
-from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
-from otel_epping.settings.options import COMMAND, all_options, ignored_variables, naming_source, reread
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, all_options, find_interfaces, ignored_variables, naming_source, reread
 
 _log = logging.getLogger(__name__)
 
@@ -25,9 +24,7 @@ def run(settings: Settings) -> None:
     for name, value in ignored_variables().items():
         _log.debug("ignored a variable that Kubernetes sets for a Service: %s=%s", name, value)
     context = click.get_current_context()
-    for name in settings.selection.names:
-        with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
-            interfaces.find(name)
+    find_interfaces(context, settings)
     from otel_epping.agent.run import run as run_agent  # slow, because the module imports the exporters
 
     with naming_source(context):

@@ -6,10 +6,9 @@ import sys
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.attach import interfaces
 from otel_epping.settings import names
-from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
-from otel_epping.settings.options import COMMAND, naming_source, option, view_options
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, check_choice, find_interfaces, naming_source, option, view_options
 from otel_epping.settings.types import Duration
 
 _DELAYS_NS = (100_000_000, 3600 * 10**9)
@@ -44,16 +43,10 @@ def top(
     """Show networks and their round-trip times, worst first.
 
     Watches interfaces, or reads capture files (see otel-epping replay). By default, the networks are sorted by impact:
-    traffic times how much longer RTTs are than the least RTT of the network. Press ? for all keys. Exports nothing.
+    traffic times how much longer RTTs are than the minimum RTT of the network. Press ? for all keys. Exports nothing.
     """
     context = click.get_current_context()
-    is_named = [
-        context.get_parameter_source(each) is click.core.ParameterSource.COMMANDLINE for each in INTERFACE_SETTINGS
-    ]
-    if files and any(is_named):
-        raise click.UsageError("Choose either interfaces or capture files.")
-    if not files and not settings.selection.all:
-        raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror', or capture files.")
+    check_choice(context, settings, files, "capture files")
     if not batch and iterations is not None:
         raise click.UsageError("Option '-n' / '--iterations' needs '-b' / '--batch'.")
     if not batch and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
@@ -64,7 +57,5 @@ def top(
     with naming_source(context):
         opened = names.open_files(settings)
     if not files:
-        for name in settings.selection.names:
-            with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
-                interfaces.find(name)
+        find_interfaces(context, settings)
     run(settings, opened, Options(files, batch, iterations, format, delay / 1e9, words, sort, redact))

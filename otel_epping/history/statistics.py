@@ -30,8 +30,8 @@ class LineStatistics(NamedTuple):
     samples      number of RTTs
     is_certain   true if there are at least MIN_SAMPLES RTTs
     p50, p95, p99, mean, maximum  of the RTTs
-    least        the least RTT of the session, or of the sum if no session is given
-    excess       mean RTT - least RTT
+    minimum      the minimum RTT of the session, or of the sum if no session is given
+    excess       mean RTT - minimum RTT
     impact       bytes x excess per second, in byte seconds per second
     bits_from, bits_to  traffic from and to the network, bit/s
     packets      number of packets, both ways
@@ -50,7 +50,7 @@ class LineStatistics(NamedTuple):
     p99: Floats
     mean: Floats
     maximum: Floats
-    least: Floats
+    minimum: Floats
     excess: Floats
     impact: Floats
     bits_from: Floats
@@ -71,14 +71,14 @@ def line_statistics(
 ) -> LineStatistics:
     """Returns the statistics of a sum of slices.
 
-    session  the RTTs from which the least RTT is taken; by default, the RTTs of `total`
+    session  the RTTs from which the minimum RTT is taken; by default, the RTTs of `total`
     methods  the methods whose RTTs are used; by default, all methods
     """
     rtts = total.rtts(methods)
     samples = rtts.counts
     p50, p95, p99, highest = rtts.quantiles(0.5, 0.95, 0.99, 1)
-    mean, least = rtts.means(), least_rtts(session or rtts)
-    excess = np.maximum(mean - least, 0)
+    mean, minimum = rtts.means(), minimum_rtts(session or rtts)
+    excess = np.maximum(mean - minimum, 0)
     octets = _sum(total, metric_table.SUBNET_BYTES.name)
     ways = {way: _sum(total, metric_table.SUBNET_BYTES.name, direction=way) for way in (_FROM, _TO)}
     tcp = {way: _tcp_packets(total, way) for way in (_FROM, _TO)}
@@ -92,7 +92,7 @@ def line_statistics(
         p99=p99,
         mean=mean,
         maximum=np.where(rtts.max_ns != 0, rtts.max_ns / _NS, highest),
-        least=least,
+        minimum=minimum,
         excess=excess,
         impact=octets * excess / seconds,
         bits_from=ways[_FROM] * 8 / seconds,
@@ -109,8 +109,8 @@ def line_statistics(
     )
 
 
-def least_rtts(rtts: LineRtts) -> Floats:
-    """Returns the least RTT of each line in seconds. A line without RTTs has NaN.
+def minimum_rtts(rtts: LineRtts) -> Floats:
+    """Returns the minimum RTT of each line in seconds. A line without RTTs has NaN.
 
     If the minimum is unknown, the result is the middle of the lowest bucket with RTTs.
     """

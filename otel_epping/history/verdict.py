@@ -25,8 +25,8 @@ _MAX_NAMED = 3
 class Thresholds:
     """The thresholds of the verdict and of colours. Times are in seconds, shares are from 0 to 1.
 
-    fair         mean RTT minus least RTT from which a network is fair, but not good
-    slow         mean RTT minus least RTT from which a network is slow
+    fair         mean RTT minus minimum RTT from which a network is fair, but not good
+    slow         mean RTT minus minimum RTT from which a network is slow
     load         latency under load from which load is a cause
     loss         retransmitted segments / TCP segments from which loss is named
     ce           packets marked CE / packets with ECN from which congestion is named
@@ -40,18 +40,18 @@ class Thresholds:
     ce: float = 0.01
     min_samples: int = MIN_SAMPLES
 
-    def rating(self, added: float) -> str:
-        """Returns the rating of a network, for its colour: GOOD, FAIR or SLOW; UNKNOWN if `added` is NaN."""
-        if np.isnan(added):
+    def rating(self, excess: float) -> str:
+        """Returns the rating of a network, for its colour: GOOD, FAIR or SLOW; UNKNOWN if `excess` is NaN."""
+        if np.isnan(excess):
             return UNKNOWN
-        return GOOD if added < self.fair else FAIR if added < self.slow else SLOW
+        return GOOD if excess < self.fair else FAIR if excess < self.slow else SLOW
 
 
 class SlowNetwork(NamedTuple):
     """A slow network. Times are in seconds. NaN means that a value is unknown.
 
     number   the number of the line
-    added    mean RTT minus least RTT
+    excess   mean RTT minus minimum RTT
     p95      95th percentile of the RTTs
     samples  number of RTTs
     load     latency under load
@@ -61,7 +61,7 @@ class SlowNetwork(NamedTuple):
     """
 
     number: int
-    added: float
+    excess: float
     p95: float
     samples: int
     load: float
@@ -129,8 +129,8 @@ def _slow_network(number: int, found: LineStatistics, under_load: LoadLatency, t
     cause = UNKNOWN if np.isnan(load) else LOAD if load >= thresholds.load else NOT_LOAD
     loss = np.fmax(found.loss_from[number], found.loss_to[number])
     ce = np.fmax(found.ce_from[number], found.ce_to[number])
-    added, p95, samples = found.excess[number], found.p95[number], found.samples[number]
-    return SlowNetwork(number, float(added), float(p95), int(samples), load, float(loss), float(ce), cause)
+    excess, p95, samples = found.excess[number], found.p95[number], found.samples[number]
+    return SlowNetwork(number, float(excess), float(p95), int(samples), load, float(loss), float(ce), cause)
 
 
 def _names(lines: Sequence[Line], label: Callable[[Line], str]) -> list[str]:
@@ -170,7 +170,7 @@ def _all_well(judged: Indexes, found: LineStatistics, names: Sequence[str]) -> s
 def _slow_sentence(worst: Sequence[SlowNetwork], judged: int, names: Sequence[str], thresholds: Thresholds) -> str:
     """Returns the sentence that names the slow networks."""
     named = [
-        f"{names[each.number]} adds {_ms(each.added)} (p95 {_ms(each.p95)}, {each.samples:,} samples)"
+        f"{names[each.number]} adds {_ms(each.excess)} (p95 {_ms(each.p95)}, {each.samples:,} samples)"
         + _why(each, thresholds)
         for each in worst[:_MAX_NAMED]
     ]

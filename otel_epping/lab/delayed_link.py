@@ -12,6 +12,9 @@ A packet to the near side has the server's address as its source address. Packet
 packet leaves early. So no RTT measured at the near end is shorter than the configured delay. All packets of one subnet
 have the same delay, so the link does not reorder packets of the same subnet.
 
+A subnet can have a limited rate. Then packets of the subnet wait in a queue, one for each direction, before they are
+delayed. The queue is full if a packet would wait for more than 0.15 s, and further packets are dropped.
+
 `DelayedLink` creates the devices and starts the process (`python -m otel_epping.lab.delayed_link`). The process holds
 the only descriptors of the devices, so the kernel removes the devices when the process ends. Before the process ends,
 it prints its `LinkStatistics`.
@@ -46,6 +49,7 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP_NO_PI = 0x0002 | 0x1000
 _QUEUE_LIMIT = 20_000  # packets: 30 MB if each packet has 1500 bytes; the process forwards 20,000 packets in 4 s
+_BOTTLENECK_NS = 150_000_000  # longest time in the queue of a subnet with a limited rate
 _READS_PER_TURN = 32  # maximum number of frames that are read from a device before due packets are written
 _FRAME_SIZE = 65536
 _RECENT = 10_000  # number of packets whose lateness LinkStatistics reports
@@ -53,21 +57,27 @@ _RECENT = 10_000  # number of packets whose lateness LinkStatistics reports
 
 @dataclass(frozen=True)
 class DelayedNetwork:
-    """A server subnet, and the RTT in ns that the link adds to the packets of this subnet."""
+    """A server subnet, the RTT in ns that the link adds to the packets of this subnet, and the rate of the subnet.
+
+    bits_per_s  the rate of the subnet in each direction; None means that the rate has no limit
+    """
 
     subnet: IPNetwork
     delay_ns: int
+    bits_per_s: int | None = None
 
 
 @dataclass(frozen=True)
 class LinkStatistics:
     """The numbers of packets, the lateness of the last 10,000 packets, and the CPU time; all times in ns.
 
-    The lateness of a packet is the time from the packet's due time until the packet is forwarded.
+    `dropped_at_rate` counts the packets that did not fit into the queue of a subnet with a limited rate. The lateness
+    of a packet is the time from the packet's due time until the packet is forwarded.
     """
 
     forwarded: int
     dropped_queue_full: int
+    dropped_at_rate: int
     dropped_write_failed: int
     late_median_ns: int
     late_p99_ns: int
@@ -92,7 +102,7 @@ class DelayedLink:
 
     def start(self) -> None:
         """Starts the process, and waits until the process can forward packets. Raises LabError if the process fails."""
-        table = json.dumps([[str(network.subnet), network.delay_ns] for network in self._networks])
+        table = json.dumps([[str(each.subnet), each.delay_ns, each.bits_per_s] for each in self._networks])
         with self._near, self._far:  # the child process inherits the descriptors, which keep the TAP devices alive
             taps = [self._near.fileno(), self._far.fileno()]
             argv = [sys.executable, "-m", "otel_epping.lab.delayed_link", *map(str, taps), table]
@@ -131,12 +141,14 @@ class _DelayQueue:
     def __init__(self, near: int, far: int, networks: Sequence[DelayedNetwork]) -> None:
         self._near, self._far = near, far
         self._networks = networks
-        self._half_delay_ns = lru_cache(maxsize=4096)(self._look_up)
+        self._network_of = lru_cache(maxsize=4096)(self._look_up)
+        # For each target descriptor and subnet with a limited rate: the time when the queue is empty, in ns.
+        self._empty_ns: dict[tuple[int, DelayedNetwork], int] = {}
         # (due time in ns, sequence number, target descriptor, frame). The sequence number orders frames with equal due
         # times.
         self._waiting: list[tuple[int, int, int, bytes]] = []
         self._accepted = 0
-        self._forwarded = self._queue_full = self._write_failed = 0
+        self._forwarded = self._queue_full = self._dropped_at_rate = self._write_failed = 0
         self._late_ns: deque[int] = deque(maxlen=_RECENT)
 
     def run(self) -> None:
@@ -162,8 +174,18 @@ class _DelayQueue:
                 if self._queue_full == 1:
                     print(f"delay link: queue of {_QUEUE_LIMIT} packets is full, dropping", file=sys.stderr, flush=True)
                 continue
+            network = self._network_of(_server_address(frame, to_server=tap == self._near))
+            due_ns = now_ns
+            if network is not None:
+                if network.bits_per_s is not None:
+                    empty_ns = max(now_ns, self._empty_ns.get((target, network), 0))
+                    if empty_ns > now_ns + _BOTTLENECK_NS:
+                        self._dropped_at_rate += 1
+                        continue
+                    due_ns = empty_ns + len(frame) * 8 * 10**9 // network.bits_per_s
+                    self._empty_ns[target, network] = due_ns
+                due_ns += (network.delay_ns + 1) // 2
             self._accepted += 1
-            due_ns = now_ns + self._half_delay_ns(_server_address(frame, to_server=tap == self._near))
             heapq.heappush(self._waiting, (due_ns, self._accepted, target, frame))
 
     def _write_due(self) -> None:
@@ -177,17 +199,13 @@ class _DelayQueue:
             self._forwarded += 1
             self._late_ns.append(now_ns - due_ns)
 
-    def _look_up(self, packed: bytes) -> int:
-        """Returns half of the delay that is configured for an address, in ns, rounded up.
-
-        Among the server subnets that contain the address, the most specific subnet defines the delay. If no subnet
-        contains the address, the delay is 0.
-        """
+    def _look_up(self, packed: bytes) -> DelayedNetwork | None:
+        """Returns the most specific server subnet that contains an address, or None if no subnet contains it."""
         if not packed:
-            return 0
+            return None
         address = ipaddress.ip_address(packed)
         matches = [network for network in self._networks if address in network.subnet]
-        return (max(matches, key=lambda network: network.subnet.prefixlen).delay_ns + 1) // 2 if matches else 0
+        return max(matches, key=lambda network: network.subnet.prefixlen, default=None)
 
     def statistics(self) -> LinkStatistics:
         """Returns the statistics so far."""
@@ -196,6 +214,7 @@ class _DelayQueue:
         return LinkStatistics(
             forwarded=self._forwarded,
             dropped_queue_full=self._queue_full,
+            dropped_at_rate=self._dropped_at_rate,
             dropped_write_failed=self._write_failed,
             late_median_ns=late_ns[len(late_ns) // 2],
             late_p99_ns=late_ns[len(late_ns) * 99 // 100],
@@ -218,7 +237,7 @@ def _server_address(frame: bytes, to_server: bool) -> bytes:
 
 def _main() -> None:
     near, far, table = sys.argv[1:]
-    networks = [DelayedNetwork(ipaddress.ip_network(subnet), delay_ns) for subnet, delay_ns in json.loads(table)]
+    networks = [DelayedNetwork(ipaddress.ip_network(subnet), *numbers) for subnet, *numbers in json.loads(table)]
     forwarder = _DelayQueue(int(near), int(far), networks)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     Path("/proc/self/timerslack_ns").write_text("1")  # the default timer slack, 50 us, would lengthen each delay

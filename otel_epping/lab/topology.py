@@ -98,6 +98,10 @@ class Lab:
         argv = [sys.executable, "-m", "otel_epping.lab.traffic", "talk", *options, *(addresses or self.addresses)]
         return host.popen(argv, stdout=subprocess.PIPE)
 
+    def download(self, host: Namespace, address: str, octets: int) -> subprocess.Popen[str]:
+        """Starts a program in `host` that downloads `octets` bytes from `address`, and then ends."""
+        return host.popen([sys.executable, "-m", "otel_epping.lab.traffic", "download", address, str(octets)])
+
     def _configure(self) -> None:
         self.router.sysctl("net.ipv4.ip_forward", 1)
         self.router.sysctl("net.ipv6.conf.all.forwarding", 1)

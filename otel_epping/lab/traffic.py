@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server and client programs for the lab's traffic: `python -m otel_epping.lab.traffic serve|talk`.
+"""The server and client programs for the lab's traffic: `python -m otel_epping.lab.traffic serve|talk|download`.
 
 `serve` answers requests on TCP port 5000 of all IPv4 and IPv6 addresses. A request has 100 to 1400 bytes. A request
-begins with two numbers of two bytes each: the length of the request and the length of the answer. In both directions,
-each write() call sends one TCP segment, because asyncio sets TCP_NODELAY. `talk` keeps some connections to each given
-address, like the users of a web service. On each connection, `talk` sends a request, waits for the whole answer,
-pauses, and repeats these steps. If a connection breaks, `talk` counts an error and opens the connection again. `talk`
-ends after `--duration` or on SIGTERM. Then `talk` prints a line of JSON: the number of answered requests per address,
-and the number of errors per address and kind.
+begins with two numbers: the length of the request in two bytes, and the length of the answer in four bytes. In both
+directions, each write() call of at most 1400 bytes sends one TCP segment, because asyncio sets TCP_NODELAY.
+
+`talk` keeps some connections to each given address, like the users of a web service. On each connection, `talk` sends a
+request, waits for the whole answer, pauses, and repeats these steps. The answers have 100 to 1400 bytes. If a
+connection breaks, `talk` counts an error and opens the connection again. `talk` ends after `--duration` or on SIGTERM.
+Then `talk` prints a line of JSON: the number of answered requests per address, and the number of errors per address and
+kind.
+
+`download` requests one long answer, and ends after the answer.
 """
 
 import argparse
@@ -26,7 +30,7 @@ from otel_epping.lab.namespaces import LabError
 __all__ = ["PORT", "Totals", "finish", "request", "result"]
 
 PORT = 5000
-_HEADER = struct.Struct("!HH")  # size of the request in bytes, size of the answer in bytes
+_HEADER = struct.Struct("!HI")  # size of the request in bytes, size of the answer in bytes
 _SMALLEST, _LARGEST = 100, 1400
 
 
@@ -60,7 +64,7 @@ def result(talking: subprocess.Popen[str]) -> Totals:
 
 
 def request(request_size: int, answer_size: int) -> bytes:
-    """Returns a request of `request_size` bytes (at least 4) for an answer of `answer_size` bytes."""
+    """Returns a request of `request_size` bytes (at least 6) for an answer of `answer_size` bytes."""
     return _HEADER.pack(request_size, answer_size).ljust(request_size, b"\0")
 
 
@@ -115,6 +119,14 @@ async def _talk(addresses: list[str], connections: int, pause_s: tuple[float, fl
     print(json.dumps(vars(totals)), flush=True)
 
 
+async def _download(address: str, octets: int) -> None:
+    """Sends a request for an answer of `octets` bytes, and reads the answer."""
+    reader, writer = await asyncio.open_connection(address, PORT)
+    with closing(writer):
+        writer.write(request(_SMALLEST, octets))
+        await reader.readexactly(octets)
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m otel_epping.lab.traffic", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -133,9 +145,14 @@ def _main() -> None:
         "--duration", type=float, metavar="SECONDS", help="how long to send requests (default: until SIGTERM)"
     )
     talk.add_argument("addresses", nargs="+", metavar="ADDRESS")
+    download = commands.add_parser("download", help="request one long answer from an address")
+    download.add_argument("address", metavar="ADDRESS")
+    download.add_argument("octets", type=int, metavar="BYTES")
     arguments = parser.parse_args()
     if arguments.command == "serve":
         asyncio.run(_serve())
+    elif arguments.command == "download":
+        asyncio.run(_download(arguments.address, arguments.octets))
     else:
         asyncio.run(_talk(arguments.addresses, arguments.connections, tuple(arguments.pause), arguments.duration))
 

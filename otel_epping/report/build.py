@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+import numpy as np
+
 from otel_epping.history.verdict import LOAD, NOT_LOAD, UNKNOWN, Thresholds, verdict
 from otel_epping.networks.pseudonyms import Show
 from otel_epping.report.comparison import comparison
@@ -14,7 +16,8 @@ from otel_epping.report.features import coverage, features
 from otel_epping.report.load import against_traffic, under_load
 from otel_epping.report.measurement import LineTexts, Measured, Source
 from otel_epping.report.networks import heat_map, smoke, worst
-from otel_epping.report.text import duration, moment, plural
+from otel_epping.report.text import count, duration, moment, plural
+from otel_epping.report.timeline import PeriodTable
 from otel_epping.version import __version__
 
 _CAUSES = {LOAD: "yes", NOT_LOAD: "no", UNKNOWN: "unknown"}
@@ -36,7 +39,7 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
             _ = each.load
             advance(2 * len(each.history))
     first, times = measurements[0], timelines[0]
-    sections = [_verdict(first, thresholds)]
+    sections = [_verdict(first, times, thresholds)]
     if len(measurements) > 1:
         compared = comparison(first, measurements[1], times, timelines[1])
         verdict_of_a, *others = sections[0].sentences
@@ -85,7 +88,19 @@ def _resolution(measurement: Measured) -> str:
     return f"{bin_ns / 1e6:g} ms" if bin_ns else ""
 
 
-def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
+def _slow_periods(measurement: Measured, timeline: PeriodTable, number: int, slow_s: float) -> tuple[str, str, str]:
+    """Returns texts: in how many periods with RTTs a network was slow, the begin of the first, the end of the last."""
+    excess = timeline.mean[:, number] - measurement.statistics.minimum[number]
+    slow = np.flatnonzero(excess >= slow_s)
+    known = int(np.count_nonzero(~np.isnan(excess)))
+    if not len(slow):
+        return f"0 of {count(known)}", "", ""
+    begin_ns = max(int(timeline.begins_ns[slow[0]]), measurement.history.begin_ns)
+    end_ns = min(int(timeline.begins_ns[slow[-1]]) + timeline.step_ns, measurement.history.end_ns)
+    return f"{count(len(slow))} of {count(known)}", moment(begin_ns), moment(end_ns)
+
+
+def _verdict(measurement: Measured, timeline: PeriodTable, thresholds: Thresholds) -> Section:
     found = verdict(
         measurement.history,
         thresholds,
@@ -105,28 +120,38 @@ def _verdict(measurement: Measured, thresholds: Thresholds) -> Section:
             f"The source has RTTs in bins of {resolution}. So all times except minima and maxima have a further error "
             "of up to half a bin."
         )
+    step = duration(timeline.step_ns / 1e9)
     rows: list[list[Value]] = [
         [
             measurement.names[each.number],
-            value(each.added),
+            value(each.excess),
             value(each.p95),
             each.samples,
             value(each.load),
             value(each.loss),
             value(each.ce),
             _CAUSES[each.cause],
+            *_slow_periods(measurement, timeline, each.number, thresholds.slow),
         ]
         for each in found.slow
     ]
+    if rows and rows[0][-1]:
+        name, _, _, _, _, _, _, _, periods, begin, end = rows[0]
+        sentences.insert(1, f"{name} was slow in {periods} periods of {step}, from {begin} to {end} UTC.")
     columns = [
         ReportColumn("network", "network", "text"),
-        ReportColumn("excess", "excess", "time"),
+        ReportColumn("excess", "excess", "time", "Mean RTT minus minimum RTT."),
         ReportColumn("p95", "p95", "time"),
         ReportColumn("samples", "RTTs", "count"),
-        ReportColumn("added_by_load", "added by load", "change"),
+        ReportColumn("added_by_load", "by load", "change", "How much longer RTTs are while the network is busy."),
         ReportColumn("loss", "loss", "share"),
         ReportColumn("ce", "ECN CE", "share"),
         ReportColumn("cause", "because of load", "text"),
+        ReportColumn(
+            "slow_periods", "slow periods", "text", f"Periods of {step} with at least the threshold as excess."
+        ),
+        ReportColumn("slow_from", "from (UTC)", "text", "The begin of the first slow period."),
+        ReportColumn("slow_until", "until (UTC)", "text", "The end of the last slow period."),
     ]
     columns, rows = shown_columns(columns, rows)
     table = ReportTable(

@@ -20,7 +20,7 @@ _CLASSES = {
     "other": "other protocols and fragments",
 }
 _CODEPOINTS = {"ect_0": "ECT(0)", "ect_1": "ECT(1)", "ce": "CE (congestion)"}
-_WAYS = {"to": "to networks", "from": "from networks"}
+_NO_CLASS = "not known: of networks that never answered, or beyond the limits"
 _EXPORT_ALL = "An agent exports them with the option --metrics all."
 _NOT_TCP_TIMESTAMP = "TCP packets without timestamps: only handshakes and sequence numbers can be measured"
 
@@ -41,28 +41,31 @@ def _share(part: int | None, whole: int | None) -> float | None:
 
 
 def features(measurement: Measured) -> Section:
-    """Returns the section about protocols, timestamps, ECN and retransmissions."""
-    packets, octets = metric_table.SUBNET_PACKETS, metric_table.SUBNET_BYTES
+    """Returns the section about protocols, timestamps, ECN and retransmissions.
+
+    Both endpoints of a packet belong to networks, so the sums over all networks are the same in both directions.
+    """
+    packets, octets = (_sum(measurement, each) for each in (metric_table.SUBNET_PACKETS, metric_table.SUBNET_BYTES))
     rows: list[list[Value]] = []
-    for way, way_text in _WAYS.items():
-        all_packets, all_octets = _sum(measurement, packets, direction=way), _sum(measurement, octets, direction=way)
-        for name, text in _CLASSES.items():
-            number = _sum(measurement, packets, direction=way, traffic_class=name)
-            size = _sum(measurement, octets, direction=way, traffic_class=name)
-            if number or size:
-                rows.append([way_text, text, number, _share(number, all_packets), size, _share(size, all_octets)])
-    whole = _sum(measurement, packets)
+    for name, text in _CLASSES.items():
+        number = _sum(measurement, metric_table.SUBNET_PACKETS, traffic_class=name)
+        size = _sum(measurement, metric_table.SUBNET_BYTES, traffic_class=name)
+        if number or size:
+            rows.append([text, number, _share(number, packets), size, _share(size, octets)])
+    if rows:
+        rest, rest_bytes = (_rest(whole, [row[place] for row in rows]) for whole, place in ((packets, 1), (octets, 3)))
+        if rest or rest_bytes:
+            rows.append([_NO_CLASS, rest, _share(rest, packets), rest_bytes, _share(rest_bytes, octets)])
     columns = [
-        ReportColumn("direction", "direction", "text"),
         ReportColumn("protocol", "protocol", "text"),
         ReportColumn("packets", "packets", "count"),
-        ReportColumn("packet_share", "packets", "share", "Share of the packets of this direction."),
+        ReportColumn("packet_share", "packets", "share"),
         ReportColumn("bytes", "traffic", "bytes"),
-        ReportColumn("byte_share", "traffic", "share", "Share of the bytes of this direction."),
+        ReportColumn("byte_share", "traffic", "share"),
     ]
-    caption = plural(whole or 0, "packet") + ", each once for its source and once for its destination"
+    caption = plural(packets or 0, "packet") + ", each once for its source and once for its destination"
     sentences = []
-    if not whole:
+    if not packets:
         sentences.append("The source has no counts of packets.")
     elif not rows:
         sentences.append(f"The source has no counts of single protocols. {_EXPORT_ALL}")
@@ -72,53 +75,41 @@ def features(measurement: Measured) -> Section:
     return Section("features", "Traffic features", sentences, figures, tables)
 
 
+def _rest(whole: int | None, parts: list[Value]) -> int | None:
+    return None if whole is None else whole - sum(int(each or 0) for each in parts)
+
+
 def _bars(rows: list[list[Value]], caption: str) -> Figure:
-    names = [text for text in _CLASSES.values() if any(row[1] == text for row in rows)]
-    ways = [text for text in _WAYS.values() if any(row[0] == text for row in rows)]
-    bars = [(way, place, what) for way in ways for place, what in ((3, "packets"), (5, "bytes"))]
-    share = {(row[0], row[1], place): row[place] for row in rows for place in (3, 5)}
-    return Figure(
-        "protocols",
-        "stacked",
-        "Protocols",
-        caption,
-        {
-            "labels": [f"{what} {way}" for way, _, what in bars],
-            "parts": [
-                {"name": name, "shares": [share.get((way, name, place)) or 0 for way, place, _ in bars]}
-                for name in names
-            ],
-        },
-    )
+    parts = [{"name": row[0], "shares": [row[2] or 0, row[4] or 0]} for row in rows]
+    return Figure("protocols", "stacked", "Protocols", caption, {"labels": ["packets", "traffic"], "parts": parts})
 
 
 def _tcp_and_ecn(measurement: Measured) -> Iterator[ReportTable]:
-    rows: list[list[Value]] = []
-    for way, way_text in _WAYS.items():
-        classes = [
-            _sum(measurement, metric_table.SUBNET_PACKETS, direction=way, traffic_class=each)
-            for each in ("tcp_timestamp", "tcp_other")
-        ]
-        segments = sum(each or 0 for each in classes)
+    packets = metric_table.SUBNET_PACKETS
+    classes = [_sum(measurement, packets, traffic_class=each) for each in ("tcp_timestamp", "tcp_other")]
+    segments, all_packets = sum(each or 0 for each in classes), _sum(measurement, packets)
+    counted = [
+        (text, _sum(measurement, metric), segments, "TCP segments")
         for metric, text in (
             (metric_table.RETRANSMITTED, "retransmitted segments"),
             (metric_table.OUT_OF_ORDER, "out-of-order segments"),
             (metric_table.ZERO_WINDOW, "segments with a window of zero"),
-        ):
-            number = _sum(measurement, metric, direction=way)
-            if number is not None:
-                rows.append([way_text, text, number, _share(number, segments), segments])
-        all_packets = _sum(measurement, metric_table.SUBNET_PACKETS, direction=way)
-        for name, text in _CODEPOINTS.items():
-            number = _sum(measurement, metric_table.SUBNET_ECN, direction=way, ecn=name)
-            if number is not None:
-                rows.append([way_text, f"ECN {text}", number, _share(number, all_packets), all_packets])
+        )
+    ]
+    counted += [
+        (f"ECN {text}", _sum(measurement, metric_table.SUBNET_ECN, ecn=name), all_packets or 0, "packets")
+        for name, text in _CODEPOINTS.items()
+    ]
+    rows: list[list[Value]] = [
+        [text, number, _share(number, whole), f"{count(whole)} {what}"]
+        for text, number, whole, what in counted
+        if number is not None
+    ]
     columns = [
-        ReportColumn("direction", "direction", "text"),
         ReportColumn("feature", "feature", "text"),
         ReportColumn("number", "packets", "count"),
         ReportColumn("share", "share", "share"),
-        ReportColumn("of", "of", "count", "TCP segments, or packets for ECN."),
+        ReportColumn("of", "of", "text"),
     ]
     if rows:
         yield ReportTable("tcp_and_ecn", "TCP and ECN", columns, rows)

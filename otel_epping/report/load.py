@@ -28,7 +28,7 @@ def against_traffic(measurement: Measured, timeline: PeriodTable) -> Section:
             "labels": [measurement.names[number] for number in ours.tolist()],
             "bits": listed(bits[ours]),
             "p95_s": listed(found.p95[ours]),
-            "least_s": listed(found.least[ours]),
+            "minimum_s": listed(found.minimum[ours]),
             "samples": found.samples[ours].tolist(),
         }
         for place, side in enumerate(measurement.sides)
@@ -109,9 +109,14 @@ def under_load(measurement: Measured) -> Section:
         f"{measurement.names[worst]} has most: {ms(load.added[worst])} ms. The latency under load is known for "
         f"{count(len(known))} of {plural(len(numbers), 'network')}."
     )
-    samples = int(load.samples[shown].sum())
+    samples = load.samples[shown]
     labels = [measurement.names[number] for number in shown.tolist()]
-    caption = f"{plural(len(shown), 'network')}, at least {plural(samples, 'RTT')} in busy and in quiet periods"
+    least, most = (count(each) for each in (samples.min(), samples.max()))
+    caption = (
+        f"{plural(len(shown), 'network')}, each with at least {least} to {most} RTTs in busy and in quiet periods"
+        if least != most
+        else f"{plural(len(shown), 'network')}, each with at least {least} RTTs in busy and in quiet periods"
+    )
     figure = Figure(
         "networks",
         "dumbbells",

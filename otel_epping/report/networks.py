@@ -25,12 +25,12 @@ _COLUMNS = (
     ReportColumn("tags", "tags", "text"),
     ReportColumn("side", "side", "text"),
     ReportColumn("interface", "interface", "text"),
-    ReportColumn("impact", "impact", "impact", "Traffic x time above the least RTT: the bytes that wait on average."),
+    ReportColumn("impact", "impact", "impact", "Traffic x time above the minimum RTT: the bytes that wait on average."),
     ReportColumn("p50", "p50", "time", "Half of the RTTs are shorter."),
     ReportColumn("p95", "p95", "time", "95 % of the RTTs are shorter."),
-    ReportColumn("least", "least", "time", "The least RTT: the latency without any queue."),
-    ReportColumn("excess", "excess", "time", "Mean RTT minus least RTT."),
-    ReportColumn("added_by_load", "added by load", "time", "How much longer the RTTs are while the network is busy."),
+    ReportColumn("minimum", "min", "time", "The minimum RTT: the latency without any queue."),
+    ReportColumn("excess", "excess", "time", "Mean RTT minus minimum RTT."),
+    ReportColumn("added_by_load", "by load", "change", "How much longer RTTs are while the network is busy."),
     ReportColumn("samples", "RTTs", "count", f"Rows with fewer than {MIN_SAMPLES} RTTs are pale: they are uncertain."),
     ReportColumn("loss_to", "loss to", "share", "Retransmitted TCP segments, to the network."),
     ReportColumn("loss_from", "loss from", "share", "Retransmitted TCP segments, from the network."),
@@ -49,7 +49,7 @@ def worst(measurement: Measured) -> Section:
     uncertain = frozenset(row for row, number in enumerate(numbers) if not measurement.statistics.is_certain[number])
     left_out = len(measurement.networks) - len(numbers)
     sentences = [
-        "The order is by impact: traffic x time that the RTTs of the network are above its least RTT. So busy networks "
+        "The order is by impact: traffic x excess, which is the mean RTT minus the minimum RTT. So busy networks "
         "with long queues are at the top, and distant networks with little traffic are not."
     ]
     if left_out:
@@ -76,9 +76,9 @@ def _by_method(measurement: Measured, networks: list[int]) -> ReportTable:
         counts = rtts.counts
         for number in np.flatnonzero(counts).tolist():
             extremes = (value(each[number] / 1e9) if each[number] else None for each in (rtts.min_ns, rtts.max_ns))
-            least, greatest = extremes
+            minimum, maximum = extremes
             middle = [value(each[number]) for each in quantiles]
-            found.setdefault(number, {})[method] = [value(counts[number]), least, *middle, greatest]
+            found.setdefault(number, {})[method] = [value(counts[number]), minimum, *middle, maximum]
     order = {method.name: place for place, method in enumerate(METHODS)}
     others = [number for number, line in enumerate(measurement.lines) if line.kind == OVERFLOW]
     rows: list[list[Value]] = []
@@ -93,9 +93,9 @@ def _by_method(measurement: Measured, networks: list[int]) -> ReportTable:
         ReportColumn("network", "network", "text"),
         ReportColumn("method", "method", "text"),
         ReportColumn("samples", "RTTs", "count"),
-        ReportColumn("least", "least", "time"),
+        ReportColumn("minimum", "min", "time"),
         *(ReportColumn(f"p{q * 100:.0f}", f"p{q * 100:.0f}", "time") for q in _METHOD_QUANTILES),
-        ReportColumn("greatest", "greatest", "time"),
+        ReportColumn("maximum", "max", "time"),
         ReportColumn("packets", "packets", "count", "Both ways, of all methods."),
         ReportColumn("bytes", "traffic", "bytes", "Both ways, of all methods."),
     ]
@@ -108,7 +108,7 @@ def _row(measurement: Measured, number: int) -> list[Value]:
     line, found, texts = measurement.lines[number], measurement.statistics, measurement.texts
     measured = {
         name: value(getattr(found, name)[number])
-        for name in ("impact", "p50", "p95", "least", "excess", "samples", "loss_to", "loss_from", "bits_to")
+        for name in ("impact", "p50", "p95", "minimum", "excess", "samples", "loss_to", "loss_from", "bits_to")
     }
     return [
         measurement.names[number],
@@ -116,7 +116,7 @@ def _row(measurement: Measured, number: int) -> list[Value]:
         texts.tags(line),
         line.side if measurement.sides != ["unknown"] else "",
         texts.interface(line) if len(measurement.interfaces) > 1 else "",
-        *(measured[name] for name in ("impact", "p50", "p95", "least", "excess")),
+        *(measured[name] for name in ("impact", "p50", "p95", "minimum", "excess")),
         value(measurement.load.added[number]),
         *(measured[name] for name in ("samples", "loss_to", "loss_from", "bits_to")),
         *(value(getattr(found, name)[number]) for name in ("bits_from", "flows", "coverage")),
@@ -130,21 +130,23 @@ def heat_map(measurement: Measured, timeline: PeriodTable) -> Section:
     samples = timeline.samples[:, numbers]
     step = duration(timeline.step_ns / 1e9)
     sentences = [
-        f"Each cell is the 95th percentile of one network in {step}. The networks are in the order of the table above. "
-        "Empty cells have no RTTs."
+        f"Each cell is one network in {step}: the 95th percentile of its RTTs, minus its minimum RTT. So distant "
+        "networks are not dark only because they are distant. The networks are in the order of the table above. Empty "
+        "cells have no RTTs."
     ]
     if left_out := len(measurement.measured) - len(numbers):
         sentences.append(f"The figure leaves out {plural(left_out, 'network')} with less impact.")
     figure = Figure(
         "p95",
         "heat",
-        "95th percentile of the RTTs, in ms",
+        "95th percentile of the RTTs minus the minimum RTT, in ms",
         f"{plural(int(samples.sum()), 'RTT')} of {plural(len(numbers), 'network')} in {plural(periods, 'period')}",
         {
             "networks": [measurement.names[number] for number in numbers.tolist()],
             "begins_ms": timeline.begins_ms(),
             "step_ms": timeline.step_ms,
             "p95_s": listed(timeline.quantiles[0.95][:, numbers].T),
+            "minimum_s": listed(measurement.statistics.minimum[numbers]),
             "samples": samples.T.tolist(),
         },
     )
@@ -157,7 +159,8 @@ def smoke(measurement: Measured, timeline: PeriodTable) -> Section:
     has_loss = not np.isnan(timeline.loss[:, numbers]).all()
     sentences = [
         f"The line is the median of {duration(timeline.step_ns / 1e9)}. The dark band has the middle half of the RTTs, "
-        "and the pale band has the RTTs from the 5th to the 95th percentile. Times are in UTC.",
+        "and the pale band has the RTTs from the 5th to the 95th percentile. The area at the bottom is the traffic in "
+        "both directions. Times are in UTC.",
         "Points show the loss: the share of retransmitted TCP segments."
         if has_loss
         else "The loss is unknown, because the source does not have its counts.",
@@ -186,5 +189,6 @@ def _smoke(measurement: Measured, timeline: PeriodTable, place: int, number: int
             "samples": samples[span].tolist(),
             **quantiles,
             "loss": listed(timeline.loss[span, number]),
+            "bits": listed(timeline.bits[span, number]),
         },
     )

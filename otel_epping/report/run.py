@@ -14,7 +14,7 @@ import click
 from otel_epping.history.history import History
 from otel_epping.history.sources.kinds import source_size
 from otel_epping.history.verdict import Thresholds
-from otel_epping.networks.network import Networks
+from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
 from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.replay.progress import progress_bar
@@ -57,17 +57,17 @@ class ReportOptions:
     is_redacted: bool
 
 
-def run(settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions) -> None:
+def run(settings: Settings, files: FilesFollower, grouping: Grouping, options: ReportOptions) -> None:
     """Writes the report. Raises EppingError if a source cannot be read, or if the output cannot be written."""
     enable_keyboard_interrupt()
     show: Show = Pseudonyms() if options.is_redacted else unchanged
     if options.output == STANDARD_OUTPUT:
-        _, content = _report(settings, networks, grouping, options, show)
+        _, content = _report(settings, files, grouping, options, show)
         sys.stdout.write(content)
         return
     path = Path(options.output)
     with OutputFile(path, in_place=not options.paths and _belongs_to_another(path)) as file:
-        report, content = _report(settings, networks, grouping, options, show)
+        report, content = _report(settings, files, grouping, options, show)
         file.write(content)
     click.echo(f"otel-epping: {report.sections[0].sentences[0]}", err=True)
     if report.notes:
@@ -86,14 +86,14 @@ def _belongs_to_another(path: Path) -> bool:
 
 
 def _report(
-    settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions, show: Show
+    settings: Settings, files: FilesFollower, grouping: Grouping, options: ReportOptions, show: Show
 ) -> tuple[Report, str]:
     if options.paths:
         # Files have millions of objects without cycles. To search them for cycles takes 9 % of the time of a report.
         gc.disable()
-        sources = _read(settings, networks, grouping, options, show)
+        sources = _read(settings, files, grouping, options, show)
     else:
-        history = measure(settings, networks, grouping, options.duration_s)
+        history = measure(settings, files, grouping, options.duration_s)
         # From now on, Ctrl-C does not end the measurement, but the command.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -104,13 +104,13 @@ def _report(
 
 
 def _read(
-    settings: Settings, networks: Networks | None, grouping: Grouping, options: ReportOptions, show: Show
+    settings: Settings, files: FilesFollower, grouping: Grouping, options: ReportOptions, show: Show
 ) -> list[Source]:
     is_compared = len(options.paths) == 2 and not options.is_merged
     parts = [[path] for path in options.paths] if is_compared else [list(options.paths)]
 
     def history(paths: Sequence[str]) -> History:
         with progress_bar("reading", source_size(paths)) as progress:
-            return read(paths, settings.kernel, grouping, networks, progress)
+            return read(paths, settings.kernel, grouping, files.networks, progress)
 
     return [Source(show("source", title_of(paths)), history(paths)) for paths in parts]

@@ -74,6 +74,7 @@ class PeriodTable:
     begins_ns  (p,) the begin of each period, Unix time, ns. The periods have no gaps between them
     samples    (p, n) number of RTTs
     quantiles  for each of QUANTILES, (p, n) in seconds
+    mean       (p, n) mean RTT in seconds
     loss       (p, n) retransmitted segments / TCP segments, of the direction with the greater share
     bits       (p, n) traffic in both directions, bit/s
     side_samples, side_quantiles  the same for each side of the measurement
@@ -97,7 +98,7 @@ class PeriodTable:
 
         self.samples = np.zeros((periods, lines), np.uint32)
         self.quantiles = {q: table(lines) for q in QUANTILES}
-        self.loss, self.bits = table(lines), table(lines)
+        self.mean, self.loss, self.bits = table(lines), table(lines), table(lines)
         self.side_samples = np.zeros((periods, sides), np.uint64)
         self.side_quantiles = {q: table(sides) for q in QUANTILES}
         period, slices = -1, len(history)
@@ -115,6 +116,7 @@ class PeriodTable:
                 for q, values in zip(QUANTILES, each.quantiles(*QUANTILES), strict=True):
                     quantiles[q][period] = values
             statistics = line_statistics(total)
+            self.mean[period] = statistics.mean
             self.bits[period] = statistics.bits_from + statistics.bits_to
             self.loss[period] = np.fmax(statistics.loss_from, statistics.loss_to)
             progress(slices * (period + 1) // periods - slices * (before + 1) // periods)

@@ -9,8 +9,10 @@ from functools import partial, wraps
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from otel_epping.errors import EppingError
+from otel_epping.kernel.attach import interfaces
 from otel_epping.settings import file
 from otel_epping.settings.definitions import (
     AGENT_SETTINGS,
@@ -21,7 +23,7 @@ from otel_epping.settings.definitions import (
     SERIES_SETTINGS,
     Definition,
 )
-from otel_epping.settings.model import Settings
+from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
 from otel_epping.settings.spec import ContradictionError
 from otel_epping.settings.types import text_of
 
@@ -51,7 +53,7 @@ class _Option(click.Option):
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         """Returns the source of a wrong value, for error messages."""
-        if ctx and ctx.get_parameter_source(self.name or "") is click.core.ParameterSource.ENVIRONMENT:
+        if ctx and ctx.get_parameter_source(self.name or "") is ParameterSource.ENVIRONMENT:
             return f"variable {self._variable(ctx)}"
         return super().get_error_hint(ctx)
 
@@ -205,12 +207,12 @@ def _source(ctx: click.Context, field: str) -> str:
     """Returns the flag, the variable or the line of the file that sets an option. Returns '' for a default value."""
     name = field.removesuffix("_ns")
     source = ctx.get_parameter_source(field)
-    if source is click.core.ParameterSource.COMMANDLINE:
+    if source is ParameterSource.COMMANDLINE:
         return "--" + name.replace("_", "-")
-    if source is click.core.ParameterSource.ENVIRONMENT:
+    if source is ParameterSource.ENVIRONMENT:
         return PREFIX + name.upper()
     lines: dict[str, str] = ctx.obj or {}
-    return lines.get(field, "") if source is click.core.ParameterSource.DEFAULT_MAP else ""
+    return lines.get(field, "") if source is ParameterSource.DEFAULT_MAP else ""
 
 
 @contextmanager
@@ -230,6 +232,21 @@ def naming_source(ctx: click.Context, fields: Collection[str] = ()) -> Iterator[
         raise EppingError(f"{where}: {error}", error.detail) if where else error from error.__cause__
 
 
+def check_choice(ctx: click.Context, settings: Settings, others: Collection[str], what: str) -> None:
+    """Raises UsageError if both or neither of interfaces and `others` are given. `what` is the name of the others."""
+    if others and any(ctx.get_parameter_source(each) is ParameterSource.COMMANDLINE for each in INTERFACE_SETTINGS):
+        raise click.UsageError(f"Choose either interfaces or {what}.")
+    if not others and not settings.selection.all:
+        raise click.UsageError(f"Missing option '-i' / '--interface', or '--lan', or '--mirror', or {what}.")
+
+
+def find_interfaces(ctx: click.Context, settings: Settings) -> None:
+    """Raises EppingError if an interface that the settings name does not exist, or cannot be watched."""
+    for name in settings.selection.names:
+        with naming_source(ctx, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
+            interfaces.find(name)
+
+
 def reread(ctx: click.Context, settings: Settings) -> Settings:
     """Reads the settings file again, and returns the new settings. Raises EppingError if the file is invalid.
 
@@ -241,7 +258,7 @@ def reread(ctx: click.Context, settings: Settings) -> Settings:
     values = {}
     for definition in DEFINITIONS:
         source = ctx.get_parameter_source(definition.field)
-        if source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT):
+        if source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
             values[definition.field] = getattr(settings, definition.field)
         elif definition.field in given:
             values[definition.field] = given[definition.field].value

@@ -54,8 +54,8 @@ COLUMNS = (
         "impact",
         "impact",
         6,
-        "Share of the impact of all networks, in %. Impact is traffic x (mean RTT - least RTT): how much delay "
-        "the traffic of the network had beyond its least RTT. This is the default order",
+        "Share of the impact of all networks, in %. Impact is traffic x (mean RTT - minimum RTT): how much delay "
+        "the traffic of the network had beyond its minimum RTT. This is the default order",
         lambda frame: frame.impact_share,
     ),
     _time("p50", "p50 ms", 6, "Median RTT, ms", lambda frame: frame.statistics.p50),
@@ -93,13 +93,13 @@ COLUMNS = (
         lambda frame: frame.loss,
     ),
     _time(
-        "least",
-        "least",
+        "min",
+        "min",
         6,
-        "Least RTT of the session, ms. It is about the RTT without queues",
-        lambda frame: frame.statistics.least,
+        "Minimum RTT of the session, ms. It is about the RTT without queues",
+        lambda frame: frame.statistics.minimum,
     ),
-    _time("added", "added", 6, "Mean RTT - least RTT, ms", lambda frame: frame.statistics.excess),
+    _time("excess", "excess", 6, "Mean RTT - minimum RTT, ms", lambda frame: frame.statistics.excess),
     _time(
         "load",
         "load",

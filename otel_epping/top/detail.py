@@ -32,14 +32,14 @@ def detail(update: Update, view: View, network: NetworkLine, width: int, height:
     yield line_of(_title(network, view), BOLD)
     if network.tags and not view.is_redacted:
         yield line_of(", ".join(f"{name} {value}" for name, value in network.tags))
-    times = ("least", found.least), ("p50", found.p50), ("p95", found.p95), ("p99", found.p99), ("max", found.maximum)
+    times = ("min", found.minimum), ("p50", found.p50), ("p95", found.p95), ("p99", found.p99), ("max", found.maximum)
     parts = [f"{name} {text.milliseconds(float(values[line]))}" for name, values in times]
     yield line_of(f"RTT ms: {'  '.join(parts)}  n {int(found.samples[line]):,}")
     if not found.is_certain[line]:
         yield line_of("Fewer than 20 samples: these numbers are uncertain.", BOLD)
     change, load = float(frame.change_s[line]), float(frame.under_load_s[line])
     yield line_of(
-        f"added {text.milliseconds(float(found.excess[line]))} ms on average, change of p95 {text.change(change)} ms, "
+        f"excess {text.milliseconds(float(found.excess[line]))} ms on average, change of p95 {text.change(change)} ms, "
         f"under load {text.change(load)} ms"
     )
     yield []
@@ -80,7 +80,7 @@ def _histogram(rtts: LineRtts, line: int, width: int, bars: int, glyphs: Glyphs)
 
 def _methods(frame: Frame, line: int, glyphs: Glyphs) -> Iterator[Line]:
     axis = axis_of(frame.rtts, line)
-    yield line_of(f"{'method':15} {'n':>7} {'least':>7} {'p50':>7} {'p95':>7} {'max':>7}  {_ends(axis)}", BOLD)
+    yield line_of(f"{'method':15} {'n':>7} {'min':>7} {'p50':>7} {'p95':>7} {'max':>7}  {_ends(axis)}", BOLD)
     for method in frame.total.methods:
         rtts = frame.total.rtts([method])
         number = int(rtts.counts[line])

@@ -25,7 +25,7 @@ class Frame:
     lines        the lines
     rtts         the RTTs of the window, of the chosen methods
     axis         the axis of histogram strips
-    statistics   the statistics of the window. The least RTT is the least of the session
+    statistics   the statistics of the window. The minimum RTT is that of the session
     change_s     p95 of the window minus p95 of the baseline, in seconds; NaN if it is unknown
     under_load_s latency under load in seconds; NaN if it is unknown
     loss         retransmitted segments / TCP segments, of both directions

@@ -13,8 +13,8 @@ from otel_epping.top.frame import Frame, summary
 from otel_epping.top.measuring import Update
 from otel_epping.top.view import View
 
-# A network is the worst only if its mean RTT exceeds its least RTT by this time in seconds.
-_WORST_ADDED_S = 0.001
+# A network is the worst only if its mean RTT exceeds its minimum RTT by this time in seconds.
+_WORST_EXCESS_S = 0.001
 
 
 def title(update: Update, view: View, *, is_frozen: bool) -> str:
@@ -58,10 +58,10 @@ def verdict(frame: Frame, view: View) -> str:
     if not is_certain.any():
         return f"No network has {MIN_SAMPLES} RTT samples yet: all numbers are uncertain."
     line = int(np.argmax(np.where(is_certain, found.impact, -1)))
-    if not found.excess[line] >= _WORST_ADDED_S:
-        return "No network is slow: RTTs are within 1 ms of the least RTT of each network."
-    added, least, p95 = (text.milliseconds(float(each[line])) for each in (found.excess, found.least, found.p95))
-    return f"Worst: {view.label(frame.lines[line])} adds {added} ms to its least RTT of {least} ms, p95 {p95} ms"
+    if not found.excess[line] >= _WORST_EXCESS_S:
+        return "No network is slow: RTTs are within 1 ms of the minimum RTT of each network."
+    excess, minimum, p95 = (text.milliseconds(float(each[line])) for each in (found.excess, found.minimum, found.p95))
+    return f"Worst: {view.label(frame.lines[line])} adds {excess} ms to its minimum RTT of {minimum} ms, p95 {p95} ms"
 
 
 def states(update: Update, view: View) -> Iterator[str]:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from otel_epping.history.sources.watching import WatchedInterfaces
 from otel_epping.series.grouping import SUBNET
 from otel_epping.top.frame import Frame
-from otel_epping.top.live import LiveFeed
 from otel_epping.top.reasons import reasons
 from otel_epping.top.session import Session
 from otel_epping.top.timeline import Timeline, TimelineCache
@@ -83,7 +83,7 @@ class Measuring(threading.Thread):
     def __init__(
         self,
         session: Session,
-        feed: LiveFeed | None,
+        feed: WatchedInterfaces | None,
         name: str,
         delay_s: float,
         request: FrameRequest,
@@ -134,7 +134,7 @@ class Measuring(threading.Thread):
         """Time between two readings in seconds."""
         return max(self._delay_s, self._spent_s / _MAX_SHARE)
 
-    def _take(self, feed: LiveFeed) -> None:
+    def _take(self, feed: WatchedInterfaces) -> None:
         began_s = time.thread_time()
         self._session.add(feed.take())
         if not self._session.history.total().rtts().sum_ns.any():

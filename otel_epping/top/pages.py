@@ -24,7 +24,7 @@ Line = list[Segment]
 BOLD, PLAIN, DIM = Style(bold=True), Style(), Style(dim=True)
 _LABEL_WIDTH = 24
 _MAX_ROWS = 200
-# The upper ends of the levels of the heat map: p95 - least RTT, in seconds. The last level has no end.
+# The upper ends of the levels of the heat map: p95 - minimum RTT, in seconds. The last level has no end.
 LEVELS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 # Colours of viridis from dark to light, as numbers of the 256 colours: light colours are long delays.
 _COLOURS = (25, 31, 37, 36, 35, 77, 149, 226)
@@ -44,7 +44,7 @@ def heat_map(update: Update, view: View, width: int, glyphs: Glyphs) -> Iterator
         return
     cells = max(width - _LABEL_WIDTH - 1, 10)
     begin, end = text.clock(int(timeline.begins_ns[0])), text.clock(int(timeline.ends_ns[-1]))
-    title = "p95 - least RTT"
+    title = "p95 - minimum RTT"
     yield line_of(f"{glyphs.fit(title, _LABEL_WIDTH)} {begin}{end.rjust(cells - len(begin))}", BOLD)
     columns = timeline.columns(cells)
     yield _legend(glyphs)
@@ -67,7 +67,7 @@ def _character(level: int, glyphs: Glyphs) -> str:
 def _heat_row(timeline: Timeline, frame: Frame, line: int, columns: Times, glyphs: Glyphs) -> Iterator[Segment]:
     if line >= timeline.p95.shape[1]:
         return
-    values = timeline.p95[:, line] - float(frame.statistics.least[line])
+    values = timeline.p95[:, line] - float(frame.statistics.minimum[line])
     levels = np.where(np.isnan(values), -1, np.searchsorted(LEVELS_S, values, side="right"))
     for level, cells in groupby(np.where(columns >= 0, levels[columns], -1).tolist()):
         width = len(list(cells))

@@ -5,7 +5,6 @@ import logging
 import os
 import time
 from collections import deque
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import click
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.sources.captures import read_captures
+from otel_epping.history.sources.watching import WatchedInterfaces
 from otel_epping.kernel.load import capabilities
 from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
@@ -25,7 +25,6 @@ from otel_epping.settings.model import Settings
 from otel_epping.top import filter, text
 from otel_epping.top.batch import Printer
 from otel_epping.top.columns import BY_KEY
-from otel_epping.top.live import LiveFeed
 from otel_epping.top.measuring import FrameRequest, Measuring
 from otel_epping.top.reasons import reasons
 from otel_epping.top.session import Session
@@ -60,11 +59,6 @@ class Options:
 
 def run(settings: Settings, files: FilesFollower, options: Options) -> None:
     """Runs the command until the user ends it. Raises EppingError if it cannot start."""
-    with closing(files):
-        _run(settings, files, options)
-
-
-def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
     view = _view(settings, files, options)
     if options.files:
         name = options.files[0] if len(options.files) == 1 else f"{len(options.files)} files"
@@ -78,7 +72,7 @@ def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
             _show(session, None, name, view, options, files)
         return
     session = Session()
-    with LiveFeed(settings, files, session.history.numbering) as feed:
+    with WatchedInterfaces(settings, files, _grouping(settings, files), session.history.numbering) as feed:
         if feed.kept:
             click.echo(f"otel-epping: {capabilities.describe(feed.kept)}", err=True)
         if options.is_batch:
@@ -101,14 +95,19 @@ def _view(settings: Settings, files: FilesFollower, options: Options) -> View:
     )
 
 
-def _read(settings: Settings, files: FilesFollower, options: Options) -> History:
+def _grouping(settings: Settings, files: FilesFollower) -> Grouping:
+    """Returns what a line stands for. The screen groups lines, so they have all tags."""
     tags = settings.network_tags or (files.networks.tags if files.networks else ())
+    return Grouping(SUBNET, tags, files.databases)
+
+
+def _read(settings: Settings, files: FilesFollower, options: Options) -> History:
     enable_keyboard_interrupt()
     with progress_bar("reading", sum(map(_size, options.files))) as progress:
         return read_captures(
             options.files,
             settings.kernel,
-            grouping=Grouping(SUBNET, tags, files.databases),
+            grouping=_grouping(settings, files),
             networks=files.networks,
             progress=progress,
         )
@@ -130,7 +129,7 @@ class _LogLines(logging.Handler):
 
 
 def _show(
-    session: Session, feed: LiveFeed | None, name: str, view: View, options: Options, files: FilesFollower
+    session: Session, feed: WatchedInterfaces | None, name: str, view: View, options: Options, files: FilesFollower
 ) -> None:
     """Shows the screen until the user ends it. Raises EppingError if the package textual is missing."""
     try:
@@ -169,7 +168,7 @@ def _show(
         click.echo(result)
 
 
-def _print_live(feed: LiveFeed, session: Session, view: View, options: Options) -> None:
+def _print_live(feed: WatchedInterfaces, session: Session, view: View, options: Options) -> None:
     """Prints a table after each delay. After SIGINT or SIGTERM, prints the counts since the last table, and returns."""
     stop = Stop("stopped at once; the last table may be incomplete")
     printer = Printer(options.format, feed.name)

@@ -24,11 +24,11 @@ _STALE_SHARE, _STALE_S = 0.25, 10.0
 # The colours of networks, by their rating: the same thresholds as of the verdict.
 _STYLES = {FAIR: MIDDLE, SLOW: HIGH}
 _THRESHOLDS = Thresholds()
-_RATED = ("p50", "p95", "added", "change")
+_RATED = ("p50", "p95", "excess", "change")
 
 
 def style_of(added_s: float) -> Style:
-    """Returns the colour for a time by which RTTs are longer than the least RTT or than before."""
+    """Returns the colour for a time by which RTTs are longer than the minimum RTT or than before."""
     return _STYLES.get(_THRESHOLDS.rating(added_s), PLAIN)
 
 
@@ -42,7 +42,7 @@ class TableLines:
         self._values = [column.values(frame) for column in self.layout.columns]
         self._age_s = frame.age_s
         self._stale_s = max(_STALE_S, frame.total.seconds * _STALE_SHARE)
-        self._added_s = frame.statistics.excess
+        self._excess_s = frame.statistics.excess
 
     def heading(self) -> list[Segment]:
         """Returns the heading. The column by which the table is sorted is marked."""
@@ -76,7 +76,7 @@ class TableLines:
             value = float(values[line])
             style = base
             if column.key in _RATED and base is PLAIN:
-                style = style_of(value if column.key == "change" else float(self._added_s[line]))
+                style = style_of(value if column.key == "change" else float(self._excess_s[line]))
             segments += [Segment(glyphs.fit(column.show(value), column.width, right=True), style), Segment(" ", base)]
         if self.layout.strip:
             values = strip_values(self._frame.rtts, line, self._frame.axis, self.layout.strip)

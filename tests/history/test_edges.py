@@ -174,11 +174,11 @@ def test_some_histograms_without_a_minimum_a_maximum_or_a_sum(tmp_path: Path, mi
     found = {key: float(each[0]) for key, each in line_statistics(history.total())._asdict().items()}
     bucket = 2 ** (-49.5 / 16) if missing == "max" else 2 ** (-99.5 / 16)
     if missing == "min":
-        assert found["least"] == found["p50"] == pytest.approx(bucket)
+        assert found["minimum"] == found["p50"] == pytest.approx(bucket)
         assert found["maximum"] == 0.076
     elif missing == "max":
         assert found["maximum"] == found["p95"] == pytest.approx(bucket)
-        assert found["least"] == 0.005
+        assert found["minimum"] == 0.005
     else:
         assert str(found["mean"]) == str(found["excess"]) == "nan"
     assert found["samples"] == 10

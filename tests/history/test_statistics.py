@@ -53,7 +53,7 @@ def test_the_statistics_of_a_line() -> None:
     assert (row["samples"], row["is_certain"]) == (20, True)
     assert row["p50"] == pytest.approx(0.010, rel=0.022)
     assert row["maximum"] == 0.050
-    assert row["least"] == 0.010
+    assert row["minimum"] == 0.010
     assert row["mean"] == pytest.approx(0.012)
     assert row["excess"] == pytest.approx(0.002)
     assert row["impact"] == pytest.approx(5_000 * 0.002 / 2)
@@ -64,10 +64,10 @@ def test_the_statistics_of_a_line() -> None:
     assert row["coverage"] == 70 / 90
     assert (row["tcp_packets"], row["packets"], row["octets"], row["flows"]) == (90, 95, 5_000, 4)
     only_dns = row_of(line_statistics(history.total(), methods=["dns"]), history, LINE)
-    assert (only_dns["samples"], only_dns["is_certain"], only_dns["least"]) == (1, False, 0.050)
+    assert (only_dns["samples"], only_dns["is_certain"], only_dns["minimum"]) == (1, False, 0.050)
 
 
-def test_the_least_rtt_is_that_of_the_session() -> None:
+def test_the_minimum_rtt_is_that_of_the_session() -> None:
     history = History()
     for second, rtt_ms in ((0, 10), (1, 30)):
         begin_ns = BEGIN_NS + second * SECOND
@@ -82,7 +82,7 @@ def test_what_a_source_does_not_count_is_unknown() -> None:
     history = History()
     history.add(slice_of(history.numbering, BEGIN_NS, BEGIN_NS + SECOND, rtts_ns={(LINE, TIMESTAMP): [MS]}))
     row = row_of(line_statistics(history.total()), history, LINE)
-    known = {"samples", "is_certain", "p50", "p95", "p99", "mean", "maximum", "least", "excess"}
+    known = {"samples", "is_certain", "p50", "p95", "p99", "mean", "maximum", "minimum", "excess"}
     assert {name for name, value in row.items() if not np.isnan(value)} == known
 
 

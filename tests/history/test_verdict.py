@@ -117,7 +117,7 @@ def test_a_source_with_rtts_only() -> None:
     )
 
 
-def test_without_minima_the_least_rtt_is_in_the_lowest_bucket() -> None:
+def test_without_minima_the_minimum_rtt_is_in_the_lowest_bucket() -> None:
     numbering = History().numbering
     rtts_ns = {(SLOW_LINE, TIMESTAMP): [10 * MS] * 10 + [90 * MS] * 10}
     known = slice_of(numbering, BEGIN_NS, BEGIN_NS + SECOND, {}, rtts_ns)
@@ -125,11 +125,11 @@ def test_without_minima_the_least_rtt_is_in_the_lowest_bucket() -> None:
     history = History(numbering)
     history.add(replace(known, rtts=replace(known.rtts, min_ns=none, max_ns=none)))
     statistics = line_statistics(history.total())
-    assert statistics.least[0] == pytest.approx(0.010, rel=0.022)
+    assert statistics.minimum[0] == pytest.approx(0.010, rel=0.022)
     assert statistics.maximum[0] == pytest.approx(0.090, rel=0.022)
-    assert verdict(history).slow[0].added == pytest.approx(0.040, rel=0.022)
+    assert verdict(history).slow[0].excess == pytest.approx(0.040, rel=0.022)
 
 
-@pytest.mark.parametrize(("added", "rating"), [(0.014, GOOD), (0.015, FAIR), (0.030, SLOW), (float("nan"), UNKNOWN)])
-def test_ratings(added: float, rating: str) -> None:
-    assert Thresholds().rating(added) == rating
+@pytest.mark.parametrize(("excess", "rating"), [(0.014, GOOD), (0.015, FAIR), (0.030, SLOW), (float("nan"), UNKNOWN)])
+def test_ratings(excess: float, rating: str) -> None:
+    assert Thresholds().rating(excess) == rating

@@ -43,6 +43,7 @@ from tests.support.lab_agent import Agent, figure, talking
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DASHBOARD = json.loads((EXAMPLES / "grafana" / "dashboard.json").read_text())
+PERSES = json.loads((EXAMPLES / "perses" / "dashboard.json").read_text())
 RULES = EXAMPLES / "prometheus" / "rules.yaml"
 CORE, CLASSES = "core", "classes"
 TRAFFIC_S, DROPPING_S = 14.0, 0.8
@@ -211,12 +212,16 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = {(panel["title"], target["refId"]): target for panel in PANELS for target in panel["targets"]}
 
 
+def substituted(expr: str, agent: str) -> str:
+    for name, value in (VARIABLES | {"agent": agent}).items():
+        expr = expr.replace(f"${{{name}:csv}}", value).replace(f"${name}", value)
+    assert "$" not in expr
+    return expr
+
+
 def result(run: Run, target: dict[str, Any], agent: str) -> list[dict[str, Any]]:
     """Returns the result of a query, with the last value of each series in "value" or "histogram"."""
-    expr = target["expr"]
-    for name, value in (VARIABLES | {"agent": agent}).items():
-        expr = expr.replace(f"${name}", value)
-    assert "$" not in expr
+    expr = substituted(target["expr"], agent)
     if target["instant"]:
         return query(run.prometheus, expr, run.end_ns)
     found = query_range(run.prometheus, expr, run.end_ns - 5 * 10**9, run.end_ns, 1)
@@ -319,7 +324,7 @@ class TestPanels:
         found = by_line(result(ran, QUERIES["Top 10 by impact", "A"], agent))
         assert len(found) == 10
         for line, value in found.items():
-            # The least RTT is exact to a bucket, which is a part of the mean RTT.
+            # The minimum RTT is exact to a bucket, which is a part of the mean RTT.
             assert value == pytest.approx(expected[line], rel=0.25, abs=spread[line] * (BUCKET - 1)), line
         worst = by_line(result(ran, QUERIES["Worst network", "A"], agent))
         assert worst == {max(found, key=lambda line: found[line]): max(found.values())}
@@ -414,6 +419,24 @@ def test_each_query_is_tested() -> None:
     text = Path(__file__).read_text()
     assert len(QUERIES) == sum(len(panel["targets"]) for panel in PANELS), "two panels have the same title"
     assert [title for title, _ in QUERIES if f'"{title}"' not in text] == []
+
+
+def test_other_queries_of_perses_have_the_same_results(ran: Run) -> None:
+    """All other queries of the dashboard for Perses are equal to queries of the dashboard for Grafana."""
+    grafana = {substituted(target["expr"], CORE): target for target in QUERIES.values()}
+    others = {
+        substituted(each["spec"]["plugin"]["spec"]["query"], CORE)
+        for panel in PERSES["spec"]["panels"].values()
+        for each in panel["spec"]["queries"]
+    } - set(grafana)
+    assert others
+    for expr in others:
+        target = grafana[expr.replace("] @ end()", "]")]
+        assert target["instant"]
+        expected = {key(each): float(each["value"][1]) for each in result(ran, target, CORE)}
+        found = {key(each): float(each["value"][1]) for each in result(ran, {"expr": expr, "instant": False}, CORE)}
+        assert found == pytest.approx(expected), expr
+        assert found, expr
 
 
 def test_the_variables_find_their_values(ran: Run) -> None:

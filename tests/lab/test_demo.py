@@ -8,6 +8,7 @@ no CPU time, so it runs in parallel with the other tests.
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_epping.lab.demo import SubnetResult
+from otel_epping.lab.demo import LOADED, SubnetResult
 from otel_epping.lab.namespaces import start
 from otel_epping.lab.topology import DEFAULT_NETWORKS, DelayedNetwork
 from tests.support.patience import PATIENCE_S
@@ -38,8 +39,8 @@ from dataclasses import replace
 from otel_epping import cli; from otel_epping.lab import demo
 
 class LyingLab(demo.Lab):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, networks):
+        super().__init__(networks)
         self.networks = tuple(
             replace(each, delay_ns=int(each.delay_ns * {LIARS}.get(str(each.subnet), 1))) for each in self.networks
         )
@@ -151,7 +152,7 @@ def begin(folder: Path, command: list[str], **settings: str) -> Demo:
 
 @pytest.fixture(scope="module", autouse=True)
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """The unchanged demo, started before the first test.
+    """The unchanged demo with a report, started before the first test.
 
     The environment of the demo has settings that a user may have for other programs.
     """
@@ -160,7 +161,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
         "OTEL_EPPING_PREFIX_V4": "8",
     }
-    demo = begin(tmp_path_factory.mktemp("whole"), COMMAND, **settings)
+    folder = tmp_path_factory.mktemp("whole")
+    demo = begin(folder, [*COMMAND, "--report", f"{folder}/demo.html"], **settings)
     yield demo
     demo.process.kill()
     demo.process.wait()
@@ -203,13 +205,14 @@ def test_a_link_with_wrong_delays_is_detected(tmp_path: Path) -> None:
     demo = begin(tmp_path, [sys.executable, "-c", LYING])
     assert demo.process.wait(PATIENCE_S) == 1
     found = verdicts(demo.text())
-    assert len(found) == len(DEFAULT_NETWORKS)
+    assert len(found) == len(DEFAULT_NETWORKS) + 1
     assert {found[subnet] for subnet in LIARS} == {"differs"}
     assert "agrees" in found.values()
     assert demo.text().splitlines()[-1].startswith("otel-epping: some RTTs do not agree with the delays")
 
 
 NETWORK = DelayedNetwork(DEFAULT_NETWORKS[5].subnet, 50_000_000)
+LIMITED = replace(NETWORK, bits_per_s=4_000_000)
 TRUE = SubnetResult(NETWORK, count=100, min_s=0.0501, median_s=0.051, p95_s=0.06, max_s=0.3, without_timestamps=0.0)
 
 
@@ -222,6 +225,9 @@ TRUE = SubnetResult(NETWORK, count=100, min_s=0.0501, median_s=0.051, p95_s=0.06
         (replace(TRUE, median_s=0.0551), False),
         (replace(TRUE, count=9), False),
         (SubnetResult(NETWORK, 0, 0.0, 0.0, 0.0, 0.0, 0.0), False),
+        (replace(TRUE, network=LIMITED, median_s=0.2), True),
+        (replace(TRUE, network=LIMITED, min_s=0.0551, median_s=0.2), False),
+        (replace(TRUE, network=LIMITED, min_s=0.0499, median_s=0.2), False),
     ],
 )
 def test_when_a_result_agrees_with_the_delay(result: SubnetResult, agrees: bool) -> None:
@@ -241,8 +247,63 @@ def test_the_whole_demo_agrees_and_leaves_nothing(whole: Demo) -> None:
     whole.look()
     assert whole.process.wait(PATIENCE_S) == 0, whole.text()
     found = verdicts(whole.text())
-    assert set(found) == {str(network.subnet) for network in DEFAULT_NETWORKS}
+    assert set(found) == {str(network.subnet) for network in (*DEFAULT_NETWORKS, LOADED)}
     assert set(found.values()) == {"agrees"}
     assert {network.subnet.version for network in DEFAULT_NETWORKS} == {4, 6}
     assert len(found) >= 8
     whole.assert_gone()
+
+
+def test_the_report_of_the_demo_names_the_network_that_is_slow_under_load(whole: Demo) -> None:
+    assert whole.process.wait(PATIENCE_S) == 0, whole.text()
+    worst = re.escape(str(LOADED.subnet))
+    verdict = rf"slow: {worst} adds \d+ ms \(p95 \d+ ms, [\d,]+ samples\), under load: \d+ ms more when busy"
+    assert re.search(verdict, whole.text())
+    page = (whole.output.parent / "demo.html").read_text()
+    assert re.search(verdict, page)
+    arrived = dict(re.findall(r"^ *([0-9a-f.:]+/\d+) +\d+ +(\d+) ", whole.text(), re.M))
+    reported = dict(re.findall(r">([0-9a-f.:]+/\d+)</a></td><td>tcp_timestamp</td><td [^>]*data-v=\"(\d+)\"", page))
+    assert len(arrived) == len(DEFAULT_NETWORKS) + 1
+    assert arrived.items() <= reported.items()
+
+
+def test_the_demo_ends_with_the_commands_for_the_interface_with_the_default_route(whole: Demo) -> None:
+    assert whole.process.wait(PATIENCE_S) == 0, whole.text()
+    route = re.search(r"^default .*dev (\S+)", subprocess.check_output(["ip", "route"], text=True), re.M)
+    interface = route[1] if route else "eth0"
+    commands = [shlex.split(line) for line in whole.text().splitlines()[-2:]]
+    start = ["sudo"] * ("SUDO_USER" in os.environ) + [sys.executable, "-m", "otel_epping"]
+    assert [each[: len(start)] for each in commands] == [start, start]
+    top, report = (each[len(start) :] for each in commands)
+    assert top == ["top", "-i", interface]
+    assert report == ["report", "-i", interface, "--duration", "5m", "-o", "report.html"]
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("missing/demo.html", "cannot write {}: No such file or directory: create the directory first"),
+        (".", "cannot write {}: Is a directory: name a file, for example latency.html"),
+    ],
+)
+def test_the_demo_does_not_start_if_its_report_cannot_be_written(tmp_path: Path, path: str, error: str) -> None:
+    command = [*COMMAND, "--report", path]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"otel-epping: {error.format((tmp_path / path).resolve())}\n"
+
+
+WITHOUT_PLOTLY = """
+import sys
+sys.modules["plotly"] = None
+sys.argv = ["otel-epping", "demo", "--report", "demo.html"]
+from otel_epping import cli
+cli.main()
+"""
+
+
+def test_the_demo_does_not_start_if_packages_of_the_report_are_missing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_PLOTLY]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, list(tmp_path.iterdir())) == (1, "", [])
+    assert ended.stderr == "otel-epping: the report needs plotly: pip install 'otel-epping[report]'\n"

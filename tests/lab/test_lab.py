@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
@@ -96,6 +97,44 @@ def test_packets_of_a_subnet_keep_their_order(lab: Lab) -> None:
         for number in range(150):
             sender.sendto(struct.pack("!I", number), (address, 6000))
         assert [struct.unpack("!I", receiver.recv(4))[0] for _ in range(150)] == list(range(150))
+
+
+def test_a_limited_rate_fills_a_queue_of_150_ms_and_drops_more_packets() -> None:
+    size, sent = 1400, 200
+    slow = DelayedNetwork(ip_network("192.0.2.0/24"), 10 * MS, bits_per_s=4_000_000)
+    frame_s = (14 + 20 + 8 + size) * 8 / 4_000_000
+    with Lab([slow]) as lab:
+        lab.serve()
+        connect(lab, lab.addresses[0]).close()  # without load, the rate adds two times 0.15 ms
+        started_ns = time.monotonic_ns()
+        connect(lab, lab.addresses[0]).close()
+        assert slow.delay_ns <= time.monotonic_ns() - started_ns < slow.delay_ns + 8 * MS
+        with lab.servers.entered():
+            receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with lab.client.entered():
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with receiver, sender:
+            receiver.bind((lab.addresses[0], 6000))
+            receiver.settimeout(0.5)
+            for _ in range(sent):
+                sender.sendto(bytes(size), (lab.addresses[0], 6000))
+            arrivals_s = []
+            with suppress(TimeoutError):
+                while receiver.recv(size):
+                    arrivals_s.append(time.monotonic())
+    assert lab.statistics is not None
+    assert lab.statistics.dropped_at_rate == sent - len(arrivals_s) > 0
+    assert len(arrivals_s) >= 0.15 / frame_s
+    assert arrivals_s[-1] - arrivals_s[0] == pytest.approx((len(arrivals_s) - 1) * frame_s, abs=0.03)
+
+
+def test_a_download_ends_after_its_bytes() -> None:
+    with Lab(DEFAULT_NETWORKS[:1]) as lab:
+        lab.serve()
+        download = lab.download(lab.client, lab.addresses[0], 1_000_000)
+        assert download.wait(PATIENCE_S) == 0
+        counters = json.loads(lab.client.run("ip", "-statistics", "-json", "link", "show", "eth0"))[0]["stats64"]
+    assert counters["rx"]["bytes"] > 1_000_000
 
 
 def test_only_the_legacy_host_sends_no_timestamps(lab: Lab) -> None:

@@ -25,16 +25,29 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("_") and name not in PUBLIC
 
 
+def defined(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of the methods, and of the attributes that methods assign to `self`."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
+
+
 def uses(source: str) -> Iterator[str]:
     """Yield the private members of other objects that occur in a source.
 
-    A source may read, write, import or override a private member, or name the member in getattr().
+    A source may read, write, import or override a private member, or name the member in getattr(). A class may use the
+    private members of its other objects, so the names that the source itself defines are left out.
     """
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    own = set(defined(tree))
+    for node in ast.walk(tree):
         match node:
             case ast.Attribute(value=ast.Name(id="self" | "cls")):
                 pass
-            case ast.Attribute(attr=name) if is_private(name):
+            case ast.Attribute(attr=name) if is_private(name) and name not in own:
                 yield name
             case ast.Call(func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr"), args=[_, *rest]):
                 values = [each.value for each in rest[:1] if isinstance(each, ast.Constant)]

@@ -17,6 +17,7 @@ from otel_epping.history.line import OVERFLOW, UNANSWERED, Line
 from otel_epping.history.statistics import line_statistics
 from otel_epping.history.verdict import Thresholds
 from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
+from otel_epping.otel.metric_table import SUBNET_PACKETS
 from otel_epping.report import text
 from otel_epping.report.as_json import as_data, as_json
 from otel_epping.report.build import build
@@ -24,6 +25,7 @@ from otel_epping.report.document import Report, listed
 from otel_epping.report.html import html
 from otel_epping.report.markdown import markdown
 from otel_epping.report.measurement import Source
+from otel_epping.report.text import moment
 from tests.support.histories import MS, SECOND, TIMESTAMP, octets, packets, slice_of
 from tests.support.provider import customers_with_bufferbloat, provider
 
@@ -117,7 +119,7 @@ def test_the_table_of_networks_has_the_statistics_of_the_history() -> None:
     numbers = {line.label: number for number, line in enumerate(history.lines)}
     for row in rows:
         number = numbers[row["network"]]
-        for key in ("p50", "p95", "least", "excess", "impact", "loss_to", "bits_from", "coverage"):
+        for key in ("p50", "p95", "minimum", "excess", "impact", "loss_to", "bits_from", "coverage"):
             assert row[key] == getattr(found, key)[number]
         assert row["samples"] == found.samples[number]
 
@@ -136,6 +138,29 @@ def test_the_sums_of_all_figures_and_tables_agree() -> None:
         assert curve["share"][-1] == 1
         assert curve["share"] == sorted(curve["share"])
         assert curve["rtt_s"] == sorted(curve["rtt_s"])
+
+    features = sections["features"]["tables"]["protocols"]["rows"]
+    whole = history.total().sum(SUBNET_PACKETS.name)
+    assert whole is not None
+    assert sum(row["packets"] for row in features) == whole.sum()
+    assert sum(row["packet_share"] for row in features) == pytest.approx(1)
+
+
+def test_the_verdict_says_when_a_network_was_slow() -> None:
+    """A network is slow from the 10th to the 19th second, and again in the 25th, of 40 seconds."""
+    line, history = Line(subnet="192.0.2.0/24"), History()
+    slow = {*range(10, 20), 25}
+    for second in range(40):
+        traffic = {(line, packets("to")): 100, (line, octets("to")): 90_000}
+        rtts_ns = {(line, TIMESTAMP): [(150 if second in slow else 10) * MS] * 30}
+        begin_ns = BEGIN_NS + second * SECOND
+        history.add(slice_of(history.numbering, begin_ns, begin_ns + SECOND, traffic, rtts_ns))
+    report = report_of(history)
+    (row,) = data_of(history)["sections"]["verdict"]["tables"]["slow"]["rows"]
+    begin, end = moment(BEGIN_NS + 10 * SECOND), moment(BEGIN_NS + 26 * SECOND)
+    assert (row["slow_periods"], row["slow_from"], row["slow_until"]) == ("11 of 40", begin, end)
+    sentence = f"192.0.2.0/24 was slow in 11 of 40 periods of 1 s, from {begin} to {end} UTC."
+    assert sentence in report.sections[0].sentences
 
 
 def test_a_smoke_plot_has_the_quantiles_of_its_network() -> None:

@@ -62,7 +62,7 @@ def test_the_counts_of_aggregated_output_are_on_the_page(tmp_path: Path, form: s
     for network in NETWORKS[:3:2]:
         row = tables["methods"][network]
         assert row["packets"] == packets[network]
-        assert row["least"] == min(each.get("min_rtt", S) for each in found if each["ip_prefix"] == network) / 1e9
+        assert row["minimum"] == min(each.get("min_rtt", S) for each in found if each["ip_prefix"] == network) / 1e9
     assert tables["networks"]["198.51.100.0/24"]["samples"] == 0
     assert data["about"]["samples"] == f"{samples.total():,} RTTs"
     assert sum(map(sum, data["sections"]["heat_map"]["figures"]["p95"]["data"]["samples"])) == (

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.parallel
 CAPTURES = sorted((ROOT.parent / "shared" / "pcaps").glob("*.pcap"))
 SMALL = ("--max-subnets", "1000", "--max-flows", "4096")
 SCALE = 4
-TIMES = ("least", "p50", "p90", "p99", "greatest")
+TIMES = ("minimum", "p50", "p90", "p99", "maximum")
 UNANSWERED = "never answered"
 
 
@@ -66,7 +66,7 @@ class Exported:
             }
             whole = self._statistics([point for (name, _), point in points.items() if name == network], 0.5, 0.95)
             found = whole.numbers
-            del found["greatest"]
+            del found["maximum"]
             for way, segments in tcp.items():
                 found[f"loss_{way}"] = self.retransmitted[network, way] / sum(segments) if any(segments) else math.nan
             everything = sum(map(sum, tcp.values()))
@@ -93,10 +93,10 @@ class Exported:
         samples = sum(each.count for each in points)
         assert samples == buckets.total()
         if not samples:
-            names = ("least", "greatest", *(f"p{q * 100:.0f}" for q in quantiles))
+            names = ("minimum", "maximum", *(f"p{q * 100:.0f}" for q in quantiles))
             return Expected({"samples": 0} | dict.fromkeys(names, math.nan), scale)
         least, greatest = min(each.min for each in points), max(each.max for each in points)
-        found: dict[str, float] = {"samples": samples, "least": least, "greatest": greatest}
+        found: dict[str, float] = {"samples": samples, "minimum": least, "maximum": greatest}
         for q in quantiles:
             rank, seen = math.ceil(q * samples), 0
             for index in sorted(buckets):

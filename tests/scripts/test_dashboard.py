@@ -6,13 +6,13 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from otel_epping.otel import metric_table, semconv
 from scripts import dashboard
+from tests.support.json_fields import lost
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
@@ -25,19 +25,6 @@ EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel.get("targe
 
 def test_the_dashboard_is_generated() -> None:
     assert json.loads(FILE.read_text()) == MADE, "run `make docs`"
-
-
-def lost(before: Any, after: Any, path: str = "") -> list[str]:
-    """Returns the fields that are missing or different after a round trip."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            name
-            for key, value in before.items()
-            for name in (lost(value, after[key], f"{path}/{key}") if key in after else [f"{path}/{key}"])
-        ]
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return [name for each in zip(before, after, strict=True) for name in lost(*each, f"{path}[]")]
-    return [] if before == after else [path]
 
 
 @pytest.mark.filterwarnings("ignore:Prefer using dashboardv2:DeprecationWarning")

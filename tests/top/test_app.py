@@ -147,7 +147,7 @@ def test_networks_are_grouped_by_each_attribute() -> None:
         await screen.press("g")
         await screen.shows("group site", "Tower 3")
         await screen.press("2")
-        await screen.shows("Tower 3", "p95 - least RTT")
+        await screen.shows("Tower 3", "p95 - minimum RTT")
         await screen.press("1", "enter")
         await screen.shows("no site, side external", "method")
         await screen.press("escape", "g")
@@ -174,7 +174,7 @@ def test_the_page_of_a_network_has_its_histogram_methods_history_and_losses() ->
         await screen.shows(*TABLE)
         await screen.press("enter")
         text = await screen.shows("tcp_timestamp", "session")
-        for word in (WORST, "AS64503 Provider 3", "least", "samples", "Mbit/s", "loss %", "ECN CE %", "active flows"):
+        for word in (WORST, "AS64503 Provider 3", "min", "samples", "Mbit/s", "loss %", "ECN CE %", "active flows"):
             assert word in text, word
         counts = re.findall(r"^ *[\d.,]+-[\d.,]+ +([\d,]+)", text, re.MULTILINE)
         assert sum(int(each.replace(",", "")) for each in counts) == 4 * 30
@@ -231,7 +231,7 @@ def test_the_heat_map_has_a_row_per_network_and_the_health_page_the_log() -> Non
     async def test(screen: Screen) -> None:
         await screen.shows(*TABLE)
         await screen.press("2")
-        text = await screen.shows("p95 - least RTT", ">=200")
+        text = await screen.shows("p95 - minimum RTT", ">=200")
         (row,) = [line for line in text.splitlines() if line.startswith(f"{WORST} ")]
         assert set(row[26:]) & set("▆▇█")
         await screen.press("4")

@@ -146,7 +146,7 @@ def test_live_tables_have_the_counts_of_their_time(lab: Lab) -> None:
     for network in lab.networks:
         assert str(network.subnet) in subnets
         (row,) = [each for each in documents[-1]["networks"] if each["subnet"] == str(network.subnet)]
-        assert network.delay_ns / 1e6 <= row["least"] <= row["p50"] <= row["p95"] <= row["max"]
+        assert network.delay_ns / 1e6 <= row["min"] <= row["p50"] <= row["p95"] <= row["max"]
         assert row["loss"] == 0
         assert row["cover"] == 100
 

@@ -82,7 +82,7 @@ def test_groups_have_the_sums_of_their_networks(group_by: str) -> None:
     assert len(grouped.lines) < len(single.lines)
     assert grouped.statistics.samples.sum() == single.statistics.samples.sum()
     assert np.nansum(grouped.statistics.octets) == np.nansum(single.statistics.octets)
-    assert np.nanmin(grouped.statistics.least) == np.nanmin(single.statistics.least)
+    assert np.nanmin(grouped.statistics.minimum) == np.nanmin(single.statistics.minimum)
 
 
 def test_a_line_without_packets_is_old() -> None:

@@ -67,7 +67,7 @@ def test_networks_keys_and_sizes(traffic: Lab, tmp_path: Path, size: tuple[int, 
         terminal.shows("198.18.3.0/24, side external", "tcp_timestamp")
         terminal.press("Escape")
         terminal.shows("impact")
-        for key, word in (("2", "p95 - least RTT"), ("3", "Features of the traffic"), ("4", "Faults"), ("?", "Keys")):
+        for key, word in (("2", "p95 - minimum RTT"), ("3", "Features of the traffic"), ("4", "Faults"), ("?", "Keys")):
             terminal.press(key)
             terminal.shows(word)
         terminal.press("?", "1", "/")

@@ -49,12 +49,13 @@ const timeAxis = () => ({ ...axis("time (UTC)"), type: "date" });
 const least = (rows) => rows.reduce((low, row) => row.reduce((a, b) => (b !== null && b < a ? b : a), low), Infinity);
 const greatest = (rows) => rows.reduce((high, row) => row.reduce((a, b) => (b !== null && b > a ? b : a), high), 0);
 
-// Returns the numbers between which 98 % of all values are: a few outliers must not use up the colours.
-function colourRange(rows) {
+// Returns the times in s between which 98 % of all values are: a few outliers must not use up the colours. The range has
+// at least one decade, so that small differences have similar colours.
+function excessRange(rows) {
   const all = rows.flat().filter((each) => each !== null).sort((a, b) => a - b);
   if (!all.length) return [0.001, 0.1];
   const low = all[Math.floor(all.length * 0.01)], high = all[Math.ceil(all.length * 0.99) - 1];
-  return high > low * 1.2 ? [low, high] : [low / 1.5, high * 1.5];
+  return [low, Math.max(high, 10 * low)];
 }
 
 const styles = () => [

@@ -31,17 +31,22 @@ function heatLayout(figure, data, shown, matching) {
 
 const centres = (data) => data.begins_ms.map((begin) => begin + data.step_ms / 2);
 
+// Smaller excesses have the palest colour.
+const MIN_EXCESS_S = 0.001;
+
 function heat(data, figure) {
   const { shown, matching } = heatRows(figure, data);
-  const [low, high] = figure.range ||= colourRange(data.p95_s);
+  const excess = (row) => data.p95_s[row].map((each) => (
+    each === null ? null : Math.max(each - data.minimum_s[row], MIN_EXCESS_S)));
+  const [low, high] = figure.range ||= excessRange(data.networks.map((_, row) => excess(row)));
   const ticks = logTicks(low * 1e3, high * 1e3).filter((each) => each >= low * 999 && each <= high * 1001);
   const trace = {
     type: "heatmap", x: centres(data), y: shown.map((_, place) => place),
-    z: shown.map((row) => data.p95_s[row].map((each) => (each === null ? null : Math.log10(each * 1e3)))),
-    customdata: shown.map((row) => data.p95_s[row].map((each, period) =>
-      [escape(data.networks[row]), msText(each), count(data.samples[row][period])])),
-    hovertemplate: "%{customdata[0]}<br>%{x|%Y-%m-%d %H:%M:%S}<br>p95 %{customdata[1]}, " +
-      "%{customdata[2]} RTTs<extra></extra>",
+    z: shown.map((row) => excess(row).map((each) => (each === null ? null : Math.log10(each * 1e3)))),
+    customdata: shown.map((row) => data.p95_s[row].map((each, period) => [
+      escape(data.networks[row]), msText(each), msText(data.minimum_s[row]), count(data.samples[row][period])])),
+    hovertemplate: "%{customdata[0]}<br>%{x|%Y-%m-%d %H:%M:%S}<br>p95 %{customdata[1]}, minimum RTT " +
+      "%{customdata[2]}, %{customdata[3]} RTTs<extra></extra>",
     hoverongaps: false, zmin: Math.log10(low * 1e3), zmax: Math.log10(high * 1e3), xgap: 0, ygap: 1,
     colorscale: [0, 1, 2, 3, 4].map((place) => [place / 4, css(`--heat-${place}`)]),
     colorbar: {
@@ -107,8 +112,9 @@ function band(data, low, high) {
 }
 
 function smoke(data) {
-  const all = Object.values(figures).filter((each) => each.kind === "smoke").map((each) => each.data);
-  const range = [least(all.map((each) => each.p05_s)) * 1e3, greatest(all.map((each) => each.p95_s)) * 1e3];
+  // An axis of at least one decade shows that small changes are small.
+  const low = least([data.p05_s]) * 1e3, high = greatest([data.p95_s]) * 1e3;
+  const range = [low, Math.max(high, 10 * low)];
   const common = { type: "scatter", mode: "lines", hoverinfo: "skip", fill: "toself", line: { width: 0 } };
   const traces = [
     { ...common, ...band(data, "p05_s", "p95_s"), fillcolor: css("--smoke-pale") },
@@ -130,7 +136,18 @@ function smoke(data) {
     margin: { l: 40, r: 10, t: 6, b: 20 }, xaxis: { ...timeAxis(), range: times, title: { text: "" } },
     yaxis: logAxis("RTT, ms", [], range), showlegend: false,
   };
-  return { traces, layout, height: 190 };
+  const isTrafficKnown = data.bits.some((each) => each !== null);
+  if (isTrafficKnown) {
+    traces.push({
+      type: "scatter", mode: "lines", x: centres(data), y: data.bits.map((each) => (each === null ? null : mbit(each))),
+      yaxis: "y2", fill: "tozeroy", line: { color: css("--grey"), width: 1, shape: "hvh" },
+      hovertemplate: "%{x|%Y-%m-%d %H:%M:%S}<br>%{y:.3g} Mbit/s<extra></extra>",
+    });
+    layout.yaxis.domain = [0.34, 1];
+    layout.yaxis2 = { ...axis("Mbit/s"), domain: [0, 0.24], rangemode: "tozero", nticks: 3 };
+    layout.xaxis.anchor = "y2";
+  }
+  return { traces, layout, height: isTrafficKnown ? 250 : 190 };
 }
 
 function cdf(data) {

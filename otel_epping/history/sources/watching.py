@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches interfaces for `otel-epping top`."""
+"""Watches interfaces for `otel-epping top` and `otel-epping report`, and takes slices."""
 
 import select
 import time
@@ -16,42 +16,45 @@ from otel_epping.kernel.load import capabilities
 from otel_epping.kernel.netlink import links
 from otel_epping.networks.follower import FilesFollower
 from otel_epping.process import descriptors
-from otel_epping.series.grouping import SUBNET, Grouping
+from otel_epping.series.grouping import Grouping
 from otel_epping.settings.model import Settings
 
 # Maximum time between two looks at the interfaces and the hooks.
 _STEP_S = 0.2
 
 
-class LiveFeed:
+class WatchedInterfaces:
     """Watches the selected interfaces, and takes slices. A context manager: at the end, the program is detached.
 
     The constructor loads the program, drops the capabilities of the calling thread, and attaches the program. Threads
-    that are started later have no capabilities either. Raises EppingError if the program cannot be loaded or attached.
+    that are started later have no capabilities either. The file of names and the databases are followed. `grouping`
+    says what a line stands for. `numbering` is the numbering of the history to which the slices are added.
+
+    Raises EppingError if the program cannot be loaded or attached.
 
     kept  the capabilities that were not dropped
     """
 
-    def __init__(self, settings: Settings, files: FilesFollower, numbering: Numbering) -> None:
+    def __init__(self, settings: Settings, files: FilesFollower, grouping: Grouping, numbering: Numbering) -> None:
         descriptors.raise_limit()
         with ExitStack() as stack:
             collector = stack.enter_context(EppingCollector(settings.kernel, settings.idle_timeout_ns, files.networks))
-            # agent/run.py explains why CAP_NET_ADMIN is kept with clsact.
+            # agent/run.py explains why CAP_NET_ADMIN is kept with clsact. otel-epping has only one thread here.
             is_clsact = collector.attachments.hook == "clsact"
             self.kept = capabilities.drop_capabilities({"CAP_NET_ADMIN"} if is_clsact else ())
-            tags = settings.network_tags or (files.networks.tags if files.networks else ())
-            self._source = LiveSource(collector, numbering, Grouping(SUBNET, tags, files.databases))
+            self._source = LiveSource(collector, numbering, grouping)
             self._interfaces = stack.enter_context(closing(InterfaceMonitor(collector.attachments, settings.selection)))
             self._hooks = stack.enter_context(closing(HookMonitor(collector.attachments, collector.interface_packets)))
             self._interfaces.begin()
             self._hooks.check()
+            stack.enter_context(closing(files))
             files.start(collector.change_networks)
             self._collector, self._selection = collector, settings.selection
             self._before = self._kernel_counts()
             self._before_s = time.monotonic()
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> "LiveFeed":
+    def __enter__(self) -> "WatchedInterfaces":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,8 +83,9 @@ class LiveFeed:
         end of the time.
         """
         while True:
-            self._hooks.check()
-            self._collector.fold_newcomers()
+            if not self._hooks.wait_s():
+                self._collector.fold_newcomers()
+                self._hooks.check()
             if self._interfaces.is_outdated or select.select([self._interfaces], [], [], 0)[0]:
                 self._interfaces.follow()
             rest_s = until_s - time.monotonic()
