@@ -121,9 +121,10 @@ class History:
 
         `key` returns the line of the group to which a line belongs. For example, lambda line: line.grouped("asn").
         """
-        numbering = Numbering()
-        numbering.columns, numbering.methods = self.numbering.columns, self.numbering.methods
-        to = np.array([numbering.lines.find(key(line)) for line in self.numbering.lines], np.int64)
+        return self.renumbered(*self.numbering.grouped(key))
+
+    def renumbered(self, to: Indexes, numbering: Numbering) -> "History":
+        """Returns a history with another numbering. `to` is the new number of each line (Numbering.grouped())."""
         history = History(numbering, self._ages)
         history.notes = self.notes
         for stored in self._slices:

@@ -71,7 +71,7 @@ def run(settings: Settings, files: FilesFollower, options: Options) -> None:
         else:
             _show(session, None, name, view, options, files)
         return
-    session = Session()
+    session = Session(max_lines=2 * settings.kernel.max_slots)
     with WatchedInterfaces(settings, files, _grouping(settings, files), session.history.numbering) as feed:
         if feed.kept:
             click.echo(f"otel-epping: {capabilities.describe(feed.kept)}", err=True)
@@ -176,8 +176,7 @@ def _print_live(feed: WatchedInterfaces, session: Session, view: View, options: 
     while not stop.is_set() and printed != options.iterations:
         due_s = max(due_s + options.delay_s, time.monotonic())
         feed.wait(due_s, stop.wait)
-        slice = feed.take()
-        session.add(slice)
+        slice = session.take(feed)
         frame = session.frame((slice.end_ns - slice.begin_ns) / 1e9 * 0.99, view.group_by, view.filter.methods)
         why = reasons(frame, feed.name, feed.faults, feed.other_traffic(), is_live=True)
         click.echo(printer.output(frame, view, why))

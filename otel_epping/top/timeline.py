@@ -51,7 +51,7 @@ class TimelineCache:
         self, session: Session, group_by: str, methods: Collection[str] | None, end_ns: int | None = None
     ) -> Timeline:
         """Returns the timeline of a session, until `end_ns` if it is given."""
-        key = group_by, tuple(methods) if methods else None
+        key = session.history.numbering, group_by, tuple(methods) if methods else None
         if key != self._key:
             self._key, self._intervals = key, {}
         intervals = [each for each in session.history.intervals if end_ns is None or each[0] < end_ns]

@@ -2,16 +2,25 @@
 """Tests windows, baselines, groups and timelines of a session."""
 
 import time
+from random import Random
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
 
+from otel_epping.history.columns import ColumnKey
+from otel_epping.history.line import Line
+from otel_epping.history.sources.live import LiveSource
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.top import head
 from otel_epping.top.session import BASELINE_NS, Session
 from otel_epping.top.table import TableLines
 from otel_epping.top.text import Glyphs
 from otel_epping.top.timeline import TimelineCache
 from otel_epping.top.view import View
+from tests.support.many_subnets import IO, PACKETS, RTT_NS, RTTS, network_of
+from tests.support.synthetic_kernel import SyntheticCollector, SyntheticKernel
 from tests.top.provider import SECOND, Provider
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
@@ -50,6 +59,18 @@ def test_a_frame_does_not_change_when_slices_are_added() -> None:
     session.add(provider.slice())
     session.frame(60.0)
     assert (frame.rtts.counts.sum(), frame.total.counters.sum()) == (samples, packets)
+
+
+@pytest.mark.parametrize("group_by", ["subnet", "country"])
+def test_a_frame_can_be_drawn_while_a_source_finds_new_lines(group_by: str) -> None:
+    session, _ = session_of(1)
+    frame = session.frame(60.0, group_by)
+    numbering = session.history.numbering
+    numbering.lines.find(Line(subnet="192.0.2.0/24"))
+    numbering.columns.find(ColumnKey("another"))
+    before = head.numbers(frame, View())
+    assert before.startswith(f"{len(frame.lines) - 2} networks")
+    assert len(TableLines(frame, View(), 200, Glyphs(is_ascii=False)).shown) == len(frame.lines)
 
 
 def test_the_first_minute_is_the_baseline_of_later_windows() -> None:
@@ -111,6 +132,40 @@ def test_a_timeline_has_the_values_of_each_slice() -> None:
     assert timeline.columns(8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     until = cache.timeline(session, "country", None, session.begin_ns + 4 * SECOND)
     assert (until.samples.sum(axis=1) == [180, 180]).all()
+
+
+def test_the_number_of_lines_is_limited_and_all_sums_stay_exact() -> None:
+    kernel, random = SyntheticKernel(EppingConfig(max_subnets=8), rows=8), Random(1)
+    collector: Any = SyntheticCollector(kernel)
+    session = Session(max_lines=16)
+    feed: Any = LiveSource(collector, session.history.numbering)
+    cache = TimelineCache()
+    known = set()
+    for step in range(300):
+        kernel.now_ns += SECOND
+        for subnet in (1, 10 + step // 2):
+            kernel.packet(subnet, random.randrange(40, 1500))
+            kernel.rtt(subnet, random.randrange(3), random.randrange(10**6, 10**9))
+        kernel.retire(8 + step // 2)
+        session.take(feed)
+        if step == 70:
+            session.set_baseline(session.window(None))
+        lines = session.history.lines
+        known |= {line.subnet for line in lines}
+        assert len(lines) <= 16 + 2
+        timeline = cache.timeline(session, "subnet", None)
+        frame = session.frame(None)
+        for samples in (frame.statistics.samples, timeline.samples):
+            assert np.nansum(samples) == kernel.truth[RTTS]
+        assert frame.rtts.sum_ns.sum() == kernel.truth[RTT_NS]
+        assert np.nansum(frame.statistics.packets) == kernel.truth[PACKETS]
+        assert np.nansum(frame.statistics.octets) == kernel.truth[IO]
+        assert frame.seen_ns.max() == session.end_ns
+        busy = lines.index(Line(subnet=str(network_of(1)), network_type="ipv4", side="external"))
+        assert frame.statistics.is_certain[busy] == (frame.statistics.samples[busy] >= 20)
+    assert len(known) == 152  # with the lines of all others and of subnets that never answered
+    assert frame.statistics.samples[busy] == 300
+    assert np.count_nonzero(~np.isnan(frame.change_s)) >= 1
 
 
 def test_a_gap_is_empty_in_the_timeline() -> None:
