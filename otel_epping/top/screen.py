@@ -33,7 +33,8 @@ SLIDER_BEGIN, SLIDER_MARGIN = 9, 34
 class TopScreen(App[str]):
     """What is on the screen. Keys and the mouse are in TopApp.
 
-    The result is the text to print after the end of the screen, or None.
+    The result is the text to print after the end of the screen, or None. `problem` is shown in the last line until the
+    user presses Esc.
 
     ask       asks the measuring thread for another update
     messages  the latest log messages
@@ -57,6 +58,7 @@ class TopScreen(App[str]):
         tags: frozenset[str] = frozenset(),
         *,
         is_live: bool = True,
+        problem: str = "",
     ) -> None:
         super().__init__(ansi_color=True)
         self.error: Exception | None = None
@@ -71,7 +73,7 @@ class TopScreen(App[str]):
         self._frozen_ns: int | None = None
         self._position: int | None = None  # the number of the last interval that is shown; None is the end
         self._is_playing, self._baselines = False, 0
-        self._problem = ""
+        self._problem = problem
 
     # ---- the screen
 
@@ -89,7 +91,7 @@ class TopScreen(App[str]):
     def on_mount(self) -> None:
         """Starts."""
         self.query_one("#words").display = False
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self._draw()
 
