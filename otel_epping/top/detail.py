@@ -102,7 +102,7 @@ def _history(update: Update, line: int, width: int, glyphs: Glyphs) -> Iterator[
         return
     cells = max(width - 30, 10)
     columns = timeline.columns(cells)
-    begin, end = text.clock(int(timeline.begins_ns[0])), text.clock(int(timeline.ends_ns[-1]))
+    begin, end = timeline.ends()
     yield line_of(f"{'session':9} {begin}{end.rjust(cells - len(begin))}  maximum", BOLD)
 
     def row(name: str, values: Floats, shown: str) -> Line:

@@ -27,7 +27,7 @@ TABS = ("networks", "heat map", "traffic", "health")
 NETWORKS, _HEAT_MAP, _TRAFFIC, _HEALTH = range(4)
 _HINTS = "? help  s sort  / filter  Enter detail  w window  Space freeze  q quit"
 _BACK = "Esc back  ? help  q quit"
-SLIDER_BEGIN, SLIDER_MARGIN = 9, 34
+_SLIDER_STATE = 16
 
 
 class TopScreen(App[str]):
@@ -185,13 +185,18 @@ class TopScreen(App[str]):
         self.query_one("#foot", Text).set_lines(foot)
 
     def _slider(self, update: Update) -> Line:
-        ends = update.ends_ns
-        width = max(self.size.width - SLIDER_MARGIN, 10)
+        ends, (_, width) = update.ends_ns, self._slider_place(update)
         position = len(ends) - 1 if self._position is None else self._position
         place = round(position / max(len(ends) - 1, 1) * (width - 1))
         bar = self._glyphs.rule * place + self._glyphs.marker + self._glyphs.rule * (width - 1 - place)
+        last = text.moment(update.session[1], update.session)
         state = "playing" if self._is_playing else "Left Right"
-        return [Segment(f"{text.clock(update.session[0])} {bar} {text.clock(update.session[1])}  {state}")]
+        return [Segment(f"{text.moment(update.session[0], update.session)} {bar} {last}  {state}")]
+
+    def _slider_place(self, update: Update) -> tuple[int, int]:
+        """Returns the first column and the width of the time slider."""
+        label = len(text.moment(update.session[0], update.session)) + 1
+        return label, max(self.size.width - 2 * label - _SLIDER_STATE, 10)
 
     # ---- requests
 

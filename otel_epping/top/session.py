@@ -116,14 +116,19 @@ class Session:
         `end_ns` is the end of the window; by default, the window ends with the latest slice.
         """
         if end_ns is not None and end_ns < self.end_ns:
-            begin_ns = None if window_s is None else end_ns - round(window_s * _NS)
+            begin_ns = None if window_s is None else self._begin_of_window(end_ns, window_s)
             return self.history.total(begin_ns, end_ns)
         if window_s is None:
             return self.history.total()
         if self._window is None or self._window_s != window_s:
-            self._window = self.history.total(self.end_ns - round(window_s * _NS))
+            self._window = self.history.total(self._begin_of_window(self.end_ns, window_s))
             self._window_s = window_s
         return self._window
+
+    def _begin_of_window(self, end_ns: int, window_s: float) -> int:
+        """Returns the begin of a window, which contains at least the last slice."""
+        last_ns = max((begin for begin, end in self.history.intervals if end <= end_ns), default=end_ns)
+        return min(end_ns - round(window_s * _NS), last_ns)
 
     def frame(
         self,

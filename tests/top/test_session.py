@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from otel_epping.history.columns import ColumnKey
+from otel_epping.history.history import History
 from otel_epping.history.line import Line
 from otel_epping.history.sources.live import LiveSource
 from otel_epping.kernel.config import EppingConfig
@@ -50,6 +51,19 @@ def test_a_window_has_the_slices_of_its_time_while_slices_are_added(window_s: fl
             assert window_s - 2 <= window.seconds <= max(window_s * 7 / 6, window_s + 10)
         assert window.rtts().counts.sum() == window.seconds / 2 * 6 * 30
         assert window.end_ns == session.end_ns
+
+
+@pytest.mark.parametrize("window_s", [10.0, 60.0])
+def test_a_window_contains_at_least_the_last_slice(window_s: float) -> None:
+    session = Session(History())
+    provider = Provider(session.history.numbering, 6)
+    for _ in range(4):
+        session.add(provider.slice(3_600.0))
+    for end_ns in (None, session.end_ns, session.end_ns - 3_600 * SECOND, session.end_ns - 5_000 * SECOND):
+        window = session.window(window_s, end_ns)
+        assert window.seconds == 3_600
+        assert window.end_ns <= (end_ns or session.end_ns)
+        assert window.rtts().counts.sum() == 6 * 30
 
 
 def test_a_frame_does_not_change_when_slices_are_added() -> None:
