@@ -139,8 +139,9 @@ def _traffic(frame: Frame, line: int) -> Iterator[Line]:
     yield both("ECN CE %", (text.percent(float(found.ce_from[line])), text.percent(float(found.ce_to[line]))))
     yield line_of(
         f"TCP with timestamps {text.percent(float(found.coverage[line]))} %, active flows "
-        f"{text.count(float(found.flows[line]))}, {_flows(frame, line)}"
+        f"{text.count(float(found.flows[line]))}"
     )
+    yield line_of(_flows(frame, line))
 
 
 def _flows(frame: Frame, line: int) -> str:
@@ -152,7 +153,9 @@ def _flows(frame: Frame, line: int) -> str:
         for value in semconv.ATTRIBUTES[attribute].values:
             counts = frame.total.sum(metric.name, **{key: value})
             if counts is not None and counts[line]:
-                parts.append(f"{'opened' if key == 'opening' else 'closed'} by {value} {int(counts[line]):,}")
+                parts.append(
+                    f"{'opened' if key == 'opening' else 'closed'} by {value} {text.count(float(counts[line]))}"
+                )
     return ", ".join(parts) or "no flow opened or closed"
 
 
