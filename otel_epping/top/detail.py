@@ -141,22 +141,20 @@ def _traffic(frame: Frame, line: int) -> Iterator[Line]:
         f"TCP with timestamps {text.percent(float(found.coverage[line]))} %, active flows "
         f"{text.count(float(found.flows[line]))}"
     )
-    yield line_of(_flows(frame, line))
+    yield from _flows(frame, line)
 
 
-def _flows(frame: Frame, line: int) -> str:
-    parts = []
-    for metric, key, attribute in (
-        (metric_table.OPENED, "opening", semconv.FLOW_OPENING),
-        (metric_table.CLOSED, "closing", semconv.FLOW_CLOSING),
+def _flows(frame: Frame, line: int) -> Iterator[Line]:
+    for what, metric, key, attribute in (
+        ("opened", metric_table.OPENED, "opening", semconv.FLOW_OPENING),
+        ("closed", metric_table.CLOSED, "closing", semconv.FLOW_CLOSING),
     ):
+        parts = []
         for value in semconv.ATTRIBUTES[attribute].values:
             counts = frame.total.sum(metric.name, **{key: value})
             if counts is not None and counts[line]:
-                parts.append(
-                    f"{'opened' if key == 'opening' else 'closed'} by {value} {text.count(float(counts[line]))}"
-                )
-    return ", ".join(parts) or "no flow opened or closed"
+                parts.append(f"by {value} {text.count(float(counts[line]))}")
+        yield line_of(f"flows {what}: {', '.join(parts) or 'none'}")
 
 
 def _other_sides(frame: Frame, network: NetworkLine, view: View) -> Iterator[Line]:
