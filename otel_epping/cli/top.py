@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping top: shows the networks and their RTTs in a terminal, live or from captures."""
 
+import os
 import sys
 
 import click
@@ -54,6 +55,8 @@ def top(
         raise EppingError("the screen reads keys from standard input: use --batch, or name a file")
     if not batch and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise EppingError("standard input, output or error is not a terminal: use --batch")
+    if not batch and os.environ.get("TERM") == "dumb":
+        raise EppingError("the terminal cannot show a screen (TERM=dumb): use --batch, or set TERM")
     # These imports load the OpenTelemetry SDK, which most other commands do not need.
     from otel_epping.top.run import Options, run
 

@@ -28,6 +28,8 @@ NETWORKS, _HEAT_MAP, _TRAFFIC, _HEALTH = range(4)
 _HINTS = "? help  s sort  / filter  Enter detail  w window  Space freeze  q quit"
 _BACK = "Esc back  ? help  q quit"
 _SLIDER_STATE = 16
+# In a terminal with fewer rows, only the first line above the table is shown, and no tabs.
+_LOW = 12
 
 
 class TopScreen(App[str]):
@@ -156,7 +158,7 @@ class TopScreen(App[str]):
         return [[], *(line_of(each) for each in self._update.reasons or ["No network has traffic in this window."])]
 
     def _draw_head(self) -> None:
-        update, view = self._update, self._view
+        update, view, is_low = self._update, self._view, self.size.height < _LOW
         tabs: Line = []
         for number, name in enumerate(TABS):
             is_open = number == self._tab and not self._is_help and self._opened is None
@@ -165,11 +167,13 @@ class TopScreen(App[str]):
             why = " ".join(update.reasons) or (update.faults[0] if update.faults else "")
             third = line_of(why, HIGH) if why else line_of(head.verdict(update.frame, view), BOLD)
             first = line_of(head.title(update, view, is_frozen=self._frozen_ns is not None), BOLD)
-            self.query_one("#head", Text).set_lines([first, line_of(head.numbers(update.frame, view)), third])
+            lines = [first, line_of(head.numbers(update.frame, view)), third]
+            self.query_one("#head", Text).set_lines(lines[:1] if is_low else lines)
             tabs.append(Segment("  ".join(head.states(update, view)), DIM))
             if not self._is_live:
                 self.query_one("#slider", Text).set_lines([self._slider(update)])
         self.query_one("#tabs", Text).set_lines([tabs])
+        self.query_one("#tabs").display = not is_low
 
     def _draw_foot(self) -> None:
         """Draws the last line: the keys and the position, or what is wrong."""
@@ -177,7 +181,7 @@ class TopScreen(App[str]):
         hints = _BACK if self._is_help or self._opened is not None else _HINTS
         position = table.position if table.display else page.position
         room = self.size.width - len(position) - 2
-        while len(hints) > max(room, 0) and "  " in hints:
+        while len(hints) > max(room, 0):
             hints = hints.rpartition("  ")[0]
         foot = [line_of(hints.ljust(room + 2) + position, DIM)]
         if self._problem:
