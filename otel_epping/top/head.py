@@ -13,7 +13,7 @@ from otel_epping.top.frame import Frame, summary
 from otel_epping.top.measuring import Update
 from otel_epping.top.view import View
 
-# A network is the worst only if its mean RTT exceeds its least RTT by this time in seconds.
+# A network is slow only if its mean RTT exceeds its least RTT by this time in seconds.
 _WORST_ADDED_S = 0.001
 
 
@@ -61,9 +61,10 @@ def verdict(frame: Frame, view: View) -> str:
         return "No network has room of its own: use a larger --max-subnets."
     if not is_certain.any():
         return f"No network has {MIN_SAMPLES} RTT samples yet: all numbers are uncertain."
-    line = int(np.argmax(np.where(is_certain, found.impact, -1)))
-    if not found.excess[line] >= _WORST_ADDED_S:
-        return "No network is slow: RTTs are within 1 ms of the least RTT of each network."
+    is_slow = is_certain & (found.excess >= _WORST_ADDED_S)
+    if not is_slow.any():
+        return "No network is slow: each mean RTT is within 1 ms of the network's least RTT."
+    line = int(np.argmax(np.where(is_slow, found.impact, -1)))
     added, least, p95 = (text.milliseconds(float(each[line])) for each in (found.excess, found.least, found.p95))
     return f"Worst: {view.label(frame.lines[line])} adds {added} ms to its least RTT of {least} ms, p95 {p95} ms"
 

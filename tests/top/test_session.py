@@ -2,6 +2,7 @@
 """Tests windows, baselines, groups and timelines of a session."""
 
 import time
+from dataclasses import replace
 from random import Random
 from statistics import median
 from typing import Any
@@ -203,3 +204,19 @@ def test_10_000_networks_are_redrawn_in_50_ms() -> None:
         times_s.append(time.thread_time() - began_s)
     assert median(times_s) < REDRAW_S
     assert len(table.shown) == 10_002
+
+
+def test_the_verdict_does_not_depend_on_busy_networks_without_delay() -> None:
+    session, provider = session_of(0, networks=3)
+    provider._least_s[:] = 0.0001, 0.0001, 0.05  # RTTs are about 6 % longer on average
+    for _ in range(3):
+        session.add(provider.slice())
+    frame = session.frame(None)
+    impact = frame.statistics.impact.copy()
+    impact[session.history.numbering.lines.find(provider.line(0))] = 1e9
+    busy = replace(frame, statistics=frame.statistics._replace(impact=impact))
+    assert head.verdict(busy, View()).startswith(f"Worst: {provider.line(2).label} adds ")
+    session, provider = session_of(0, networks=3)
+    provider._least_s[:] = 0.0001
+    session.add(provider.slice())
+    assert head.verdict(session.frame(None), View()).startswith("No network is slow")
