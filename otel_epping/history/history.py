@@ -43,6 +43,7 @@ class History:
 
     numbering  the numbers of lines, columns and methods. The sources of the history must use the same numbering
     notes      what the sources could not use, and other remarks of the sources, one sentence each
+    failures   the notes about captures that could not be read to the end
 
     `ages` says how old slices are merged. By default, slices are not merged. The sums stay exact.
     """
@@ -50,6 +51,7 @@ class History:
     def __init__(self, numbering: Numbering | None = None, ages: Sequence[Age] = ()) -> None:
         self.numbering = numbering or Numbering()
         self.notes: list[str] = []
+        self.failures: list[str] = []
         self._ages = ages
         self._slices: list[StoredSlice] = []
         self._total = Total(self.numbering)
@@ -121,11 +123,12 @@ class History:
 
         `key` returns the line of the group to which a line belongs. For example, lambda line: line.grouped("asn").
         """
-        numbering = Numbering()
-        numbering.columns, numbering.methods = self.numbering.columns, self.numbering.methods
-        to = np.array([numbering.lines.find(key(line)) for line in self.numbering.lines], np.int64)
+        return self.renumbered(*self.numbering.grouped(key))
+
+    def renumbered(self, to: Indexes, numbering: Numbering) -> "History":
+        """Returns a history with another numbering. `to` is the new number of each line (Numbering.grouped())."""
         history = History(numbering, self._ages)
-        history.notes = self.notes
+        history.notes, history.failures = self.notes, self.failures
         for stored in self._slices:
             history._insert(grouped_slice(stored, to, numbering))
         return history

@@ -19,11 +19,13 @@ Variants of the format are read in the same way as in libpcap (sf-pcap.c) and Wi
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
+from otel_epping.replay.capture.errors import CaptureError
 from otel_epping.replay.capture.packet_batch import (
     MAX_CAPTURED,
     MAX_PACKETS,
@@ -143,7 +145,9 @@ def _file_header(stream: Stream) -> _Layout:
     # If the input is a pipe, this function does not wait for the first records, but uses the likeliest size of a record
     # header, as libpcap does.
     if len(magic.headers) > 1 and stream.size:
-        stream.fill(_TRIED_RECORDS * (_MODIFIED_SMP + MAX_CAPTURED))
+        # If compressed data are damaged, the packets before the damage are used. _fill_record() raises the exception.
+        with suppress(CaptureError):
+            stream.fill(_TRIED_RECORDS * (_MODIFIED_SMP + MAX_CAPTURED))
         fitting = (size for size in magic.headers if _is_plausible(stream, replace(layout, header=size)))
         layout = replace(layout, header=next(fitting, layout.header))
     return layout
