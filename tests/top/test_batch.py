@@ -151,9 +151,9 @@ def test_live_tables_have_the_counts_of_their_time(lab: Lab) -> None:
         assert row["cover"] == 100
 
 
-def handles_signals(pid: int) -> bool:
-    """Return true if the command handles SIGTERM. By default, Python handles only SIGINT."""
-    return bool(int(fields(Path(f"/proc/{pid}/status"))["SigCgt"], 16) & 1 << signal.SIGTERM - 1)
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Return true if a process handles a signal. By default, Python handles only SIGINT."""
+    return bool(int(fields(Path(f"/proc/{pid}/status"))["SigCgt"], 16) & 1 << number - 1)
 
 
 def test_after_a_signal_the_rest_is_printed(ns: Namespace) -> None:

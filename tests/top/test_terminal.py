@@ -18,7 +18,7 @@ from tests.support.conversation import Conversation
 from tests.support.link_types import LINKS
 from tests.support.patience import becomes
 from tests.support.unprivileged import assert_holds_nothing
-from tests.top.test_batch import handles_signals
+from tests.top.test_batch import handles
 from tests.top.tmux import Terminal
 
 TOP = f"{sys.executable} -m otel_epping top --max-subnets 1000 --max-flows 4000 -d 500ms"
@@ -128,7 +128,7 @@ def test_a_signal_restores_the_terminal(traffic: Lab, tmp_path: Path, number: si
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_the_program_is_loaded(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
     with top(lab, tmp_path, (80, 24), UTF_8) as terminal:
-        becomes(lambda: handles_signals(pid_of_top(terminal)), True)
+        becomes(lambda: handles(pid_of_top(terminal), signal.SIGTERM), True)
         os.kill(pid_of_top(terminal), number)
         text = terminal.shows("EXIT")
         # The signal can also arrive when the screen has just started.
