@@ -2,9 +2,10 @@
 """Runs benchmarks, and prints their tables and a table of the goals.
 
 `python -m bench [NAME...]` runs the named benchmarks. Without a NAME, the command runs all benchmarks except
-million_subnets. `--compare` names other loaded BPF programs to measure, by the ids or names that `bpftool prog list`
-prints. Some goals compare our program with another program. For these goals, the other program is the first program
-that `--compare` names. The exit code is 0 even if a goal is not met. The last table shows which goals are met.
+million_subnets and month_report. `--compare` names other loaded BPF programs to measure, by the ids or names that
+`bpftool prog list` prints. Some goals compare our program with another program. For these goals, the other program is
+the first program that `--compare` names. The exit code is 0 even if a goal is not met. The last table shows which goals
+are met.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from bench import (
     live_traffic,
     memory,
     million_subnets,
+    month_report,
     named_networks,
     programs,
     readout,
@@ -58,15 +60,18 @@ BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
     "top_usage": top_usage.run,
     "start": start.run,
     "million_subnets": million_subnets.run,
+    "month_report": month_report.run,
 }
-# The benchmark million_subnets takes minutes and needs gigabytes of memory, so it runs only if the user names it.
-_ONLY_IF_NAMED = "million_subnets"
+# These benchmarks take minutes, and need gigabytes of memory or of disk space. So they run only if the user names them.
+_ONLY_IF_NAMED = ("million_subnets", "month_report")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
     names = ", ".join(BENCHMARKS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{names}; default: all except {_ONLY_IF_NAMED}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{names}; default: all except {' and '.join(_ONLY_IF_NAMED)}"
+    )
     parser.add_argument(
         "--compare",
         default="",
@@ -106,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> None:
     others = programs.loaded([name.strip() for name in arguments.compare.split(",") if name.strip()])
     results: dict[str, Result] = {}
     seconds: dict[str, float] = {}
-    for name in arguments.names or [name for name in BENCHMARKS if name != _ONLY_IF_NAMED]:
+    for name in arguments.names or [name for name in BENCHMARKS if name not in _ONLY_IF_NAMED]:
         began = time.monotonic()
         progress(name)
         results[name] = BENCHMARKS[name](others, arguments.tiny)

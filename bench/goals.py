@@ -106,6 +106,10 @@ GOALS = (
         "a million subnets: agent's memory, MiB", "million_subnets.agent_mib", "million_subnets.agent_check_mib", ".1f"
     ),
     Goal("from the command to the first counted packet, seconds", "start.seconds", 1.5, ".2f"),
+    Goal("report about one month of 1,000 networks, seconds", "month_report.wall_s", 30, ".1f"),
+    Goal("report about one month of 1,000 networks, MB resident", "month_report.peak_mb", 1000, ".0f"),
+    Goal("report about one month of 1,000 networks, MB of the page", "month_report.page_mb", 15, ".1f"),
+    Goal("report about one month of 1,000 networks, seconds to open the page", "month_report.opening_s", 3, ".2f"),
 )
 
 

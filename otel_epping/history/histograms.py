@@ -109,7 +109,23 @@ def quantiles(
     return found
 
 
+def outer_bounds_ns(buckets: SparseHistograms, scales: Indexes) -> tuple[Floats, Floats]:
+    """Returns the upper bound of the lowest bucket with RTTs, and the lower bound of the highest, in ns: (rows,) each.
+
+    The minimum RTT of a row is at most the first bound, and the maximum RTT is at least the second bound. A row without
+    RTTs has infinite bounds. The bounds are 1 ns wider, because they are rounded.
+    """
+    upper, lower = np.full(len(scales), np.inf), np.full(len(scales), -np.inf)
+    used = np.flatnonzero(buckets.counts)
+    ends = np.searchsorted(used, buckets.starts)
+    rows = np.flatnonzero(np.diff(ends))
+    base = np.exp2(scales[rows])
+    lowest, highest = (used[at] - buckets.starts[rows] + buckets.first[rows] for at in (ends[rows], ends[rows + 1] - 1))
+    upper[rows], lower[rows] = np.exp2((lowest + 1) / base) * _NS + 1, np.exp2(highest / base) * _NS - 1
+    return upper, lower
+
+
 def means(buckets: SparseHistograms, sum_ns: Counts) -> Floats:
-    """Returns the mean RTT of each row in seconds. A row without RTTs has NaN."""
+    """Returns the mean RTT of each row in seconds. A row without RTTs, or with the sum 0, has NaN."""
     totals = buckets.totals().astype(np.float64)
-    return np.asarray(np.divide(sum_ns / _NS, totals, out=np.full(len(totals), np.nan), where=totals > 0))
+    return np.asarray(np.divide(sum_ns / _NS, totals, out=np.full(len(totals), np.nan), where=sum_ns > 0))

@@ -4,6 +4,7 @@
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from otel_epping.history.line_rtts import LineRtts
 from otel_epping.history.slice import Rtts, Slice
 from otel_epping.history.stored import StoredSlice
 from otel_epping.history.total import Total
-from otel_epping.kernel.arrays import Indexes
+from otel_epping.kernel.arrays import Flags, Indexes
 
 _S = 10**9
 
@@ -44,6 +45,7 @@ class History:
     numbering  the numbers of lines, columns and methods. The sources of the history must use the same numbering
     notes      what the sources could not use, and other remarks of the sources, one sentence each
     failures   the notes about captures that could not be read to the end
+    bin_ns     width of the bins in which the source counted RTTs; 0 if the source has exponential histograms
 
     `ages` says how old slices are merged. By default, slices are not merged. The sums stay exact.
     """
@@ -52,6 +54,7 @@ class History:
         self.numbering = numbering or Numbering()
         self.notes: list[str] = []
         self.failures: list[str] = []
+        self.bin_ns = 0
         self._ages = ages
         self._slices: list[StoredSlice] = []
         self._total = Total(self.numbering)
@@ -128,9 +131,17 @@ class History:
     def renumbered(self, to: Indexes, numbering: Numbering) -> "History":
         """Returns a history with another numbering. `to` is the new number of each line (Numbering.grouped())."""
         history = History(numbering, self._ages)
-        history.notes, history.failures = self.notes, self.failures
+        history.notes, history.failures, history.bin_ns = self.notes, self.failures, self.bin_ns
         for stored in self._slices:
             history._insert(grouped_slice(stored, to, numbering))
+        return history
+
+    def only(self, kept: Flags) -> "History":
+        """Returns a history of the slices for which `kept` is true, in the order of time."""
+        history = History(self.numbering, self._ages)
+        history.notes, history.bin_ns = self.notes, self.bin_ns
+        for stored in compress(self._slices, kept.tolist()):
+            history._insert(stored)
         return history
 
     def _insert(self, stored: StoredSlice) -> None:

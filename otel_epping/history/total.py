@@ -98,7 +98,7 @@ class Total:
         self.match()
         found: Flags = np.asarray(self.counters.any(axis=0))
         for rtts in self._rtts.values():
-            found |= rtts.sum_ns != 0
+            found |= rtts.counts != 0
         return found
 
     def match(self) -> None:

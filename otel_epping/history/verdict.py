@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from otel_epping.history.history import History
-from otel_epping.history.line import Line
+from otel_epping.history.line import OVERFLOW, Line
 from otel_epping.history.load import LoadLatency, latency_under_load
 from otel_epping.history.statistics import MIN_SAMPLES, LineStatistics, line_statistics
 from otel_epping.kernel.arrays import Flags, Indexes
@@ -104,7 +104,7 @@ def verdict(
     found = statistics or line_statistics(history.total())
     under_load = load or latency_under_load(history)
     networks = history.numbering.are_networks()
-    judged = np.flatnonzero(networks & (found.samples >= thresholds.min_samples))
+    judged = np.flatnonzero(networks & (found.samples >= thresholds.min_samples) & ~np.isnan(found.excess))
     is_seen = (found.samples > 0) | (found.packets > 0)
     uncertain = int(np.count_nonzero(networks & is_seen & (found.samples < thresholds.min_samples)))
     slow = judged[found.excess[judged] >= thresholds.slow]
@@ -150,7 +150,9 @@ def _no_verdict(
         return "No verdict: no RTT was measured."
     best = int(np.argmax(np.where(networks, found.samples, 0)))
     if not (networks[best] and found.samples[best]):
-        return "No verdict: all RTTs were measured for networks that share a line."
+        return f'No verdict: all RTTs are in the line "{Line(OVERFLOW).label}": the number of networks was limited.'
+    if found.samples[best] >= thresholds.min_samples:
+        return "No verdict: the source has no sums of RTTs, so the mean RTTs are unknown."
     return (
         f"No verdict: none of {_count(uncertain, 'network')} has {thresholds.min_samples} RTT samples. "
         f"{names[best]} has most: {found.samples[best]:,}."
@@ -175,16 +177,19 @@ def _slow_sentence(worst: Sequence[SlowNetwork], judged: int, names: Sequence[st
     text = "; ".join(named)
     if more := len(worst) - len(named):
         text += f"; and {more:,} more"
+    unknown = [names[each.number] for each in worst[:_MAX_NAMED] if each.cause == UNKNOWN]
+    which = f" for {', '.join(unknown)}" if len(unknown) < len(named) else ""
+    end = f" There are too few data to tell whether load is the cause{which}." if unknown else ""
     if judged == 1:
-        return f"The network is slow: {text}."
-    return f"Of {judged:,} networks, {len(worst):,} {'is' if len(worst) == 1 else 'are'} slow: {text}."
+        return f"The network is slow: {text}.{end}"
+    return f"Of {judged:,} networks, {len(worst):,} {'is' if len(worst) == 1 else 'are'} slow: {text}.{end}"
 
 
 def _why(network: SlowNetwork, thresholds: Thresholds) -> str:
     """Returns the end of a clause about a network: whether load is the cause, loss, and congestion marks."""
     reasons = []
     if network.cause == LOAD:
-        reasons.append(f"under load: {_ms(network.load)} more when busy")
+        reasons.append(f"because of load: {_ms(network.load)} more when busy")
     elif network.cause == NOT_LOAD:
         reasons.append("not because of load")
     if network.loss >= thresholds.loss:

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,7 +41,9 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
     first, times = measurements[0], timelines[0]
     sections = [_verdict(first, times, thresholds)]
     if len(measurements) > 1:
-        sections.append(comparison(first, measurements[1], times, timelines[1]))
+        compared = comparison(first, measurements[1], times, timelines[1])
+        verdict_of_a, *others = sections[0].sentences
+        sections = [replace(sections[0], sentences=[f"A: {verdict_of_a}", *compared.sentences[1:], *others]), compared]
     sections += [
         worst(first),
         heat_map(first, times),
@@ -72,10 +75,17 @@ def _about(measurements: Sequence[Measured]) -> list[tuple[str, str, str]]:
         ("measured", "measured", duration(first.total.seconds)),
         ("networks", "networks", plural(len(first.networks), "network")),
         ("samples", "RTTs", plural(first.samples, "RTT")),
+        ("resolution", "resolution", ", ".join(filter(None, map(_resolution, measurements)))),
         ("interfaces", "interfaces", ", ".join(interfaces[:5]) + (" ..." if len(interfaces) > 5 else "")),
         ("version", "made by", f"otel-epping {__version__}"),
     ]
     return [each for each in about if each[2]]
+
+
+def _resolution(measurement: Measured) -> str:
+    """Returns the resolution of the RTTs if they were counted in bins of the same width, or ""."""
+    bin_ns = measurement.history.bin_ns
+    return f"{bin_ns / 1e6:g} ms" if bin_ns else ""
 
 
 def _slow_periods(measurement: Measured, timeline: PeriodTable, number: int, slow_s: float) -> tuple[str, str, str]:
@@ -105,6 +115,11 @@ def _verdict(measurement: Measured, timeline: PeriodTable, thresholds: Threshold
         f"The verdict uses {plural(judged, 'RTT')} of {plural(found.judged, 'network')} with at least "
         f"{thresholds.min_samples} RTTs each.",
     ]
+    if resolution := _resolution(measurement):
+        sentences.append(
+            f"The source has RTTs in bins of {resolution}. So all times except minima and maxima have a further error "
+            "of up to half a bin."
+        )
     step = duration(timeline.step_ns / 1e9)
     rows: list[list[Value]] = [
         [

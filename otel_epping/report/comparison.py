@@ -10,7 +10,7 @@ from otel_epping.report.distributions import SIDES, cumulative
 from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, Value, listed, value
 from otel_epping.report.measurement import Measured
 from otel_epping.report.networks import MAX_ROWS
-from otel_epping.report.text import duration, ms, plural
+from otel_epping.report.text import count, duration, ms, plural
 from otel_epping.report.timeline import PeriodTable
 
 _DAY_NS = 86_400 * 10**9
@@ -26,12 +26,12 @@ def comparison(a: Measured, b: Measured, a_times: PeriodTable, b_times: PeriodTa
     slower = sum(change > 0 for change in changes.values())
     sentences = [
         f"A is {a.title}. B is {b.title}. All other sections are about A. "
-        f"{plural(len(pairs), 'network')} have RTTs in both, {plural(len(enough), 'network')} at least {MIN_SAMPLES}."
+        f"{plural(len(pairs), 'network')} have RTTs in both; {count(len(enough))} of these have at least {MIN_SAMPLES}."
     ]
     if enough:
         largest = enough[0][0]
         sentences.append(
-            f"In A, p95 is longer for {plural(slower, 'network')} and not longer for {len(enough) - slower:,}. "
+            f"A against B: p95 is longer for {plural(slower, 'network')} and not longer for {len(enough) - slower:,}. "
             f"{a.names[largest]} has the largest change: {ms(abs(changes[largest]))} ms "
             f"{'longer' if changes[largest] > 0 else 'shorter'}."
         )

@@ -106,7 +106,7 @@ def _section(section: Section, report: Report) -> str:
     parts.extend(f"<p>{escape(sentence)}</p>" for sentence in section.sentences)
     if section.figures:
         kinds = {figure.kind for figure in section.figures}
-        if "smoke" in kinds:
+        if any(loss is not None for figure in section.figures for loss in figure.data.get("loss", ())):
             items = "".join(f'<li><i style="background:var(--{colour})"></i>{name}</li>' for colour, name in _LOSS)
             parts.append(f'<ul class="legend">{items}</ul>')
         pairs = " pairs" if kinds <= _PAIRED and len(section.figures) > 1 else ""

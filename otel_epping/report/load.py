@@ -13,6 +13,8 @@ from otel_epping.report.timeline import PeriodTable
 
 # The figure of latency under load has at most this number of networks.
 _MAX_BARS = 25
+# Periods with fewer RTTs are left out. With a higher limit, the periods with little traffic would be missing.
+_MIN_RTTS = 5
 
 
 def against_traffic(measurement: Measured, timeline: PeriodTable) -> Section:
@@ -58,7 +60,7 @@ def against_traffic(measurement: Measured, timeline: PeriodTable) -> Section:
         )
     sentences = [
         "If points go up to the right in the figure of periods, RTTs grow with traffic: queues are the likely cause. "
-        f"Networks with fewer than {MIN_SAMPLES} RTTs are left out."
+        f"Networks with fewer than {MIN_SAMPLES} RTTs and periods with fewer than {_MIN_RTTS} RTTs are left out."
     ]
     return Section("traffic", "Latency against traffic", sentences, figures)
 
@@ -69,7 +71,7 @@ def _periods(measurement: Measured, timeline: PeriodTable) -> list[dict[str, lis
         ours = np.flatnonzero(measurement.side_numbers == place)
         bits = np.nansum(timeline.bits[:, ours], axis=1)
         samples = timeline.side_samples[:, place]
-        used = np.flatnonzero((samples >= MIN_SAMPLES) & (bits > 0))
+        used = np.flatnonzero((samples >= _MIN_RTTS) & (bits > 0))
         if len(used):
             found.append(
                 {

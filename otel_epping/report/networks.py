@@ -156,10 +156,14 @@ def heat_map(measurement: Measured, timeline: PeriodTable) -> Section:
 def smoke(measurement: Measured, timeline: PeriodTable) -> Section:
     """Returns the section with a smoke plot of each of the worst networks."""
     numbers = measurement.measured[:_MAX_SMOKE].tolist()
+    has_loss = not np.isnan(timeline.loss[:, numbers]).all()
     sentences = [
         f"The line is the median of {duration(timeline.step_ns / 1e9)}. The dark band has the middle half of the RTTs, "
-        "and the pale band has the RTTs from the 5th to the 95th percentile. Points show the loss: the share of "
-        "retransmitted TCP segments. The area at the bottom is the traffic in both directions. Times are in UTC."
+        "and the pale band has the RTTs from the 5th to the 95th percentile. The area at the bottom is the traffic in "
+        "both directions. Times are in UTC.",
+        "Points show the loss: the share of retransmitted TCP segments."
+        if has_loss
+        else "The loss is unknown, because the source does not have its counts.",
     ]
     if left_out := len(measurement.measured) - len(numbers):
         sentences.append(f"There are plots of the {len(numbers)} worst networks; {count(left_out)} have none.")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Implements `otel-epping report`: reads or measures the sources, builds the report, and writes it."""
 
+import gc
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 
 from otel_epping.history.history import History
-from otel_epping.history.sources.kinds import source_bytes
+from otel_epping.history.sources.kinds import source_size
 from otel_epping.history.verdict import Thresholds
 from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
@@ -88,6 +89,8 @@ def _report(
     settings: Settings, files: FilesFollower, grouping: Grouping, options: ReportOptions, show: Show
 ) -> tuple[Report, str]:
     if options.paths:
+        # Files have millions of objects without cycles. To search them for cycles takes 9 % of the time of a report.
+        gc.disable()
         sources = _read(settings, files, grouping, options, show)
     else:
         history = measure(settings, files, grouping, options.duration_s)
@@ -107,7 +110,7 @@ def _read(
     parts = [[path] for path in options.paths] if is_compared else [list(options.paths)]
 
     def history(paths: Sequence[str]) -> History:
-        with progress_bar("reading", source_bytes(paths)) as progress:
+        with progress_bar("reading", source_size(paths)) as progress:
             return read(paths, settings.kernel, grouping, files.networks, progress)
 
     return [Source(show("source", title_of(paths)), history(paths)) for paths in parts]

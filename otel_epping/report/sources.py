@@ -2,6 +2,7 @@
 """Reads the sources of a report."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +26,9 @@ def _name(source: str) -> str:
     if "://" not in source:
         return "standard input" if source == "-" else Path(source).name
     # The user, the password and the query may be secret.
-    return urlsplit(source).hostname or "a URL"
+    with suppress(ValueError):  # read() raises an error about an invalid URL
+        return urlsplit(source).hostname or "a URL"
+    return "a URL"
 
 
 def read(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests histories of captures: the sums of all slices equal the table that `replay` prints."""
+"""Tests histories of captures. tests/report/test_three_ways.py compares their sums with the table of `replay`."""
 
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,22 +8,17 @@ from scapy.layers.inet import IP, UDP
 
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
-from otel_epping.history.sources.captures import CaptureSlicer, read_captures
+from otel_epping.history.sources.captures import read_captures
 from otel_epping.history.total import Total
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.databases import Databases
-from otel_epping.otel import metric_table
-from otel_epping.replay.input_files import InputFiles
-from otel_epping.replay.replayer import Replayer
-from otel_epping.replay.subnet_table import table
 from otel_epping.series.grouping import Grouping
 from tests.support.captures import BEGIN_NS, ETHERNET, SECOND, Packet, pcap
-from tests.support.conversation import CLIENT, SERVER, Conversation, rows_of
+from tests.support.conversation import CLIENT, SERVER, Conversation
 from tests.support.databases import write_database
 
 pytestmark = pytest.mark.parallel
 
-PCAPS = sorted(Path("/work/shared/pcaps").glob("*.pcap"))
 MS = 1_000_000
 HEADER = bytes(12)  # the addresses of Ethernet
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
@@ -39,50 +33,6 @@ def capture_of(path: Path, conversations: dict[int, Conversation]) -> Path:
     ]
     path.write_bytes(pcap(sorted(packets), nanoseconds=True))
     return path
-
-
-def rows_of_history(history: History, total: Total) -> dict[tuple[str, str], list[str]]:
-    """Return the cells of the table of `replay`, without the unanswered subnets' number."""
-    rows = {}
-    packets, octets = (total.sum(metric.name) for metric in (metric_table.SUBNET_PACKETS, metric_table.SUBNET_BYTES))
-    assert packets is not None
-    assert octets is not None
-    for number, line in enumerate(history.lines):
-        sums = [f"{packets[number]:,}", f"{octets[number]:,}"]
-        methods = [name for name in METHODS if total.rtts([name]).counts[number]]
-        for place, method in enumerate(methods):
-            rtts = total.rtts([method])
-            quantiles = [float(each[number]) for each in rtts.quantiles(0.5, 0.9, 0.99)]
-            times = [rtts.min_ns[number] / 1e9, *quantiles, rtts.max_ns[number] / 1e9]
-            cells = [f"{rtts.counts[number]:,}", *(f"{each * 1e3:.3f}" for each in times)]
-            rows[line.label, method or "all"] = [*cells, *(sums if place == 0 else [])]
-        if not methods and packets[number]:
-            rows[line.label, "-"] = ["0", *sums]
-    return rows
-
-
-METHODS = ("tcp_timestamp", "tcp_sequence", "tcp_handshake", "icmp_echo", "dns", "quic_handshake", "")
-
-
-@pytest.fixture(scope="module")
-def config() -> EppingConfig:
-    return EppingConfig(max_subnets=1024, max_flows=4096)
-
-
-@pytest.mark.parametrize("path", PCAPS, ids=[path.stem for path in PCAPS])
-def test_the_sum_of_all_slices_is_the_table_of_replay(config: EppingConfig, path: Path) -> None:
-    with closing(Replayer(config)) as replayer:
-        reader = replayer.reader()
-        slicer = CaptureSlicer(replayer)
-        for batch in InputFiles([str(path)]).batches(lambda _: None):
-            slicer.feed(batch)
-        history = slicer.finish()
-        expected = rows_of(table(reader.read(), reader, replayer, Grouping()))
-    assert 2 < len(history) <= 200
-    found = rows_of_history(history, history.total())
-    merged = rows_of_history(history, history.total(begin_ns=0))
-    assert found == merged
-    assert {(name.partition(" (")[0], method): cells for (name, method), cells in expected.items()} == found
 
 
 def conversation_history(tmp_path: Path, begins_ns: list[int], step_ns: int | None = None) -> History:
@@ -120,9 +70,20 @@ def test_a_long_time_without_packets_is_a_gap(tmp_path: Path) -> None:
     assert "times without packets that are longer than one hour, and do not count as measured: 1" in history.notes
 
 
-def test_the_length_of_slices_is_chosen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packets_at_once", [4096, 40])
+def test_the_length_of_slices_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packets_at_once: int) -> None:
+    """If a capture is read at once, the length is known from the beginning, so no slices are merged."""
+    monkeypatch.setattr("otel_epping.replay.capture.pcap.MAX_PACKETS", packets_at_once)
+    coarsen, lengths_ns = History.coarsen, list[int]()
+
+    def noted(history: History, step_ns: int) -> None:
+        lengths_ns.append(step_ns)
+        coarsen(history, step_ns)
+
+    monkeypatch.setattr(History, "coarsen", noted)
     history = conversation_history(tmp_path, [BEGIN_NS + number * 60 * SECOND for number in range(40)])
     assert 40 <= len(history) <= 200
+    assert bool(lengths_ns) == (packets_at_once == 40)
     assert history.total().seconds == pytest.approx(39 * 60 + 0.307)
     assert rtts_of_line(history, history.total(), Conversation(39).server, "dns") == 1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_epping.errors import EppingError
-from otel_epping.history.sources.kinds import Kind, kind_of, read_sources, source_bytes
+from otel_epping.history.sources.kinds import Kind, kind_of, read_sources, source_size
 from tests.history.otlp_lines import io, line, number, octets, write
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
@@ -36,7 +36,7 @@ def test_the_content_of_a_file_shows_what_it_is(tmp_path: Path, content: bytes, 
     for each in (content, gzip.compress(content)):
         path.write_bytes(each)
         assert kind_of(str(path)) is kind
-        assert source_bytes([str(path), "http://localhost", str(tmp_path / "none")]) == len(each)
+        assert source_size([str(path), str(path), str(tmp_path / "none")]) == 2 * len(each)
 
 
 @pytest.mark.parametrize("url", ["http://h:9090", "https://h/prometheus?start=1h", "prometheus+http://h"])

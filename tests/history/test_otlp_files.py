@@ -140,7 +140,9 @@ def test_counts_that_decrease_without_a_restart_are_a_baseline(tmp_path: Path) -
 
 
 def test_repeated_cumulative_points_count_once(tmp_path: Path) -> None:
-    lines = [line(io(number(A, 0, at, at), temporality=2)) for at in (60, 120, 60)]
+    lines = [
+        line(io(number(A, 0, at, at), temporality=2), more) for at, more in ((60, {}), (120, {}), (60, {"name": "x"}))
+    ]
     history = read(write(tmp_path, *lines))
     assert octets(history) == {A: 120}
     assert history.notes == [

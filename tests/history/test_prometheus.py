@@ -5,9 +5,11 @@ tests/integration/test_history.py tests it with the real Prometheus.
 """
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,11 +18,14 @@ import pytest
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.line import Line
-from otel_epping.history.sources import prometheus_api
+from otel_epping.history.sources import prometheus, prometheus_api
+from otel_epping.history.sources.kinds import source_size
 from otel_epping.history.sources.prometheus import read_prometheus
 from otel_epping.history.sources.prometheus_api import PrometheusApi
 from otel_epping.history.sources.prometheus_names import names_of, split_labels
 from otel_epping.otel import metric_table
+from tests.support.certificates import Authority
+from tests.support.servers import HttpServer
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
@@ -131,6 +136,7 @@ def test_values_are_differences(server: Server) -> None:
     assert history.total().seconds == 2 * STEP_S
     assert history.notes == [
         "1 series began earlier than the source: their earlier counts are not used",
+        f"{server.url} has no histograms of RTTs: it must store native histograms",
         f"{server.url} warns: slow",
     ]
 
@@ -168,6 +174,19 @@ def test_numbers_that_are_no_numbers(server: Server) -> None:
         read(server, 2)
 
 
+def test_without_native_histograms(server: Server) -> None:
+    server.series = {IO: [values(1, 2)]}
+    history = read(server, 1)
+    assert octets(history) == {"192.0.2.0/24": 1}
+    assert history.notes[1] == f"{server.url} has no histograms of RTTs: it must store native histograms"
+
+
+def test_series_without_an_increase(server: Server) -> None:
+    server.series = {IO: [values(1)]}
+    with pytest.raises(EppingError, match="no increase of metrics of otel-epping"):
+        read(server, 1)
+
+
 def test_classic_histograms_are_not_used(server: Server) -> None:
     server.series = {f"{RTT}_bucket": [], IO: [values(1, 2)]}
     assert any(f"{RTT}_bucket is a classic histogram" in note for note in read(server, 2).notes)
@@ -178,10 +197,22 @@ def test_instances_are_agents(server: Server) -> None:
     assert octets(read(server, 2)) == {"192.0.2.0/24a": 1, "192.0.2.0/24b": 4}
 
 
-def test_long_ranges_are_read_in_parts(server: Server) -> None:
+def test_long_ranges_are_read_in_parts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more histograms, there are fewer steps in a query. The first query has one step."""
     server.series = {IO: [values(*range(0, 500, 5))]}
     assert octets(read(server, 99)) == {"192.0.2.0/24": 495}
-    assert sum(path.endswith("query_range") for path, _, _ in server.requests) == 5
+    assert sum(path.endswith("query_range") for path, _, _ in server.requests) == 1 + 5
+    server.requests.clear()
+    monkeypatch.setattr(prometheus, "_HISTOGRAMS_AT_ONCE", 20)
+    points = [[T0 + n * STEP_S, histogram({-100: n + 1})] for n in range(100)]
+    server.series = {
+        RTT: [{"metric": LABELS | {"epping_subnet": f"{n}.0.0.0/24"}, "histograms": points} for n in range(5)]
+    }
+    done: list[int] = []
+    history = read_prometheus([f"{server.url}?start={T0}&end={T0 + 99 * STEP_S}&step=1m"], done.append)
+    assert history.total().rtts().counts.tolist() == [99] * 5
+    assert sum(path.endswith("query_range") for path, _, _ in server.requests) == 1 + 25
+    assert (sum(done), min(done)) == (source_size([server.url]), 0)
 
 
 def test_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +221,7 @@ def test_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = server.url.replace("//", "//user:p%40ss@")
     parameters = f"start={T0}&end={T0 + 60}&step=60s&match={{cluster=%22x%22}}"
     read_prometheus([f"prometheus+{url}/prometheus/?{parameters}"])
-    (path, given, headers), (query_path, query, _) = server.requests
+    (path, given, headers), (query_path, query, _), _ = server.requests
     assert (path, query_path) == ("/prometheus/api/v1/label/__name__/values", "/prometheus/api/v1/query_range")
     assert given["match[]"] == ['{__name__=~"epping[._].*",cluster="x"}']
     assert query["query"] == [f'{{__name__="{IO}",cluster="x"}}']
@@ -210,7 +241,9 @@ def test_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ((401, "no"), "HTTP 401 Unauthorized: set PROMETHEUS_HEADERS=authorization"),
         ((404, "no"), r"HTTP 404 Not Found: check the path \(Mimir: /prometheus\)"),
-        ((200, '{"status":"success","data":[]}'), "no increase of metrics of otel-epping"),
+        ((500, "no"), "HTTP 500 Internal Server Error"),
+        ((200, '{"status":"success","data":[]}'), "no metrics of otel-epping in the range of time: check start, end"),
+        ((200, '{"status":"success","data":["up"]}'), "no metrics of otel-epping in the range of time"),
     ],
 )
 def test_errors(server: Server, answer: tuple[int, str], message: str) -> None:
@@ -226,6 +259,21 @@ def test_a_slow_or_missing_server(server: Server, monkeypatch: pytest.MonkeyPatc
         read(server, 2)
     for url, cause in (("http://127.0.0.1:9", "Connection refused"), ("http://no.invalid", "(N|n)ame")):
         with pytest.raises(EppingError, match=cause):
+            read_prometheus([url])
+
+
+def test_tls(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EppingError, match=r"(?i)wrong.version.number"):
+        read_prometheus([server.url.replace("http:", "HTTPS:")])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = Authority(tmp_path)
+    context.load_cert_chain(*authority.issue("server"))
+    with HttpServer(lambda *_: (200, {}, b""), context) as secure:
+        url = secure.url.replace("http:", "https:")
+        with pytest.raises(EppingError, match=r"certificate verify failed.*: set SSL_CERT_FILE"):
+            read_prometheus([url])
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.pem))
+        with pytest.raises(EppingError, match="HTTP 501"):  # this server has no GET
             read_prometheus([url])
 
 

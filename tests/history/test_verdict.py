@@ -41,7 +41,7 @@ def test_nothing_was_measured() -> None:
 
 def test_everything_is_on_the_overflow_point() -> None:
     history = history_of({Line(OVERFLOW): [10] * 50})
-    assert sentence(history) == "No verdict: all RTTs were measured for networks that share a line."
+    assert sentence(history) == 'No verdict: all RTTs are in the line "all others": the number of networks was limited.'
 
 
 def test_too_few_samples_give_no_verdict() -> None:
@@ -68,7 +68,8 @@ def test_slow_networks_are_named_in_the_order_of_impact() -> None:
     found = verdict(history)
     assert found.sentence == (
         "Of 3 networks, 2 are slow: 203.0.113.0/24 adds 50 ms (p95 110 ms, 20 samples), 3.0% retransmitted, 10.0% "
-        "marked by ECN; 198.51.100.0/24 adds 100 ms (p95 206 ms, 20 samples)."
+        "marked by ECN; 198.51.100.0/24 adds 100 ms (p95 206 ms, 20 samples). There are too few data to tell whether "
+        "load is the cause."
     )
     assert [each.cause for each in found.slow] == [UNKNOWN, UNKNOWN]
     assert (found.judged, found.uncertain, found.samples) == (3, 0, 60)
@@ -98,7 +99,7 @@ def load_verdict(busy_ms: int, idle_ms: int) -> Verdict:
 def test_load_is_the_cause_or_not() -> None:
     under_load, always = load_verdict(300, 20), load_verdict(100, 100)
     assert [each.cause for each in under_load.slow] == [LOAD]
-    assert under_load.sentence.endswith(", under load: 280 ms more when busy.")
+    assert under_load.sentence.endswith(", because of load: 280 ms more when busy.")
     assert [each.cause for each in always.slow] == [NOT_LOAD]
     assert always.sentence.endswith("samples), not because of load.")
 
@@ -111,7 +112,8 @@ def test_a_source_with_rtts_only() -> None:
     history.add(slice_of(history.numbering, BEGIN_NS, BEGIN_NS + SECOND, {}, rtts_ns | {(FEW, TIMESTAMP): [MS]}))
     assert sentence(history) == (
         "Of 2 networks, 2 are slow: 203.0.113.0/24 adds 40 ms (p95 90 ms, 20 samples); 192.0.2.0/24 adds 35 ms (p95 79 "
-        "ms, 20 samples). 1 further network had fewer than 20 RTT samples."
+        "ms, 20 samples). There are too few data to tell whether load is the cause. 1 further network had fewer than "
+        "20 RTT samples."
     )
 
 

@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.otlp_sink import Sink
-from otel_epping.otel import metric_table, semconv
 from tests.support.captures import pcap
 from tests.support.command import COMMAND, converse, environment, epping, said
-from tests.support.conversation import CLIENT, SERVER, Conversation, rows_of
+from tests.support.conversation import CLIENT, SERVER, Conversation
 from tests.support.link_types import LINKS
 from tests.support.patience import PATIENCE_S
 
@@ -45,25 +43,6 @@ def data_of(ns: Namespace, *arguments: str) -> Any:
     result = epping(ns, "report", *ALL, *arguments, "-o", "-", "--format", "json")
     assert (result.returncode, result.stderr) == (0, "")
     return json.loads(result.stdout)
-
-
-def test_the_numbers_are_those_of_replay_and_of_the_export(ns: Namespace, good: str) -> None:
-    methods = data_of(ns, good)["sections"]["worst_networks"]["tables"]["methods"]["rows"]
-    with Sink(namespace=ns) as sink:
-        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
-        result = epping(ns, "replay", *ALL, "--otlp", good, settings=settings)
-        exported = {
-            (one.attributes[semconv.SUBNET], one.attributes[semconv.METHOD]): one.point
-            for one in sink.points(metric_table.RTT.name)
-        }
-    table = rows_of(result.stdout)
-    assert len(methods) == len(table) == len(exported) == len(SERVER) + len(CLIENT)
-    for row in methods:
-        key = row["network"], row["method"]
-        times = [f"{row[column] * 1e3:.3f}" for column in ("minimum", "p50", "p90", "p99", "maximum")]
-        assert table[key][:6] == [f"{row['samples']:,}", *times]
-        point = exported[key]
-        assert (point.count, point.min, point.max) == (row["samples"], row["minimum"], row["maximum"])
 
 
 @pytest.mark.parametrize("name", ["page.html", "page.md", "page.json", "page"])
@@ -137,6 +116,7 @@ def test_a_failed_report_keeps_the_old_file(ns: Namespace, tmp_path: Path) -> No
     page.write_text("old")
     (tmp_path / "bad.pcap").write_text("no capture")
     assert "bad.pcap: is neither a capture" in said(epping(ns, "report", str(tmp_path / "bad.pcap"), "-o", str(page)))
+    assert "the URL of Prometheus is invalid" in said(epping(ns, "report", "http://[::1", "-o", str(page)))
     assert "none: No such file" in said(epping(ns, "report", str(tmp_path / "none"), "-o", str(page)))
     (tmp_path / "empty.pcap").write_bytes(pcap([]))
     assert "no packet of a network was counted" in said(

@@ -3,6 +3,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from otel_epping.history.slice import AgentValues, Rtts, Slice
 from otel_epping.history.sources.otlp_increments import CumulativeSeries, HistogramRows, Unusable, histogram_rows
 from otel_epping.history.sources.otlp_points import AGENT_LINE, PointColumn, Series, TimePoints, Times, as_array
 from otel_epping.history.sources.slice_builder import counter_matrix
-from otel_epping.kernel.arrays import Indexes
+from otel_epping.kernel.arrays import Flags, Indexes, grow
 
 EARLIEST_NS = 1
 """The first_ns of an agent with which the first points of all series count."""
@@ -31,21 +32,27 @@ class AgentSlices:
         self.key, self.host, self.label = key, host, label
         self.series = Series(numbering, label)
         self.increments = CumulativeSeries(unusable)
+        self._unusable = unusable
         self.times: Times = {}
         self.touched: dict[int, int] = {}  # the number of the latest line with points of a time
         self.first: list[tuple[int, TimePoints]] = []  # slices that wait until first_ns is known
         self.first_ns: int | None = None
         self.ended_ns = 0
+        self._has_deltas: Flags = np.zeros(0, np.bool_)  # by series
 
     def slice(self, time_ns: int, points: TimePoints) -> Slice:
         """Returns the slice of all points of a time. Call this in the order of time."""
         first_ns = self.first_ns or EARLIEST_NS
         series, start_ns, values = _columns(points.deltas)
-        totals = self.increments.counters(*_columns(points.totals), time_ns, first_ns)
-        current, _, latest = _columns(points.current)
         rtts = histogram_rows(*points.delta_rtts)
+        rtts = rtts.take(rtts.buckets.totals() != 0)
+        self._has_deltas = grow(self._has_deltas, len(self.series.places))
+        self._has_deltas[np.concatenate([series, rtts.series])] = True
+        totals = self.increments.counters(*_columns(self._without_deltas(points.totals)), time_ns, first_ns)
+        current, _, latest = _columns(points.current)
+        total_rtts = self._without_deltas(points.total_rtts)
         grown, grown_start_ns = self.increments.histograms(
-            histogram_rows(*points.total_rtts), points.total_rtts.values, time_ns, first_ns
+            histogram_rows(*total_rtts), total_rtts.values, time_ns, first_ns
         )
         starts = np.concatenate([start_ns, rtts.start_ns, totals[2], grown_start_ns])
         starts = starts[starts > 0]
@@ -66,6 +73,14 @@ class AgentSlices:
         lines, counters = counter_matrix(of_lines[:, 0], of_lines[:, 1], values[on_line].astype(np.uint64))
         tables = [_as_rtts(each, places) for each in (rtts, grown) if len(each.series)]
         return Slice(min(begin_ns, time_ns), time_ns, lines, counters, Rtts.joined(tables), own)
+
+    def _without_deltas(self, points: PointColumn) -> PointColumn:
+        """Removes cumulative points of series that have deltas, because both have the same counts."""
+        kept = ~self._has_deltas[np.array(points.series, np.int64)]
+        if kept.all():
+            return points
+        self._unusable.doubled += int(np.count_nonzero(~kept))
+        return PointColumn(*(list(compress(each, kept.tolist())) for each in points))
 
 
 def _columns(points: PointColumn) -> tuple[Indexes, Indexes, Indexes]:
@@ -103,6 +118,7 @@ def notes_of(unusable: Unusable) -> list[str]:
         (unusable.without_temporality, "are neither deltas nor cumulative"),
         (unusable.invalid_attributes, "have invalid attributes"),
         (unusable.odd_buckets, "have buckets that cannot be converted"),
+        (unusable.doubled, "are cumulative, and their series have deltas"),
         (unusable.late, "are not later than the previous point of their series"),
     ):
         if number:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recognises what a source is, by its content, and reads it into a history."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
@@ -8,13 +9,12 @@ from pathlib import Path
 
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
-from otel_epping.history.sources.reading import InputFile, Progress
+from otel_epping.history.sources.reading import RANGE_SIZE, InputFile, Progress
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.network import Networks
 from otel_epping.replay.capture import pcap, pcapng
 from otel_epping.series.grouping import Grouping
 
-_STDIN = "-"
 _INSTALL = "pip install 'otel-epping[report]'"
 _URLS = ("http://", "https://", "prometheus+http://", "prometheus+https://")
 _OTLP_FIELDS = (b'"resourceMetrics"', b'"resourceSpans"', b'"resourceLogs"', b'"resourceProfiles"')
@@ -35,11 +35,15 @@ def kind_of(source: str) -> Kind:
 
     Raises EppingError if the file cannot be read, or if its content is not known. Use read_source() for `-`.
     """
-    if source.startswith(_URLS):
+    if _is_url(source):
         return Kind.PROMETHEUS
     file = InputFile(source)
     file.close()
     return _kind_of(file)
+
+
+def _is_url(source: str) -> bool:
+    return source.lower().startswith(_URLS)
 
 
 def _kind_of(file: InputFile) -> Kind:
@@ -59,10 +63,16 @@ def _kind_of(file: InputFile) -> Kind:
     )
 
 
-def source_bytes(sources: Sequence[str]) -> int:
-    """Returns the sum of the sizes of all files, for a progress bar. Other sources count as 0."""
+def source_size(sources: Sequence[str]) -> int:
+    """Returns the sum of the numbers that read_sources() passes to `progress`.
+
+    The sum is the sum of the bytes of all files, and RANGE_SIZE for each URL.
+    """
     total = 0
     for source in sources:
+        if _is_url(source):
+            total += RANGE_SIZE
+            continue
         with suppress(OSError):
             total += Path(source).stat().st_size
     return total
@@ -76,14 +86,14 @@ def read_sources(
     networks: Networks | None = None,
     progress: Progress = lambda _: None,
 ) -> History:
-    """Returns one history of all sources, which must be of the same kind and in the order of time.
+    """Returns one history of all sources, which must be of the same kind. Captures must be in the order of time.
 
     config, grouping, networks  how captures are measured, as for read_captures()
-    progress                    function that is called with the number of bytes that were read since the last call
+    progress                    function that is called with what was read since the last call (source_size())
 
     Raises EppingError if nothing of the sources can be used. The notes of the history say what could not be used.
     """
-    kinds = {source: Kind.PROMETHEUS if source.startswith(_URLS) else None for source in sources}
+    kinds = {source: Kind.PROMETHEUS if _is_url(source) else None for source in sources}
     files: dict[str, InputFile] = {}
     for source, kind in kinds.items():
         if kind is None:
@@ -95,15 +105,18 @@ def read_sources(
     (kind,) = set(kinds.values())
     if kind is not Kind.CAPTURE:
         try:
-            return _read_json(kind, sources, list(files.values()), progress)
+            history = _read_json(kind, list(kinds), list(files.values()), progress)
         except ModuleNotFoundError as error:
             if error.name != "msgspec":
                 raise
             raise EppingError(f"recordings need the package msgspec: {_INSTALL}") from None
+        repeated = [source for source, times in Counter(sources).items() if times > 1]
+        history.notes += [f"{source} is named several times, and was read once" for source in repeated]
+        return history
     for file in files.values():
+        if file.is_pipe:
+            raise EppingError(f"{file.name}: a capture cannot be read from a pipe here: name a file")
         file.close()
-    if _STDIN in files:
-        raise EppingError("a capture cannot be read from standard input here: name a file")
     from otel_epping.history.sources.captures import read_captures
 
     return read_captures(sources, config or EppingConfig(), grouping=grouping, networks=networks, progress=progress)

@@ -4,7 +4,10 @@
 docs/recordings.md describes which files and which data points are usable.
 """
 
+import re
 from collections.abc import Sequence
+
+import numpy as np
 
 from otel_epping.errors import EppingError
 from otel_epping.history.history import History
@@ -25,13 +28,19 @@ _FIRST_INTERVALS = 2
 # If the slices of a history need more than _MAX_BYTES, pairs of them are merged.
 _MAX_BYTES = 400 << 20
 _CHECK_SLICES = 64
+# Repeated lines are recognised by their length and by this number of bytes at their begin and at their end.
+_COMPARED_BYTES = 4096
+_FIRST_TIME = re.compile(rb'"timeUnixNano"\s*:\s*"?(\d{1,20})')
+# Slices that are further apart are of a clock that was set in between.
+_CLOCK_SET_NS = 366 * 86_400 * 10**9
 _S = 10**9
 
 
 class OtlpReader:
     """Reads OTLP files into a history. Call read() for each file in the order of time, and then finish().
 
-    The files may contain the measurements of several agents. Cumulative counts may continue from file to file.
+    The files may contain the measurements of several agents. Cumulative counts may continue from file to file. A line
+    that is repeated counts once, for example if a file was copied to the end of another file.
     """
 
     def __init__(self) -> None:
@@ -39,6 +48,8 @@ class OtlpReader:
         self._unusable = Unusable()
         self._agents: dict[bytes, AgentSlices] = {}
         self._by_key: dict[str, AgentSlices] = {}
+        self._seen: set[int] = set()  # hashes of all lines
+        self._repeated = 0
         self._number = 0
         self._waiting = 0
         self._step_ns = 0
@@ -49,7 +60,7 @@ class OtlpReader:
         number = 0
         for number, line in enumerate(file.lines(), 1):
             self._number += 1
-            if not line.strip():
+            if not line.strip() or self._is_repeated(line):
                 continue
             try:
                 self._add(decode(line))
@@ -72,8 +83,10 @@ class OtlpReader:
             for time_ns in sorted(agent.times):
                 self._build(agent, time_ns)
             self._build_first(agent, None)
-        self._history = with_names(self._history, agents)
+        self._history = _without_wrong_times(with_names(self._history, agents))
         self._history.notes.extend(notes_of(self._unusable))
+        if self._repeated:
+            self._history.notes.append(f"repeated lines, which count once: {self._repeated:,}")
         if self._step_ns:
             self._history.notes.append(
                 f"to save memory, the intervals of {self._step_ns / _S:g} s were merged, because there were many"
@@ -81,6 +94,13 @@ class OtlpReader:
         return self._history
 
     # ---- reading
+
+    def _is_repeated(self, line: bytes) -> bool:
+        compared = hash((len(line), line[:_COMPARED_BYTES], line[-_COMPARED_BYTES:].rstrip()))
+        is_known = compared in self._seen
+        self._seen.add(compared)
+        self._repeated += is_known
+        return is_known
 
     def _add(self, resources: list[ResourceData]) -> None:
         for resource in resources:
@@ -146,14 +166,39 @@ class OtlpReader:
         agent.first.clear()
 
 
+def _without_wrong_times(history: History) -> History:
+    """Removes the slices that are more than a year before or after most slices.
+
+    For example, some routers start with the time 1970, until they get the time from a server.
+    """
+    times = np.array(history.intervals, np.int64).reshape(-1, 2)
+    groups = np.cumsum(np.diff(times[:, 0], prepend=times[:1, 0]) > _CLOCK_SET_NS)
+    usual = times[:, 1] - times[:, 0] <= _CLOCK_SET_NS
+    if not usual.any():
+        return history
+    kept = usual & (groups == np.bincount(groups[usual]).argmax())
+    if kept.all():
+        return history
+    found = history.only(kept)
+    lost = int(history.total().rtts().counts.sum()) - int(found.total().rtts().counts.sum())
+    found.notes.append(
+        f"intervals that are not used, because the clock of the agent was wrong: {np.count_nonzero(~kept):,}, with "
+        f"{lost:,} RTTs; most other intervals are more than a year away"
+    )
+    return found
+
+
 def read_otlp(files: Sequence[InputFile]) -> History:
-    """Returns the history of OTLP files, which are in the order of time.
+    """Returns the history of OTLP files, in any order if the begin of each file shows its time.
 
     Raises EppingError if no file has usable counts.
     """
+    times = [_FIRST_TIME.search(file.head) for file in files]
+    begins_ns = [int(found[1]) for found in times if found]
+    order = np.argsort(begins_ns, kind="stable").tolist() if len(begins_ns) == len(files) else range(len(files))
     reader = OtlpReader()
-    for file in files:
-        reader.read(file)
+    for number in order:
+        reader.read(files[number])
     history = reader.finish()
     if not len(history):
         causes = ": " + "; ".join(history.notes) if history.notes else ""

@@ -31,6 +31,7 @@ class Unusable:
     decreased: int = 0
     baselines: int = 0
     resets: int = 0
+    doubled: int = 0
 
 
 @dataclass(frozen=True)

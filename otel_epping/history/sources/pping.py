@@ -52,7 +52,10 @@ class _Buckets:
 
 
 class _Reader:
-    """Reads objects into a history."""
+    """Reads objects into a history.
+
+    widths_ns  the widths of the bins in which RTTs were counted
+    """
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -64,7 +67,7 @@ class _Reader:
         self._reported_ns = 0  # time of the previous report or of the metadata
         self._step = 0
         self._rtts: dict[tuple[int, int], _Buckets] = {}
-        self._widths: set[int] = set()
+        self.widths_ns: set[int] = set()
         self.unknown = self.flow_events = 0
 
     def read(self, file: InputFile) -> None:
@@ -84,7 +87,7 @@ class _Reader:
 
     def notes(self) -> Iterator[str]:
         """Yields what could not be used, and the resolution of the RTTs."""
-        for width_ns in sorted(self._widths):
+        for width_ns in sorted(self.widths_ns):
             yield (
                 f"ePPing counted RTTs in bins of {width_ns / 1e6:g} ms, so RTTs and their quantiles have an error of "
                 f"up to {width_ns / 2e6:g} ms; minimum and maximum are exact"
@@ -147,7 +150,7 @@ class _Reader:
         self._add_amounts(line, {"packets": found.tx_packets, "bytes": found.tx_bytes}, "from")
         if not any(found.histogram):
             return
-        self._widths.add(self._bin_width_ns)
+        self.widths_ns.add(self._bin_width_ns)
         counts: Counter[int] = Counter()
         for number, count in enumerate(found.histogram):
             if count:
@@ -253,6 +256,7 @@ def read_pping(files: Sequence[InputFile]) -> History:
         if file.damage:
             history.notes.append(f"{file.name}: {file.damage}; only the data before the damage are used")
     history.notes.extend(reader.notes())
+    history.bin_ns = max(reader.widths_ns, default=0)
     if not len(history):
         causes = ": " + "; ".join(history.notes) if history.notes else ""
         raise EppingError(f"{', '.join(file.name for file in files)}: no RTTs or counts of ePPing{causes}")

@@ -18,15 +18,17 @@ from otel_epping.history.sources.otlp_increments import Stored, Unusable
 from otel_epping.history.sources.otlp_points import CURRENT_KINDS, PointColumn, TimePoints
 from otel_epping.history.sources.prometheus_api import FoundSeries, NativeHistogram, PrometheusApi
 from otel_epping.history.sources.prometheus_names import METRIC_OF, split_labels
-from otel_epping.history.sources.reading import Progress
+from otel_epping.history.sources.reading import RANGE_SIZE, Progress
 from otel_epping.otel.metric import Metric
+from otel_epping.otel.metric_table import RTT
 
 _S = 10**9
 # The possible default steps. By default, there are at most _MAX_STEPS steps.
-_STEPS_S = (60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
+_STEPS_S = (60, 300, 600, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400)
 _MAX_STEPS = 300
-# Number of steps in a query. A native histogram of Prometheus has about 2 kB of JSON.
-_STEPS_AT_ONCE = 24
+# A query has at most _STEPS_AT_ONCE steps, and about _HISTOGRAMS_AT_ONCE histograms. A native histogram of Prometheus
+# has 2 to 3 kB of JSON, which needs 12 kB of memory. By default, Prometheus allows 11,000 steps in a query.
+_STEPS_AT_ONCE, _HISTOGRAMS_AT_ONCE = 24, 10_000
 _MAX_SCALE = 8
 # The rule of a bucket that excludes its lower bound and includes its upper bound.
 _LOWER_OPEN = 0
@@ -38,8 +40,8 @@ _RTTS = "exponential histogram"
 class _Range:
     """Reads one range of time from one API."""
 
-    def __init__(self, api: PrometheusApi) -> None:
-        self._api = api
+    def __init__(self, api: PrometheusApi, progress: Progress) -> None:
+        self._api, self._progress = api, progress
         self._history = History()
         self._unusable = Unusable()
         self._agents: dict[frozenset[tuple[str, str]], AgentSlices] = {}
@@ -52,25 +54,39 @@ class _Range:
         api = self._api
         names = api.names(f'{{__name__=~"epping[._].*"{"," if api.match else ""}{api.match}}}')
         metrics = {name: METRIC_OF[name] for name in names if name in METRIC_OF}
+        classic = [name for name in names if name.endswith("_bucket") and name.removesuffix("_bucket") in METRIC_OF]
+        if not metrics and not classic:
+            raise EppingError(
+                f"{api.name}: no metrics of otel-epping in the range of time: check start, end and match, and that the "
+                "agent exports to this database"
+            )
         span_s = api.end_s - api.start_s
         step_s = api.step_s or next((s for s in _STEPS_S if span_s / s <= _MAX_STEPS), _STEPS_S[-1])
-        for start_s in range(api.start_s, api.end_s + 1, step_s * _STEPS_AT_ONCE):
-            end_s = min(start_s + step_s * (_STEPS_AT_ONCE - 1), api.end_s)
-            self._read_steps(metrics, start_s, end_s, step_s)
+        start_s, steps, most, done = api.start_s, 1, 1, 0
+        while start_s <= api.end_s:
+            end_s = min(start_s + step_s * (steps - 1), api.end_s)
+            most = max(most, self._read_steps(metrics, start_s, end_s, step_s) // steps)
+            start_s, steps = start_s + step_s * steps, min(max(_HISTOGRAMS_AT_ONCE // most, 1), _STEPS_AT_ONCE)
+            share = RANGE_SIZE * (end_s - api.start_s) // span_s
+            self._progress(share - done)
+            done = share
         history = with_names(self._history, list(self._agents.values()))
         history.notes += notes_of(self._unusable)
         if self._resets:
             history.notes.append(f"{self._resets:,} values decreased, for example because the agent was restarted")
-        classic = [name for name in names if name.endswith("_bucket") and name.removesuffix("_bucket") in METRIC_OF]
         if classic:
             history.notes.append(f"{classic[0]} is a classic histogram: only native histograms are used")
+        elif RTT not in metrics.values():
+            history.notes.append(f"{api.name} has no histograms of RTTs: it must store native histograms")
         history.notes += [f"{api.name} warns: {warning}" for warning in api.warnings]
         if not len(history):
             causes = ": " + "; ".join(history.notes) if history.notes else ""
             raise EppingError(f"{api.name}: no increase of metrics of otel-epping in the range of time{causes}")
         return history
 
-    def _read_steps(self, metrics: dict[str, Metric], start_s: int, end_s: int, step_s: int) -> None:
+    def _read_steps(self, metrics: dict[str, Metric], start_s: int, end_s: int, step_s: int) -> int:
+        """Adds the slices of some steps. Returns the number of histograms."""
+        histograms = 0
         found: dict[tuple[int, frozenset[tuple[str, str]]], TimePoints] = {}
         for name, metric in metrics.items():
             selector = f'{{__name__="{name}"{"," if self._api.match else ""}{self._api.match}}}'
@@ -87,10 +103,12 @@ class _Range:
                     if metric.kind in CURRENT_KINDS:
                         points.current.extend(PointColumn([number], [0], [value]))
                         continue
+                    histograms += stored is not None
                     column = points.total_rtts if stored else points.totals
                     column.extend(PointColumn([number], [0], [stored or value]))
         for time_ns, key in sorted(found, key=lambda each: each[0]):
             self._add_slice(self._agents[key], time_ns, found[time_ns, key])
+        return histograms
 
     def _new_agent(self, key: frozenset[tuple[str, str]], labels: dict[str, str]) -> AgentSlices:
         text = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
@@ -198,8 +216,8 @@ def read_prometheus(urls: Sequence[str], progress: Progress = lambda _: None) ->
     """Returns the history of a range of time in Prometheus (PrometheusApi). Raises EppingError if it has no counts."""
     if len(urls) != 1:
         raise EppingError("several ranges of Prometheus cannot be added up: name one URL")
-    api = PrometheusApi(urls[0], progress)
+    api = PrometheusApi(urls[0])
     try:
-        return _Range(api).read()
+        return _Range(api, progress).read()
     except (ValueError, OverflowError) as error:  # a number is not a number
         raise EppingError(f"{api.name}: the answer is not of Prometheus' HTTP API: {error}") from None

@@ -3,6 +3,7 @@
 
 import os
 import re
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +18,6 @@ from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder
 
 from otel_epping.errors import EppingError
-from otel_epping.history.sources.reading import Progress
 from otel_epping.otel.variables.environment import Environment
 from otel_epping.otel.variables.headers import headers
 
@@ -26,6 +26,7 @@ _TIMEOUT_S = 120.0
 _DEFAULT_RANGE_S = 24 * 3600
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(\d+)([smhdw])")
+_CERTIFICATE_CURE = ": set SSL_CERT_FILE to a file with the certificate of the CA"
 _PARAMETERS = {"start", "end", "step", "match"}
 
 
@@ -71,9 +72,9 @@ class PrometheusApi:
     and a password, they are sent as basic authentication. Raises EppingError if the URL is invalid.
     """
 
-    def __init__(self, url: str, progress: Progress = lambda _: None) -> None:
+    def __init__(self, url: str) -> None:
         try:
-            parts = urlsplit(url.removeprefix("prometheus+"))
+            parts = urlsplit(re.sub("^prometheus[+]", "", url, flags=re.IGNORECASE))
             given = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
             host = parts.netloc.rpartition("@")[2]
         except ValueError as error:
@@ -90,7 +91,6 @@ class PrometheusApi:
         self.match = given.get("match", "").strip().removeprefix("{").removesuffix("}").strip(", ")
         self.warnings: dict[str, None] = {}
         self._base = self.name.rstrip("/").removesuffix("/api/v1") + "/api/v1/"
-        self._progress = progress
         self._headers = _headers()
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -128,8 +128,8 @@ class PrometheusApi:
             raise EppingError(f"{self.name}: no answer within {_TIMEOUT_S:g} s: use a shorter range of time") from None
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise EppingError(f"{self.name}: {getattr(reason, 'strerror', None) or reason}") from None
-        self._progress(len(text))
+            cure = _CERTIFICATE_CURE if isinstance(reason, ssl.SSLCertVerificationError) else ""
+            raise EppingError(f"{self.name}: {getattr(reason, 'strerror', None) or reason}{cure}") from None
         try:
             answer = _ANSWER.decode(text)
         except (DecodeError, UnicodeDecodeError):

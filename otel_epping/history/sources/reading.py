@@ -17,6 +17,8 @@ from otel_epping.replay.capture.decompress import (
 
 Progress = Callable[[int], object]
 """A function that is called with the number of bytes that were read from the file since the previous call."""
+RANGE_SIZE = 1000
+"""The number of "bytes" that a range of time in Prometheus counts as, because the number of its bytes is not known."""
 
 HEAD_BYTES = 4096
 _READ_BYTES = 1 << 18
@@ -25,6 +27,8 @@ _MAX_LINE_BYTES = 1 << 28
 # its feature gate exporter.file.nativeCompression, it writes an ordinary zstd file.
 _LENGTH = struct.Struct(">I")
 _ZSTD = b"\x28\xb5\x2f\xfd"
+# Some editors and shells begin a text file with a byte order mark. RFC 8259 allows to ignore it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class InputFile:
@@ -57,6 +61,12 @@ class InputFile:
         self.head = b""
         while len(self.head) < HEAD_BYTES and (more := self._read()):
             self.head += more
+        self.head = self.head.removeprefix(_BYTE_ORDER_MARK)
+
+    @property
+    def is_pipe(self) -> bool:
+        """True if the file can be read only once."""
+        return not self._file.seekable()
 
     def close(self) -> None:
         """Closes the file."""

@@ -18,7 +18,9 @@ const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").repla
 
 function logTicks(low, high) {
   const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high)), values = [];
-  const steps = to - from > 3 ? [1] : [1, 2, 5];
+  let steps = to - from > 3 ? [1] : [1, 2, 5];
+  if (high / low < 8) steps = [1, 1.5, 2, 3, 4, 5, 6, 8];
+  if (high / low < 2) steps = [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9];
   for (let power = from; power <= to; power++) {
     for (const step of steps) values.push(step * 10 ** power);
   }

@@ -20,7 +20,7 @@ function heatRows(figure, data) {
 function heatLayout(figure, data, shown, matching) {
   tools(figure, matching.length);
   return {
-    xaxis: { ...timeAxis(), showgrid: false },
+    xaxis: { ...timeAxis(), showgrid: false, tickangle: 0, nticks: narrow() ? 4 : 0 },
     yaxis: {
       ...axis(""), showgrid: false, tickmode: "array", tickvals: shown.map((_, place) => place),
       ticktext: shown.map((row) => escape(short(data.networks[row]))), tickfont: { size: narrow() ? 9 : 11 },

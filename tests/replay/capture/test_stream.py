@@ -33,11 +33,12 @@ def test_gzip_files_one_after_the_other(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "capture", parts) == (PACKETS, "")
 
 
-def test_gzip_truncated_at_every_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nanoseconds", [True, False])
+def test_gzip_truncated_at_every_byte(tmp_path: Path, nanoseconds: bool) -> None:
     """The reader returns all data that can be decompressed."""
     chance = random.Random(2)
     packets = [one._replace(data=chance.randbytes(60)) for one in PACKETS]
-    content = compressed(pcap(packets, nanoseconds=True))
+    content = compressed(pcap(packets, nanoseconds=nanoseconds))
     counts = []
     for size in range(1, len(content)):
         found, error = read_bytes(tmp_path / "capture", content[:size])
