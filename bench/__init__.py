@@ -13,6 +13,7 @@ results.
     export           time and memory to build and encode the requests of an export
     memory           kernel memory of the maps, and memory of the loader
     agent_usage      CPU share and memory of the real agent with active subnets
+    top_usage        CPU share, memory and speed of the real `top` with active subnets
     start            time from the command to the first counted packet
     million_subnets  memory for a million subnets; runs only if it is named
 

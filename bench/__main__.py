@@ -34,6 +34,7 @@ from bench import (
     readout,
     start,
     throughput,
+    top_usage,
 )
 from bench.programs import Contender
 from bench.report import Result, progress
@@ -56,6 +57,7 @@ BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
     "export": export.run,
     "memory": memory.run,
     "agent_usage": agent_usage.run,
+    "top_usage": top_usage.run,
     "start": start.run,
     "million_subnets": million_subnets.run,
     "month_report": month_report.run,

@@ -4,9 +4,9 @@
 import numpy as np
 
 from bench import fill_maps
-from bench.agent_process import AgentProcess
 from bench.fill_maps import Maps
 from bench.veth_pair import Burst, VethPair
+from bench.watching_process import WatchingProcess
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
@@ -48,13 +48,13 @@ class SubnetTraffic:
         self._turn += turns
 
 
-def activate(agent: AgentProcess, traffic: SubnetTraffic, subnets: int, like: Maps, scale: int) -> None:
+def activate(process: WatchingProcess, traffic: SubnetTraffic, subnets: int, like: Maps, scale: int) -> None:
     """Makes `subnets` subnets active, including the clients' subnet.
 
     Fills the subnets' histograms with the RTTs of a day.
     """
     traffic.send(subnets - 1, fill_maps.TURNS)
-    fds = agent.maps()
+    fds = process.maps()
     maps = {name: Map(fds[name], like[name].layout) for name in _FILLED}
     slots = fill_maps.records(maps["slots"], Array("slots", maps["slots"]).length)
     answered = int(np.count_nonzero(states_of(slots) == ANSWERED))

@@ -93,6 +93,10 @@ GOALS = (
     ),
     Goal("agent with the default settings and 10,000 active subnets, MB resident", "agent_usage.10000_mb", 90, ".1f"),
     Goal("agent with the default settings and 1,000 active subnets, MB resident", "agent_usage.1000_mb", 80, ".1f"),
+    Goal("top with 10,000 active subnets, % of a core", "top_usage.10000_percent", 5, ".2f"),
+    Goal("top with 10,000 active subnets: redraw, ms of CPU time", "top_usage.10000_redraw_ms", 50, ".1f"),
+    Goal("top with 10,000 active subnets: from a key to the painted screen, ms", "top_usage.10000_key_ms", 100, ".0f"),
+    Goal("top with 10,000 active subnets: time between two readings, s", "top_usage.10000_reading_s", 10, ".1f"),
     Goal("kernel memory with the default settings, without the memory for each CPU, MiB", "memory.base_mib", 64, ".1f"),
     Goal("additional kernel memory for each CPU with the default settings, MiB", "memory.per_cpu_mib", 4, ".1f"),
     Goal(

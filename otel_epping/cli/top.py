@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping top: shows the networks and their RTTs in a terminal, live or from captures."""
 
+import os
 import sys
 
 import click
 
 from otel_epping.errors import EppingError
+from otel_epping.replay.capture import STANDARD_INPUT
 from otel_epping.settings import names
 from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, check_choice, find_interfaces, naming_source, option, view_options
@@ -49,8 +51,12 @@ def top(
     check_choice(context, settings, files, "capture files")
     if not batch and iterations is not None:
         raise click.UsageError("Option '-n' / '--iterations' needs '-b' / '--batch'.")
+    if not batch and STANDARD_INPUT in files:
+        raise EppingError("the screen reads keys from standard input: use --batch, or name a file")
     if not batch and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise EppingError("standard input, output or error is not a terminal: use --batch")
+    if not batch and os.environ.get("TERM") == "dumb":
+        raise EppingError("the terminal cannot show a screen (TERM=dumb): use --batch, or set TERM")
     # These imports load the OpenTelemetry SDK, which most other commands do not need.
     from otel_epping.top.run import Options, run
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers for lines, methods and columns. A column holds one counter of each line."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from otel_epping.history.line import Line
-from otel_epping.kernel.arrays import Flags
+from otel_epping.kernel.arrays import Flags, Indexes
 from otel_epping.otel.metric_table import METRICS
 from otel_epping.otel.semconv import ATTRIBUTES
 
 _T = TypeVar("_T", bound=Hashable)
+_N = TypeVar("_N", bound="Numbers[Any]")
 
 _SHORT = {name: attribute.short for name, attribute in ATTRIBUTES.items()}
 _CURRENT = frozenset(metric.name for metric in METRICS if metric.kind != "counter")
@@ -32,6 +33,12 @@ class Numbers(Generic[_T]):
 
     def __iter__(self) -> Iterator[_T]:
         return iter(self._keys)
+
+    def copy(self: _N) -> _N:
+        """Returns a copy."""
+        copy = type(self)()
+        copy._numbers, copy._keys = self._numbers.copy(), self._keys.copy()
+        return copy
 
     def find(self, key: _T) -> int:
         """Returns the number of a key. Gives a number to a new key."""
@@ -81,6 +88,12 @@ class ColumnNumbers(Numbers[ColumnKey]):
         super().__init__()
         self.current: set[int] = set()
 
+    def copy(self) -> "ColumnNumbers":
+        """Returns a copy."""
+        copy = super().copy()
+        copy.current = self.current.copy()
+        return copy
+
     def find(self, key: ColumnKey) -> int:
         """Returns the number of a column. Gives a number to a new column."""
         number = super().find(key)
@@ -112,6 +125,22 @@ class Numbering:
         self.columns = ColumnNumbers()
         self.methods = Numbers[str]()
         self._are_networks: Flags = np.zeros(0, np.bool_)
+
+    def copy(self) -> "Numbering":
+        """Returns a copy, which does not change when a source gives more numbers."""
+        copy = Numbering()
+        copy.lines, copy.columns, copy.methods = self.lines.copy(), self.columns.copy(), self.methods.copy()
+        copy._are_networks = self._are_networks
+        return copy
+
+    def grouped(self, key: Callable[[Line], Line]) -> "tuple[Indexes, Numbering]":
+        """Returns the number of the group of each line, and the numbering of the groups.
+
+        `key` returns the line of the group to which a line belongs. Columns and methods keep their numbers.
+        """
+        numbering = Numbering()
+        numbering.columns, numbering.methods = self.columns.copy(), self.methods.copy()
+        return np.array([numbering.lines.find(key(line)) for line in self.lines], np.int64), numbering
 
     def are_networks(self) -> Flags:
         """Returns an array that is true for each line that is not OVERFLOW or UNANSWERED: (lines,)."""

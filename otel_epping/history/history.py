@@ -44,6 +44,7 @@ class History:
 
     numbering  the numbers of lines, columns and methods. The sources of the history must use the same numbering
     notes      what the sources could not use, and other remarks of the sources, one sentence each
+    failures   the notes about captures that could not be read to the end
     bin_ns     width of the bins in which the source counted RTTs; 0 if the source has exponential histograms
 
     `ages` says how old slices are merged. By default, slices are not merged. The sums stay exact.
@@ -52,6 +53,7 @@ class History:
     def __init__(self, numbering: Numbering | None = None, ages: Sequence[Age] = ()) -> None:
         self.numbering = numbering or Numbering()
         self.notes: list[str] = []
+        self.failures: list[str] = []
         self.bin_ns = 0
         self._ages = ages
         self._slices: list[StoredSlice] = []
@@ -124,11 +126,12 @@ class History:
 
         `key` returns the line of the group to which a line belongs. For example, lambda line: line.grouped("asn").
         """
-        numbering = Numbering()
-        numbering.columns, numbering.methods = self.numbering.columns, self.numbering.methods
-        to = np.array([numbering.lines.find(key(line)) for line in self.numbering.lines], np.int64)
+        return self.renumbered(*self.numbering.grouped(key))
+
+    def renumbered(self, to: Indexes, numbering: Numbering) -> "History":
+        """Returns a history with another numbering. `to` is the new number of each line (Numbering.grouped())."""
         history = History(numbering, self._ages)
-        history.notes, history.bin_ns = self.notes, self.bin_ns
+        history.notes, history.failures, history.bin_ns = self.notes, self.failures, self.bin_ns
         for stored in self._slices:
             history._insert(grouped_slice(stored, to, numbering))
         return history

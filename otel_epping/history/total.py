@@ -139,9 +139,9 @@ class Total:
                 self.agent[key] = value
 
     def copy(self) -> "Total":
-        """Returns a copy, which does not change when a slice is added to this sum."""
+        """Returns a copy, which does not change when a slice is added to this sum, or when a source finds new lines."""
         self.match()
-        copy = Total(self.numbering)
+        copy = Total(self.numbering.copy())
         copy.covered, copy.counters, copy.agent = self.covered, self.counters.copy(), dict(self.agent)
         copy._rtts = {method: rtts.copy() for method, rtts in self._rtts.items()}
         copy._current_ns, copy._agent_ns = self._current_ns.copy(), self._agent_ns

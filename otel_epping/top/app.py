@@ -10,7 +10,7 @@ from textual.widgets import Input
 from otel_epping.networks.pseudonyms import unchanged
 from otel_epping.top import filter, head
 from otel_epping.top.columns import DEFAULT_SORT
-from otel_epping.top.screen import NETWORKS, SLIDER_BEGIN, SLIDER_MARGIN, TABS, TopScreen
+from otel_epping.top.screen import NETWORKS, TABS, TopScreen
 from otel_epping.top.table import TableLines, sort_keys
 from otel_epping.top.view import WINDOWS_S
 from otel_epping.top.widgets import NetworkTable, Page, Text
@@ -229,8 +229,8 @@ class TopApp(TopScreen):
                     self.action_tab(number)
                     return
         elif message.widget.id == "slider" and self._update:
-            width = max(self.size.width - SLIDER_MARGIN, 10)
-            share = min(max((message.x - SLIDER_BEGIN) / width, 0), 1)
+            begin, width = self._slider_place(self._update)
+            share = min(max((message.x - begin) / width, 0), 1)
             self._slide_to(round(share * (len(self._update.ends_ns) - 1)))
 
     def on_network_table_heading_clicked(self, message: NetworkTable.HeadingClicked) -> None:

@@ -108,7 +108,8 @@ def _csv(frame: Frame, view: View, shown: Indexes, *, has_heading: bool) -> str:
 
 
 def _heading(frame: Frame, view: View, source: str) -> Iterator[str]:
-    yield f"{source}, {text.clock(frame.end_ns)}, {frame.total.seconds:.1f} s: {head.numbers(frame, view)}"
+    when = f"{text.date_and_clock(frame.end_ns)}, {frame.total.seconds:.1f} s" if frame.end_ns else "no time"
+    yield f"{source}, {when}: {head.numbers(frame, view)}"
 
 
 def _paragraph(lines: Sequence[str]) -> list[str]:

@@ -102,7 +102,7 @@ def _history(update: Update, line: int, width: int, glyphs: Glyphs) -> Iterator[
         return
     cells = max(width - 30, 10)
     columns = timeline.columns(cells)
-    begin, end = text.clock(int(timeline.begins_ns[0])), text.clock(int(timeline.ends_ns[-1]))
+    begin, end = timeline.ends()
     yield line_of(f"{'session':9} {begin}{end.rjust(cells - len(begin))}  maximum", BOLD)
 
     def row(name: str, values: Floats, shown: str) -> Line:
@@ -139,21 +139,22 @@ def _traffic(frame: Frame, line: int) -> Iterator[Line]:
     yield both("ECN CE %", (text.percent(float(found.ce_from[line])), text.percent(float(found.ce_to[line]))))
     yield line_of(
         f"TCP with timestamps {text.percent(float(found.coverage[line]))} %, active flows "
-        f"{text.count(float(found.flows[line]))}, {_flows(frame, line)}"
+        f"{text.count(float(found.flows[line]))}"
     )
+    yield from _flows(frame, line)
 
 
-def _flows(frame: Frame, line: int) -> str:
-    parts = []
-    for metric, key, attribute in (
-        (metric_table.OPENED, "opening", semconv.FLOW_OPENING),
-        (metric_table.CLOSED, "closing", semconv.FLOW_CLOSING),
+def _flows(frame: Frame, line: int) -> Iterator[Line]:
+    for what, metric, key, attribute in (
+        ("opened", metric_table.OPENED, "opening", semconv.FLOW_OPENING),
+        ("closed", metric_table.CLOSED, "closing", semconv.FLOW_CLOSING),
     ):
+        parts = []
         for value in semconv.ATTRIBUTES[attribute].values:
             counts = frame.total.sum(metric.name, **{key: value})
             if counts is not None and counts[line]:
-                parts.append(f"{'opened' if key == 'opening' else 'closed'} by {value} {int(counts[line]):,}")
-    return ", ".join(parts) or "no flow opened or closed"
+                parts.append(f"by {value} {text.count(float(counts[line]))}")
+        yield line_of(f"flows {what}: {', '.join(parts) or 'none'}")
 
 
 def _other_sides(frame: Frame, network: NetworkLine, view: View) -> Iterator[Line]:

@@ -56,10 +56,9 @@ class Frame:
 
     @property
     def impact_share(self) -> Floats:
-        """The impact of each network / the impact of all networks."""
-        impact = np.where(self.total.numbering.are_networks(), np.nan_to_num(self.statistics.impact), 0)
-        whole = impact.sum()
-        return np.asarray(np.where(np.isnan(self.statistics.impact), np.nan, impact / whole if whole else 0))
+        """The impact of each network / the impact of all networks. NaN for lines that are no networks."""
+        impact = np.where(self.total.numbering.are_networks(), self.statistics.impact, np.nan)
+        return np.asarray(impact / (np.nansum(impact) or 1))
 
     @property
     def age_s(self) -> Floats:

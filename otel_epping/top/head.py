@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from otel_epping.history.statistics import MIN_SAMPLES
-from otel_epping.series.grouping import SUBNET
+from otel_epping.series.grouping import NAME, SUBNET
 from otel_epping.top import text
 from otel_epping.top.frame import Frame, summary
 from otel_epping.top.measuring import Update
 from otel_epping.top.view import View
 
-# A network is the worst only if its mean RTT exceeds its minimum RTT by this time in seconds.
+# A network is slow only if its mean RTT exceeds its minimum RTT by this time in seconds.
 _WORST_EXCESS_S = 0.001
 
 
@@ -22,11 +22,12 @@ def title(update: Update, view: View, *, is_frozen: bool) -> str:
     frame = update.frame
     begin_ns, end_ns = update.session
     window = "the whole session" if view.window_s is None else f"the last {text.duration(frame.total.seconds)}"
-    if not update.is_live:
-        window = "all packets" if view.window_s is None else window
-    parts = [update.name, text.clock(frame.end_ns) if frame.end_ns else "starting", window]
     if update.is_live:
-        parts.append(f"running {text.duration((end_ns - begin_ns) / 1e9)}")
+        when = text.clock(frame.end_ns) if frame.end_ns else "starting"
+        parts = [update.name, when, window, f"running {text.duration((end_ns - begin_ns) / 1e9)}"]
+    else:
+        when = text.date_and_clock(frame.end_ns) if frame.end_ns else "no time"
+        parts = [update.name, when, "all packets" if view.window_s is None else window]
     if is_frozen:
         parts.append("FROZEN (Space continues)")
     return "  ".join(parts)
@@ -50,18 +51,22 @@ def numbers(frame: Frame, view: View) -> str:
 def verdict(frame: Frame, view: View) -> str:
     """Returns a sentence about the network with the greatest impact."""
     found = frame.statistics
-    is_certain = found.is_certain & frame.total.numbering.are_networks() & ~np.isnan(found.impact)
+    are_networks = frame.total.numbering.are_networks() & ~view.are_without_group(frame.lines)
+    is_certain = found.is_certain & are_networks & ~np.isnan(found.impact)
     if not found.samples.any():
         return ""
-    if not found.samples[frame.total.numbering.are_networks()].any():
+    if view.group_by not in (SUBNET, NAME):
+        return "A group has networks at different distances: compare groups by their change."
+    if not found.samples[are_networks].any():
         return "No network has room of its own: use a larger --max-subnets."
     if not is_certain.any():
         return f"No network has {MIN_SAMPLES} RTT samples yet: all numbers are uncertain."
-    line = int(np.argmax(np.where(is_certain, found.impact, -1)))
-    if not found.excess[line] >= _WORST_EXCESS_S:
-        return "No network is slow: RTTs are within 1 ms of the minimum RTT of each network."
+    is_slow = is_certain & (found.excess >= _WORST_EXCESS_S)
+    if not is_slow.any():
+        return "No network is slow: each mean RTT is within 1 ms of the network's minimum RTT."
+    line = int(np.argmax(np.where(is_slow, found.impact, -1)))
     excess, minimum, p95 = (text.milliseconds(float(each[line])) for each in (found.excess, found.minimum, found.p95))
-    return f"Worst: {view.label(frame.lines[line])} adds {excess} ms to its minimum RTT of {minimum} ms, p95 {p95} ms"
+    return f"Worst: {view.label(frame.lines[line])}: mean {excess} ms above its minimum of {minimum} ms, p95 {p95} ms"
 
 
 def states(update: Update, view: View) -> Iterator[str]:
@@ -73,6 +78,6 @@ def states(update: Update, view: View) -> Iterator[str]:
         yield f"filter {view.filter.text}"
     begin_ns, end_ns = update.baseline
     if not np.isnan(update.frame.change_s).all():
-        yield f"change since {text.clock(begin_ns)}-{text.clock(end_ns)}"
+        yield f"change since {text.moment(begin_ns, update.session)}-{text.moment(end_ns, update.session)}"
     elif end_ns and view.window_s is not None:
-        yield f"change known at {text.clock(end_ns + round(view.window_s * 1e9))}"
+        yield f"change known at {text.moment(end_ns + round(view.window_s * 1e9), update.session)}"

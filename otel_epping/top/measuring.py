@@ -17,7 +17,8 @@ from otel_epping.top.timeline import Timeline, TimelineCache
 _log = logging.getLogger(__name__)
 
 # The thread uses at most this share of a CPU: the time between two readings grows with the time that a reading takes.
-_MAX_SHARE = 0.04
+# But the time between two readings is at most _MAX_INTERVAL_S, or the delay that the user wants.
+_MAX_SHARE, _MAX_INTERVAL_S = 0.04, 10.0
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ class Measuring(threading.Thread):
     @property
     def interval_s(self) -> float:
         """Time between two readings in seconds."""
-        return max(self._delay_s, self._spent_s / _MAX_SHARE)
+        return max(self._delay_s, min(self._spent_s / _MAX_SHARE, _MAX_INTERVAL_S))
 
     def _take(self, feed: WatchedInterfaces) -> None:
         began_s = time.thread_time()
-        self._session.add(feed.take())
+        self._session.take(feed)
         if not self._session.history.total().rtts().sum_ns.any():
             self._others = feed.other_traffic()
         self._answer()

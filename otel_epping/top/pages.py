@@ -43,7 +43,7 @@ def heat_map(update: Update, view: View, width: int, glyphs: Glyphs) -> Iterator
         yield line_of("The heat map appears after the first reading.")
         return
     cells = max(width - _LABEL_WIDTH - 1, 10)
-    begin, end = text.clock(int(timeline.begins_ns[0])), text.clock(int(timeline.ends_ns[-1]))
+    begin, end = timeline.ends()
     title = "p95 - minimum RTT"
     yield line_of(f"{glyphs.fit(title, _LABEL_WIDTH)} {begin}{end.rjust(cells - len(begin))}", BOLD)
     columns = timeline.columns(cells)
@@ -81,6 +81,8 @@ def traffic(update: Update, width: int, glyphs: Glyphs) -> Iterator[Line]:
 
     def shares(title: str, parts: dict[str, float]) -> Iterator[Line]:
         whole = sum(parts.values())
+        if not whole:
+            return
         yield []
         yield line_of(f"{title}: {text.scaled(whole)}", BOLD)
         for name, number in parts.items():
@@ -173,7 +175,7 @@ _OUTCOMES = {
     "superseded": "a later packet was answered first",
     "repeated": "the packet was retransmitted, so the reply is ambiguous",
     "abandoned": "the flow restarted or was evicted",
-    "not_begun": "were not started: four packets of the flow waited already",
+    "not_begun": "not started: four packets of the flow waited already",
 }
 
 

@@ -38,7 +38,8 @@ def _reasons(total: Total, name: str, others: Sequence[tuple[str, float]], *, is
         elif is_live:
             yield "No other interface has traffic either."
         return
-    yield f"{packets:,.0f} packets were seen on {name}, but no round-trip time was measured yet."
+    seen = "1 packet was" if packets == 1 else f"{packets:,.0f} packets were"
+    yield f"{seen} seen on {name}, but no round-trip time was measured yet."
     if not packets - kinds["non_ip"] - kinds["malformed"]:
         yield "None of them is an IP packet."
         return

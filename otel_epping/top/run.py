@@ -3,10 +3,13 @@
 
 import logging
 import os
+import signal
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -17,9 +20,12 @@ from otel_epping.history.sources.watching import WatchedInterfaces
 from otel_epping.kernel.load import capabilities
 from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
+from otel_epping.otel import metric_table
 from otel_epping.process import redaction
-from otel_epping.process.signals import Stop, enable_keyboard_interrupt
+from otel_epping.process.signals import Stop
+from otel_epping.replay.capture import STANDARD_INPUT
 from otel_epping.replay.progress import progress_bar
+from otel_epping.replay.run import last_error
 from otel_epping.series.grouping import SUBNET, Grouping
 from otel_epping.settings.model import Settings
 from otel_epping.top import filter, text
@@ -58,20 +64,25 @@ class Options:
 
 
 def run(settings: Settings, files: FilesFollower, options: Options) -> None:
-    """Runs the command until the user ends it. Raises EppingError if it cannot start."""
+    """Runs the command until the user ends it. Raises EppingError if the command cannot start.
+
+    Raises SystemExit after a signal that comes before the first table is shown.
+    """
+    try:
+        _run(settings, files, options)
+    except SystemExit:
+        click.echo("otel-epping: stopped before the first table", err=True)
+        raise
+
+
+def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
     view = _view(settings, files, options)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     if options.files:
-        name = options.files[0] if len(options.files) == 1 else f"{len(options.files)} files"
-        history = _read(settings, files, options)
-        session = Session(history)
-        if options.is_batch:
-            frame = session.frame(None, view.group_by, view.filter.methods)
-            why = reasons(frame, name, is_live=False)
-            click.echo(Printer(options.format, name).output(frame, view, why, history.notes))
-        else:
-            _show(session, None, name, view, options, files)
+        _show_captures(settings, files, view, options)
         return
-    session = Session()
+    session = Session(max_lines=2 * settings.kernel.max_slots)
     with WatchedInterfaces(settings, files, _grouping(settings, files), session.history.numbering) as feed:
         if feed.kept:
             click.echo(f"otel-epping: {capabilities.describe(feed.kept)}", err=True)
@@ -79,6 +90,30 @@ def run(settings: Settings, files: FilesFollower, options: Options) -> None:
             _print_live(feed, session, view, options)
         else:
             _show(session, feed, feed.name, view, options, files)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    """Handles a signal: ends the command, after the program is detached."""
+    raise SystemExit(128 + number)
+
+
+def _show_captures(settings: Settings, files: FilesFollower, view: View, options: Options) -> None:
+    """Shows what could be read of captures. Raises EppingError with the last failure, after the others are printed."""
+    names = ["standard input" if file == STANDARD_INPUT else file for file in options.files]
+    name = names[0] if len(names) == 1 else f"{len(names)} files"
+    history = _read(settings, files, options)
+    session = Session(history)
+    if history.failures and not history.total().agent_sum(metric_table.INTERFACE_PACKETS.name):
+        raise last_error(history.failures)
+    if options.is_batch:
+        frame = session.frame(None, view.group_by, view.filter.methods)
+        why = reasons(frame, name, is_live=False)
+        notes = [note for note in history.notes if note not in history.failures]
+        click.echo(Printer(options.format, name).output(frame, view, why, notes))
+    else:
+        _show(session, None, name, view, options, files)
+    if history.failures:
+        raise last_error(history.failures)
 
 
 def _view(settings: Settings, files: FilesFollower, options: Options) -> View:
@@ -102,7 +137,6 @@ def _grouping(settings: Settings, files: FilesFollower) -> Grouping:
 
 
 def _read(settings: Settings, files: FilesFollower, options: Options) -> History:
-    enable_keyboard_interrupt()
     with progress_bar("reading", sum(map(_size, options.files))) as progress:
         return read_captures(
             options.files,
@@ -131,7 +165,7 @@ class _LogLines(logging.Handler):
 def _show(
     session: Session, feed: WatchedInterfaces | None, name: str, view: View, options: Options, files: FilesFollower
 ) -> None:
-    """Shows the screen until the user ends it. Raises EppingError if the package textual is missing."""
+    """Shows the screen until the user ends it. Raises EppingError if the screen cannot be shown."""
     try:
         from otel_epping.top.app import TopApp
         from otel_epping.top.widgets import Failed, Updated
@@ -155,7 +189,8 @@ def _show(
         lambda update: app.post_message(Updated(update)),
         lambda error: app.post_message(Failed(error)),
     )
-    app = TopApp(view, measuring.ask, log.lines, tags=tags, is_live=feed is not None)
+    problem = "; ".join(session.history.failures)
+    app = TopApp(view, measuring.ask, log.lines, tags=tags, is_live=feed is not None, problem=problem)
     measuring.start()
     try:
         result = app.run()
@@ -176,8 +211,7 @@ def _print_live(feed: WatchedInterfaces, session: Session, view: View, options: 
     while not stop.is_set() and printed != options.iterations:
         due_s = max(due_s + options.delay_s, time.monotonic())
         feed.wait(due_s, stop.wait)
-        slice = feed.take()
-        session.add(slice)
+        slice = session.take(feed)
         frame = session.frame((slice.end_ns - slice.begin_ns) / 1e9 * 0.99, view.group_by, view.filter.methods)
         why = reasons(frame, feed.name, feed.faults, feed.other_traffic(), is_live=True)
         click.echo(printer.output(frame, view, why))

@@ -27,13 +27,16 @@ TABS = ("networks", "heat map", "traffic", "health")
 NETWORKS, _HEAT_MAP, _TRAFFIC, _HEALTH = range(4)
 _HINTS = "? help  s sort  / filter  Enter detail  w window  Space freeze  q quit"
 _BACK = "Esc back  ? help  q quit"
-SLIDER_BEGIN, SLIDER_MARGIN = 9, 34
+_SLIDER_STATE = 16
+# In a terminal with fewer rows, only the first line above the table is shown, and no tabs.
+_LOW = 12
 
 
 class TopScreen(App[str]):
     """What is on the screen. Keys and the mouse are in TopApp.
 
-    The result is the text to print after the end of the screen, or None.
+    The result is the text to print after the end of the screen, or None. `problem` is shown in the last line until the
+    user presses Esc.
 
     ask       asks the measuring thread for another update
     messages  the latest log messages
@@ -57,6 +60,7 @@ class TopScreen(App[str]):
         tags: frozenset[str] = frozenset(),
         *,
         is_live: bool = True,
+        problem: str = "",
     ) -> None:
         super().__init__(ansi_color=True)
         self.error: Exception | None = None
@@ -71,7 +75,7 @@ class TopScreen(App[str]):
         self._frozen_ns: int | None = None
         self._position: int | None = None  # the number of the last interval that is shown; None is the end
         self._is_playing, self._baselines = False, 0
-        self._problem = ""
+        self._problem = problem
 
     # ---- the screen
 
@@ -89,7 +93,7 @@ class TopScreen(App[str]):
     def on_mount(self) -> None:
         """Starts."""
         self.query_one("#words").display = False
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self._draw()
 
@@ -154,7 +158,7 @@ class TopScreen(App[str]):
         return [[], *(line_of(each) for each in self._update.reasons or ["No network has traffic in this window."])]
 
     def _draw_head(self) -> None:
-        update, view = self._update, self._view
+        update, view, is_low = self._update, self._view, self.size.height < _LOW
         tabs: Line = []
         for number, name in enumerate(TABS):
             is_open = number == self._tab and not self._is_help and self._opened is None
@@ -163,11 +167,13 @@ class TopScreen(App[str]):
             why = " ".join(update.reasons) or (update.faults[0] if update.faults else "")
             third = line_of(why, HIGH) if why else line_of(head.verdict(update.frame, view), BOLD)
             first = line_of(head.title(update, view, is_frozen=self._frozen_ns is not None), BOLD)
-            self.query_one("#head", Text).set_lines([first, line_of(head.numbers(update.frame, view)), third])
+            lines = [first, line_of(head.numbers(update.frame, view)), third]
+            self.query_one("#head", Text).set_lines(lines[:1] if is_low else lines)
             tabs.append(Segment("  ".join(head.states(update, view)), DIM))
             if not self._is_live:
                 self.query_one("#slider", Text).set_lines([self._slider(update)])
         self.query_one("#tabs", Text).set_lines([tabs])
+        self.query_one("#tabs").display = not is_low
 
     def _draw_foot(self) -> None:
         """Draws the last line: the keys and the position, or what is wrong."""
@@ -175,7 +181,7 @@ class TopScreen(App[str]):
         hints = _BACK if self._is_help or self._opened is not None else _HINTS
         position = table.position if table.display else page.position
         room = self.size.width - len(position) - 2
-        while len(hints) > max(room, 0) and "  " in hints:
+        while len(hints) > max(room, 0):
             hints = hints.rpartition("  ")[0]
         foot = [line_of(hints.ljust(room + 2) + position, DIM)]
         if self._problem:
@@ -183,13 +189,18 @@ class TopScreen(App[str]):
         self.query_one("#foot", Text).set_lines(foot)
 
     def _slider(self, update: Update) -> Line:
-        ends = update.ends_ns
-        width = max(self.size.width - SLIDER_MARGIN, 10)
+        ends, (_, width) = update.ends_ns, self._slider_place(update)
         position = len(ends) - 1 if self._position is None else self._position
         place = round(position / max(len(ends) - 1, 1) * (width - 1))
         bar = self._glyphs.rule * place + self._glyphs.marker + self._glyphs.rule * (width - 1 - place)
+        last = text.moment(update.session[1], update.session)
         state = "playing" if self._is_playing else "Left Right"
-        return [Segment(f"{text.clock(update.session[0])} {bar} {text.clock(update.session[1])}  {state}")]
+        return [Segment(f"{text.moment(update.session[0], update.session)} {bar} {last}  {state}")]
+
+    def _slider_place(self, update: Update) -> tuple[int, int]:
+        """Returns the first column and the width of the time slider."""
+        label = len(text.moment(update.session[0], update.session)) + 1
+        return label, max(self.size.width - 2 * label - _SLIDER_STATE, 10)
 
     # ---- requests
 

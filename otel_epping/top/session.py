@@ -9,9 +9,11 @@ import numpy as np
 from otel_epping.history.columns import Numbering
 from otel_epping.history.histograms import Floats
 from otel_epping.history.history import LIVE_AGES, History, grouped_slice
+from otel_epping.history.line import OVERFLOW, Line
 from otel_epping.history.line_rtts import LineRtts
 from otel_epping.history.load import latency_under_load
 from otel_epping.history.slice import Slice
+from otel_epping.history.sources.watching import WatchedInterfaces
 from otel_epping.history.stored import StoredSlice
 from otel_epping.history.total import Total
 from otel_epping.kernel.arrays import Indexes, Times, grow
@@ -19,6 +21,7 @@ from otel_epping.series.grouping import SUBNET
 from otel_epping.top.frame import Frame, make_frame
 
 _NS = 10**9
+_NEVER_NS = 2**63 - 1
 # By default, the baseline is the first minute. A window that overlaps with the first minute is not compared with it.
 BASELINE_NS = 60 * _NS
 # A window is summed again when it is longer than wanted by a part of _PARTS. Otherwise, new slices are only added.
@@ -31,10 +34,12 @@ class Session:
     """All slices of a measurement. Only one thread at a time may use a session.
 
     `history` contains the slices. By default, the session starts with an empty history that merges its old slices, so
-    the memory is limited.
+    the memory is limited. If the feed finds more than `max_lines` lines, the lines that were not seen for the longest
+    time are added to the line of all others. The feed may have at most half as many slots.
     """
 
-    def __init__(self, history: History | None = None) -> None:
+    def __init__(self, history: History | None = None, max_lines: int | None = None) -> None:
+        self._max_lines = max_lines
         self.history = history if history is not None else History(ages=LIVE_AGES)
         self._seen_ns: Times = np.zeros(0, np.int64)
         self._window: Total | None = None
@@ -58,6 +63,30 @@ class Session:
     def baseline(self) -> tuple[int, int]:
         """The begin and the end of the baseline, Unix time, ns; (0, 0) if there is no baseline yet."""
         return self._baseline[1:] if self._baseline else (0, 0)
+
+    def take(self, feed: WatchedInterfaces) -> Slice:
+        """Takes a slice from a feed, and adds the slice."""
+        slice = feed.take()
+        self.add(slice)
+        if self._max_lines is not None and len(self.history.numbering.lines) > self._max_lines:
+            self._forget_lines(feed, self._max_lines * 3 // 4)
+        return slice
+
+    def _forget_lines(self, feed: WatchedInterfaces, kept: int) -> None:
+        """Adds lines to the line of all others, until `kept` lines are left. The sums stay exact."""
+        numbering = self.history.numbering
+        are_needed = ~numbering.are_networks()
+        are_needed[feed.lines_in_use] = True
+        order = np.argsort(np.where(are_needed, _NEVER_NS, self._seen_ns), kind="stable")
+        forgotten = {numbering.lines[number] for number in order[: len(order) - kept].tolist()}
+        to, numbering = numbering.grouped(lambda line: Line(OVERFLOW) if line in forgotten else line)
+        self.history = self.history.renumbered(to, numbering)
+        feed.renumber(to, numbering)
+        lines = len(numbering.lines)
+        self._seen_ns = _latest(self._seen_ns, to, lines)
+        if self._baseline:
+            self._baseline = _grouped_rtts(self._baseline[0], to, lines), *self._baseline[1:]
+        self._window, self._under_load_s, self._load_ns = None, None, 0
 
     def add(self, slice: Slice) -> None:
         """Adds a slice, which must be later than all earlier slices."""
@@ -87,14 +116,19 @@ class Session:
         `end_ns` is the end of the window; by default, the window ends with the latest slice.
         """
         if end_ns is not None and end_ns < self.end_ns:
-            begin_ns = None if window_s is None else end_ns - round(window_s * _NS)
+            begin_ns = None if window_s is None else self._begin_of_window(end_ns, window_s)
             return self.history.total(begin_ns, end_ns)
         if window_s is None:
             return self.history.total()
         if self._window is None or self._window_s != window_s:
-            self._window = self.history.total(self.end_ns - round(window_s * _NS))
+            self._window = self.history.total(self._begin_of_window(self.end_ns, window_s))
             self._window_s = window_s
         return self._window
+
+    def _begin_of_window(self, end_ns: int, window_s: float) -> int:
+        """Returns the begin of a window, which contains at least the last slice."""
+        last_ns = max((begin for begin, end in self.history.intervals if end <= end_ns), default=end_ns)
+        return min(end_ns - round(window_s * _NS), last_ns)
 
     def frame(
         self,
@@ -139,10 +173,7 @@ class Session:
 
     def _groups(self, group_by: str) -> tuple[Indexes, Numbering]:
         """Returns the number of the group of each line, and the numbering of the groups."""
-        lines, numbering = self.history.numbering.lines, Numbering()
-        numbering.columns, numbering.methods = self.history.numbering.columns, self.history.numbering.methods
-        to = np.array([numbering.lines.find(line.grouped(group_by)) for line in lines], np.int64)
-        return to, numbering
+        return self.history.numbering.grouped(lambda line: line.grouped(group_by))
 
     def _latency_under_load(self) -> Floats | None:
         if self.end_ns - self._load_ns >= min(_LOAD_NS, (self.end_ns - self.begin_ns) // 2):

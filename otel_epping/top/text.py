@@ -147,6 +147,20 @@ def clock(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns / 1e9).strftime("%H:%M:%S")
 
 
+def date_and_clock(time_ns: int) -> str:
+    """Returns the local date and time of day of a Unix time."""
+    return datetime.fromtimestamp(time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def moment(time_ns: int, session: tuple[int, int]) -> str:
+    """Returns the local time of day of a Unix time, also with the date if the session is longer than a day.
+
+    `session` are the begin and the end of the session, Unix time, ns.
+    """
+    is_long = session[1] - session[0] > 86_400 * 10**9
+    return datetime.fromtimestamp(time_ns / 1e9).strftime("%m-%d %H:%M" if is_long else "%H:%M:%S")
+
+
 def duration(seconds: float) -> str:
     """Returns a duration, for example 12 s, 3 min or 5 h."""
     if seconds < 1:

@@ -10,6 +10,7 @@ from otel_epping.history.histograms import Floats
 from otel_epping.history.total import Total
 from otel_epping.kernel.arrays import Times
 from otel_epping.otel import metric_table
+from otel_epping.top import text
 from otel_epping.top.session import Session
 
 
@@ -28,6 +29,11 @@ class Timeline(NamedTuple):
     p95: Floats
     samples: Floats
     bits: Floats
+
+    def ends(self) -> tuple[str, str]:
+        """Returns the texts of the begin and of the end."""
+        begin_ns, end_ns = int(self.begins_ns[0]), int(self.ends_ns[-1])
+        return text.moment(begin_ns, (begin_ns, end_ns)), text.moment(end_ns, (begin_ns, end_ns))
 
     def columns(self, width: int) -> Times:
         """Returns the number of the interval of each of `width` equal parts of time; -1 where there is no interval."""
@@ -51,7 +57,7 @@ class TimelineCache:
         self, session: Session, group_by: str, methods: Collection[str] | None, end_ns: int | None = None
     ) -> Timeline:
         """Returns the timeline of a session, until `end_ns` if it is given."""
-        key = group_by, tuple(methods) if methods else None
+        key = session.history.numbering, group_by, tuple(methods) if methods else None
         if key != self._key:
             self._key, self._intervals = key, {}
         intervals = [each for each in session.history.intervals if end_ns is None or each[0] < end_ns]

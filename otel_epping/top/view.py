@@ -8,7 +8,7 @@ import numpy as np
 
 from otel_epping.history.line import Line
 from otel_epping.history.statistics import MIN_SAMPLES
-from otel_epping.kernel.arrays import Indexes
+from otel_epping.kernel.arrays import Flags, Indexes
 from otel_epping.networks.pseudonyms import Show, unchanged
 from otel_epping.series.grouping import ASN, COUNTRY, NAME, SUBNET
 from otel_epping.top.columns import BY_KEY, DEFAULT_SORT
@@ -16,6 +16,7 @@ from otel_epping.top.filter import NetworkFilter
 from otel_epping.top.frame import Frame
 
 SORT_BY_NAME = "network"
+_GROUP_WORDS = {ASN: "AS"}
 # Windows in seconds; None is the whole session.
 WINDOWS_S: tuple[float | None, ...] = (10.0, 60.0, 300.0, None)
 
@@ -48,10 +49,20 @@ class View:
         """Returns the text that names a line."""
         if not line.is_network:
             return line.label
-        if self.group_by != SUBNET and line == Line(interface=line.interface, side=line.side, agent=line.agent):
-            return f"no {self.group_by}"
+        if self._is_without_group(line):
+            return f"no {_GROUP_WORDS.get(self.group_by, self.group_by)}"
         kind = "network" if line.name else "subnet" if line.subnet else "group"
         return self.show(kind, line.label)
+
+    def _is_without_group(self, line: Line) -> bool:
+        """Returns true for the sum of all networks without the attribute by which networks are grouped."""
+        return self.group_by != SUBNET and line == Line(interface=line.interface, side=line.side, agent=line.agent)
+
+    def are_without_group(self, lines: Sequence[Line]) -> Flags:
+        """Returns an array that is true for each sum of the networks without the attribute of groups: (lines,)."""
+        if self.group_by == SUBNET:
+            return np.zeros(len(lines), np.bool_)
+        return np.array([self._is_without_group(line) for line in lines], np.bool_)
 
     def system(self, line: Line) -> str:
         """Returns the AS and its organisation."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from otel_epping.lab.namespaces import Namespace
 from tests.support.captures import pcap
-from tests.support.command import COMMAND, environment, epping, said
+from tests.support.command import COMMAND, converse, environment, epping, said
 from tests.support.conversation import CLIENT, SERVER, Conversation
 from tests.support.link_types import LINKS
 from tests.support.patience import PATIENCE_S
@@ -132,11 +133,13 @@ def test_a_link_is_followed(ns: Namespace, good: str, tmp_path: Path) -> None:
     assert (tmp_path / "real.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def start_live(ns: Namespace, page: Path, duration: str) -> "subprocess.Popen[str]":
-    command = [*COMMAND, "report", *ALL, "-i", "up0", "--duration", duration, "-o", str(page)]
+def start_live(
+    ns: Namespace, page: Path, duration: str, *options: str, interface: str = "up0"
+) -> "subprocess.Popen[str]":
+    command = [*COMMAND, "report", *ALL, "-i", interface, "--duration", duration, "-o", str(page), *options]
     process = ns.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment({}))
     assert process.stderr
-    while "measuring up0" not in process.stderr.readline():
+    while f"measuring {interface}" not in process.stderr.readline():
         assert process.poll() is None
     return process
 
@@ -153,6 +156,20 @@ def test_a_live_run(ns: Namespace, tmp_path: Path) -> None:
     assert process.wait(PATIENCE_S) == 0
     about = json.loads(page.read_text())["about"]
     assert (about["source"], about["samples"]) == ("up0", "0 RTTs")  # nothing answers on this link
+
+
+def test_a_live_run_follows_the_file_of_names(ns: Namespace, tmp_path: Path) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("cidr,name\n127.0.0.0/8,Miller\n")
+    page = tmp_path / "live.json"
+    process = start_live(ns, page, "1h", "--networks", str(names), interface="lo")
+    names.write_text("cidr,name\n127.0.0.0/8,Okafor\n")
+    time.sleep(3)  # the file is read again every second
+    converse(ns)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(PATIENCE_S) == 0
+    assert "Okafor" in page.read_text()
+    assert "Miller" not in page.read_text()
 
 
 def test_ctrl_c_ends_a_live_run_early(ns: Namespace, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_worst_network_is_first_and_in_a_sentence() -> None:
     async def test(screen: Screen) -> None:
         text = await screen.shows(*TABLE)
         assert first_row(text).startswith(WORST)
-        assert f"Worst: {WORST} adds" in text
+        assert f"Worst: {WORST}: mean" in text
         assert "12 networks" in text
         assert "coverage" in text
         assert "never answered 7" in text

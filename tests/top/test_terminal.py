@@ -13,8 +13,12 @@ import pytest
 
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from otel_epping.lab.traffic import finish
+from tests.support.captures import packet, pcap
+from tests.support.conversation import Conversation
+from tests.support.link_types import LINKS
 from tests.support.patience import becomes
 from tests.support.unprivileged import assert_holds_nothing
+from tests.top.test_batch import handles
 from tests.top.tmux import Terminal
 
 TOP = f"{sys.executable} -m otel_epping top --max-subnets 1000 --max-flows 4000 -d 500ms"
@@ -46,6 +50,22 @@ def assert_restored(terminal: Terminal) -> None:
     assert "-icanon" not in text
     assert " echo " in text
     assert terminal.state("alternate_on", "mouse_any_flag", "cursor_flag") == ["0", "0", "1"]
+
+
+def pid_of_top(terminal: Terminal) -> int:
+    """Return the process of the command, and wait until it exists."""
+    found: list[int] = []
+
+    def find() -> int:
+        found[:] = [
+            pid
+            for pid in terminal.pids
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(sys.executable.encode())
+        ]
+        return len(found)
+
+    becomes(find, 1)
+    return found[0]
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)])
@@ -101,12 +121,58 @@ def test_without_colour_and_without_unicode(traffic: Lab, tmp_path: Path) -> Non
 def test_a_signal_restores_the_terminal(traffic: Lab, tmp_path: Path, number: signal.Signals) -> None:
     with top(traffic, tmp_path, (80, 24), UTF_8) as terminal:
         terminal.shows("198.18.3.0/24")
-        (pid,) = [
-            pid
-            for pid in terminal.pids
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(sys.executable.encode())
-        ]
-        os.kill(pid, number)
+        os.kill(pid_of_top(terminal), number)
+        assert_restored(terminal)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_program_is_loaded(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
+    with top(lab, tmp_path, (80, 24), UTF_8) as terminal:
+        becomes(lambda: handles(pid_of_top(terminal), signal.SIGTERM), True)
+        os.kill(pid_of_top(terminal), number)
+        text = terminal.shows("EXIT")
+        # The signal can also arrive when the screen has just started.
+        assert f"stopped before the first table\nEXIT {128 + number}" in text or "EXIT 0" in text
+        assert_restored(terminal)
+
+
+def test_ctrl_c_while_a_capture_is_read(lab: Lab, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "endless.pcap")
+    with top(lab, tmp_path, (80, 24), UTF_8, str(tmp_path / "endless.pcap")) as terminal:
+        with (tmp_path / "endless.pcap").open("wb") as fifo:
+            fifo.write(pcap([packet(number) for number in range(1000)]))
+            fifo.flush()
+            terminal.press("C-c")
+            assert "stopped before the first table\nEXIT 130" in terminal.shows("EXIT")
+        assert_restored(terminal)
+
+
+def test_a_damaged_capture_is_explained_on_the_screen_and_at_the_end(lab: Lab, tmp_path: Path) -> None:
+    talk = Conversation(1)
+    (tmp_path / "cut.pcap").write_bytes(pcap(talk.packets(*LINKS["ethernet"]))[:-20])
+    with top(lab, tmp_path, (160, 24), UTF_8, str(tmp_path / "cut.pcap")) as terminal:
+        terminal.shows(talk.server, "cut.pcap: is truncated in the middle of a packet, at byte")
+        terminal.press("Escape")
+        terminal.becomes(lambda text: "is truncated" not in text and "? help" in text, "the keys in the last line")
+        terminal.press("q")
+        assert "is truncated in the middle of a packet" in terminal.shows("EXIT 1")
+        assert_restored(terminal)
+
+
+def test_a_terminal_without_a_screen_is_refused(lab: Lab, tmp_path: Path) -> None:
+    with top(lab, tmp_path, (80, 24), UTF_8 | {"TERM": "dumb"}) as terminal:
+        assert "the terminal cannot show a screen (TERM=dumb): use --batch" in terminal.shows("EXIT 1")
+
+
+def test_a_tiny_terminal_and_many_sizes(traffic: Lab, tmp_path: Path) -> None:
+    with top(traffic, tmp_path, (20, 5), UTF_8, f"-i {WAN_INTERFACE} -d 100ms") as terminal:
+        terminal.shows("wan0", "p95", "rows 1-")
+        for number in range(60):
+            terminal.resize(20 + number * 3, 5 + number % 40)
+            terminal.press("s" if number % 3 else "j")
+        terminal.resize(80, 24)
+        terminal.shows("198.18.3.0/24", "coverage", "1 networks")
+        terminal.press("q")
         assert_restored(terminal)
 
 

@@ -2,6 +2,7 @@
 """Tests the texts of numbers and the pictures made of characters."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -24,6 +25,12 @@ ASCII, UNICODE = Glyphs(is_ascii=True), Glyphs(is_ascii=False)
 )
 def test_times_have_three_digits(seconds: float, shown: str) -> None:
     assert text.milliseconds(seconds) == shown
+
+
+def test_moments_of_a_long_session_have_dates() -> None:
+    begin_ns, day_ns = 1_800_000_000 * 10**9, 86_400 * 10**9
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", text.moment(begin_ns, (begin_ns, begin_ns + day_ns)))
+    assert re.fullmatch(r"01-1\d \d\d:\d\d", text.moment(begin_ns, (begin_ns, begin_ns + 2 * day_ns)))
 
 
 def test_a_change_has_a_sign() -> None:

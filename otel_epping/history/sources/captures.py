@@ -55,7 +55,8 @@ def read_captures(
     step_ns   the length of slices; by default, a length with which the history has 40 to 200 slices
     progress  function that is called with the number of bytes that were read since the last call
 
-    The notes of the history say which packets and files could not be used. Raises EppingError if no file could be read.
+    The notes of the history say which packets and files could not be used. Raises EppingError if no file could be
+    opened.
     """
     files = InputFiles(paths)
     if files.none_readable:
@@ -69,6 +70,7 @@ def read_captures(
         if files.failures and not files.files_read:
             raise EppingError("; ".join(files.failures))
         lines = report(replayer, replayer.reader().read(), files, time.monotonic() - began, 0)
+        history.failures = files.failures
         history.notes += [*files.failures, *lines, *slicer.notes]
     return history
 

@@ -15,7 +15,7 @@ from otel_epping.history.columns import ColumnKey, Numbering
 from otel_epping.history.line import split_attributes
 from otel_epping.history.slice import AgentValues, Rtts, Slice
 from otel_epping.kernel import buckets
-from otel_epping.kernel.arrays import Counts, Indexes, grow
+from otel_epping.kernel.arrays import Counts, Flags, Indexes, grow
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.reading import SHARED_SLOTS, RowOwners, has_owner
 from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
@@ -58,6 +58,7 @@ class LiveSource:
         self._numbering = numbering
         self._owners = RowOwners()
         self._lines: Indexes = np.zeros(0, np.int64)  # the line of each row of the producer's readings
+        self._in_use: Flags = np.zeros(0, np.bool_)  # true for each row with an owner
         self._columns: dict[AgentMetric, Indexes] = {}  # for each metric, the column of each entry of `labels`
         self._methods: Indexes = np.zeros(0, np.int64)
         self._evicted = 0
@@ -92,6 +93,15 @@ class LiveSource:
         counters = self._counters(batches, rows)
         return Slice(begin_ns, end_ns or time_ns, lines[rows], counters, self._rtts(batches), self._agent(batches[0]))
 
+    @property
+    def lines_in_use(self) -> Indexes:
+        """The lines of all slots that had an owner at the time of the latest slice."""
+        return np.unique(self._lines[self._in_use])
+
+    def renumber(self, to: Indexes, numbering: Numbering) -> None:
+        """Continues with another numbering, as History.renumbered() does."""
+        self._lines, self._numbering = to[self._lines], numbering
+
     def _register(self, group: SeriesGroup) -> None:
         """Gives numbers to all columns, also to those without counts, because their counts are known to be 0."""
         self._methods = np.array(
@@ -107,8 +117,8 @@ class LiveSource:
         """Returns the line of each row of the reading."""
         reading = batch.reading
         changed = self._owners.update(reading.generation)
-        self._lines = grow(self._lines, len(reading.generation))
-        for row in (*range(SHARED_SLOTS), *changed[has_owner(reading.generation[changed])].tolist()):
+        self._lines, self._in_use = grow(self._lines, len(reading.generation)), has_owner(reading.generation)
+        for row in (*range(SHARED_SLOTS), *changed[self._in_use[changed]].tolist()):
             line, _ = split_attributes(batch.group.labels(reading, row, self._producer.config))
             self._lines[row] = self._numbering.lines.find(line)
         return self._lines

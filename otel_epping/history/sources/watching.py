@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from otel_epping.history.columns import Numbering
 from otel_epping.history.slice import Slice
 from otel_epping.history.sources.live import LiveSource
+from otel_epping.kernel.arrays import Indexes
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
@@ -97,6 +98,15 @@ class WatchedInterfaces:
     def take(self) -> Slice:
         """Returns the counts since the previous call. Raises OSError if a map cannot be read."""
         return self._source.take()
+
+    @property
+    def lines_in_use(self) -> Indexes:
+        """The lines that the next slice may contain, apart from new lines."""
+        return self._source.lines_in_use
+
+    def renumber(self, to: Indexes, numbering: Numbering) -> None:
+        """Continues with another numbering, as History.renumbered() does."""
+        self._source.renumber(to, numbering)
 
     def other_traffic(self) -> list[tuple[str, float]]:
         """Returns (name, packets per second) of the other interfaces that had traffic since the last call."""

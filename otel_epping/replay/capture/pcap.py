@@ -145,7 +145,8 @@ def _file_header(stream: Stream) -> _Layout:
     # If the input is a pipe, this function does not wait for the first records, but uses the likeliest size of a record
     # header, as libpcap does.
     if len(magic.headers) > 1 and stream.size:
-        with suppress(CaptureError):  # a later call of fill() raises the exception again, after the last packet
+        # If compressed data are damaged, the packets before the damage are used. _fill_record() raises the exception.
+        with suppress(CaptureError):
             stream.fill(_TRIED_RECORDS * (_MODIFIED_SMP + MAX_CAPTURED))
         fitting = (size for size in magic.headers if _is_plausible(stream, replace(layout, header=size)))
         layout = replace(layout, header=next(fitting, layout.header))

@@ -31,6 +31,7 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     # buffer. 32-bit and 64-bit systems write different magic numbers.
     (0x48, b"\x02\0\x01\xc0", f"is a Windows event trace: {_ETL2PCAPNG}"),
     (0x48, b"\x02\0\x02\xc0", f"is a Windows event trace: {_ETL2PCAPNG}"),
+    (0, b'{"resourceMetrics"', "is a file of OTLP JSON lines: otel-epping report FILE -o PAGE.html"),
     (0, b"PK\x03\x04", "is a zip archive: unzip FILE"),
     (0, b"7z\xbc\xaf\x27\x1c", "is a 7z archive: 7z x FILE"),
     (0, b"Rar!", "is a RAR archive: unrar x FILE"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.captures import packet, pcap, pcapng, read, read_bytes
+from tests.support.captures import in_microseconds, packet, pcap, pcapng, read, read_bytes
 from tests.support.split_reads import delivered
 
 if sys.version_info >= (3, 14):
@@ -103,11 +103,12 @@ def test_the_largest_window_of_zstd(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "capture", content) == (PACKETS, "")
 
 
+@pytest.mark.parametrize("nanoseconds", [True, False])
 @EACH
-def test_truncated(tmp_path: Path, name: str) -> None:
+def test_truncated(tmp_path: Path, name: str, nanoseconds: bool) -> None:
     """The reader returns all data that can be decompressed."""
-    packets = _incompressible(600, 1000)
-    content = COMPRESS[name](pcap(packets, nanoseconds=True))
+    packets = in_microseconds(_incompressible(600, 1000))
+    content = COMPRESS[name](pcap(packets, nanoseconds=nanoseconds))
     counts = []
     for place in range(1, 20):
         found, error = read_bytes(tmp_path / "capture", content[: len(content) * place // 20])

@@ -67,6 +67,7 @@ FILES: dict[str, tuple[bytes, str]] = {
         json.dumps([{"_index": "packets"}], indent=2).encode(),
         "is text: replay reads binary captures, like the output of tcpdump -w",
     ),
+    "recording": (b'{"resourceMetrics":[]}\n', "is a file of OTLP JSON lines: otel-epping report FILE -o PAGE.html"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer: git lfs pull"),
 }
 
