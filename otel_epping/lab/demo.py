@@ -219,7 +219,7 @@ def run(record: Path | None = None) -> bool:
         f"{_TOLERANCE:.0%} or {_TOLERANCE_S * 1e3:.0f} ms longer."
     )
     console.print(
-        f"{LOADED.subnet} is slow under load: after {_SECONDS / 2:.0f} s, downloads filled the queue of its link. Its "
-        "minimum is the delay without load, and is compared instead of its median."
+        f"{LOADED.subnet} is slow under load: after {_SECONDS / 2:.0f} s, downloads filled the queue of its link. For "
+        "this subnet, the minimum is compared with the delay, because the median contains time in the queue."
     )
     return agree == len(found)
