@@ -44,7 +44,9 @@ def test_a_url_is_prometheus(url: str) -> None:
     assert kind_of(url) is Kind.PROMETHEUS
 
 
-@pytest.mark.parametrize("content", [b"hello", b"{}", b"\x7fELF", b"PAR1", gzip.compress(b"hello", mtime=0), b"\x1f\x8b\x08"])
+@pytest.mark.parametrize(
+    "content", [b"hello", b"{}", b"\x7fELF", b"PAR1", gzip.compress(b"hello", mtime=0), b"\x1f\x8b\x08"]
+)
 def test_other_files_are_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
