@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests histories of captures: the sums of all slices equal the table that `replay` prints."""
+"""Tests histories of captures. The sums of all slices are equal to the table that `replay` prints."""
 
 from contextlib import closing
 from pathlib import Path
@@ -31,7 +31,7 @@ ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
 def capture_of(path: Path, conversations: dict[int, Conversation]) -> Path:
-    """Write a capture. Each conversation begins at its key, in ns."""
+    """Write a capture. The key of each conversation is the time of its first packet in ns."""
     packets = [
         Packet(begin_ns + time_ns, HEADER + ETHERTYPES[each.version] + data, len(data) + 14, ETHERNET)
         for begin_ns, each in conversations.items()
@@ -42,7 +42,7 @@ def capture_of(path: Path, conversations: dict[int, Conversation]) -> Path:
 
 
 def rows_of_history(history: History, total: Total) -> dict[tuple[str, str], list[str]]:
-    """Return the cells of the table of `replay`, without the unanswered subnets' number."""
+    """Return the cells of the table of `replay`, without the number of unanswered subnets."""
     rows = {}
     packets, octets = (total.sum(metric.name) for metric in (metric_table.SUBNET_PACKETS, metric_table.SUBNET_BYTES))
     assert packets is not None
