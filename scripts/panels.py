@@ -31,7 +31,7 @@ _LEGEND = (
 )
 _NOW, _STEP, _RANGE = "[$window]", "[$__rate_interval]", "[$__range]"
 _BEFORE = f"{_NOW} offset $baseline"
-# Selects TCP packets if packets have a class (metrics: core,traffic). Otherwise, this selects all packets.
+# Selects TCP packets if packets have a class (metrics: core,traffic). Otherwise, the selector matches all packets.
 _TCP = 'epping_traffic_class=~"(tcp_.*)?"'
 
 

@@ -28,8 +28,8 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
 
     thresholds  the thresholds of the verdict and of the marks in tables
     show        returns the text to show for a name or an address
-    progress    returns a context manager that yields a function. The function is called with the work that was done
-                since the last call, in slices
+    progress    returns a context manager that yields a function. The function is called with the number of slices
+                that were processed since the last call
     """
     names = LineTexts(show)
     measurements = [Measured(source, names) for source in sources]

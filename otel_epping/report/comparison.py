@@ -97,8 +97,8 @@ def _curves(a: Measured, b: Measured) -> Figure:
 def _heat(a: Measured, a_times: PeriodTable, b_times: PeriodTable, pairs: Indexes) -> Figure:
     """Returns the heat map of the differences.
 
-    The periods of A and B are compared at the same time of the day if both are longer than a day. Otherwise, they are
-    compared at the same time since the start.
+    If both measurements are longer than a day, the periods of A and B are compared at the same time of the day.
+    Otherwise, the periods are compared at the same time since the start.
     """
     step_ns = a_times.step_ns
     offset = 0

@@ -51,7 +51,7 @@ class Figure:
     kind     the function in page/figures.js that draws the figure
     caption  describes the figure
     samples  the number and the kind of the values in the figure, for example `1,234 RTTs`
-    data     the numbers in the figure. figures.js draws them, and JSON contains them
+    data     the numbers in the figure, for figures.js and for JSON
     """
 
     key: str

@@ -145,7 +145,7 @@ def coverage(measurement: Measured) -> Section:
     if reasons:
         tables.append(ReportTable("not_measured", "Causes of missing RTTs", columns, reasons))
     else:
-        sentences.append("The source has no counts of packets and flows without RTTs.")
+        sentences.append("The source does not say why RTTs are missing.")
     return Section("coverage", "Coverage, and causes of missing RTTs", sentences, tables=tables)
 
 

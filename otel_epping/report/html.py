@@ -15,7 +15,7 @@ from otel_epping.report import text
 from otel_epping.report.document import Figure, Report, ReportColumn, ReportTable, Section, Value
 
 _PAGE = Path(__file__).parent / "page"
-# The scripts of the page. The page contains them as one script.
+# The scripts of the page. In the page, these scripts are one script.
 _SCRIPTS = ("axes.js", "figures.js", "report.js")
 # A table shows this number of rows until the reader presses the button to show all rows.
 _ROWS_SHOWN = 25
@@ -96,7 +96,7 @@ def _asset(name: str) -> str:
 
 
 def _packed(name: str, content: str) -> str:
-    """Returns an element with compressed content. Browsers do not run it as a script, but report.js unpacks it."""
+    """Returns an element with compressed content. report.js unpacks the content."""
     packed = base64.b64encode(gzip.compress(content.encode(), 6, mtime=0)).decode()
     return f'<script type="application/gzip" id="{name}">{packed}</script>'
 

@@ -17,7 +17,7 @@ from otel_epping.settings.model import Settings
 
 # The progress bar is updated every second.
 _STEP_S = 1.0
-# A measurement has about this number of slices, of at least _STEP_S.
+# A measurement has about this number of slices. A slice is at least _STEP_S long.
 _SLICES = 120
 
 

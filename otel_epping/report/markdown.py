@@ -29,7 +29,7 @@ def _lines(report: Report) -> Iterator[str]:
             yield ""
             yield from _table(table)
         if section.figures and not section.tables:
-            yield "\nThis section has figures. Their numbers are in the HTML page and in JSON:\n"
+            yield "\nThis section has figures. The numbers of these figures are in the HTML page and in JSON:\n"
             yield from (f"- {escaped(figure.caption)}: n = {figure.samples}" for figure in section.figures)
     if report.notes:
         yield "\n## Notes of the source\n"

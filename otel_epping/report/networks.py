@@ -33,7 +33,7 @@ _COLUMNS = (
     ),
     ReportColumn("p50", "p50", "time", "Half of the RTTs are shorter."),
     ReportColumn("p95", "p95", "time", "95 % of the RTTs are shorter."),
-    ReportColumn("minimum", "min", "time", "Minimum RTT. It is about the RTT without queues."),
+    ReportColumn("minimum", "min", "time", "The minimum RTT is about the RTT without queues."),
     ReportColumn("excess", "excess", "time", "Mean RTT - minimum RTT."),
     ReportColumn(
         "added_by_load", "by load", "change", "Latency under load: how much longer RTTs are while the network is busy."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the output file. A regular file is replaced at once, so other programs never read an incomplete report."""
+"""Writes the output file. Except with `in_place`, a regular file is replaced at once, and is never incomplete."""
 
 import errno
 import os

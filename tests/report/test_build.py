@@ -75,7 +75,7 @@ def small(rtts_ms: dict[Line, list[float]]) -> History:
 
 
 class Elements(HTMLParser):
-    """Checks that elements are nested, and collects the elements and the text."""
+    """Checks that elements are closed in the right order, and collects the elements and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -159,7 +159,7 @@ def _delay_shares(least_s: Floats, median_s: Floats, sigma: Floats) -> Floats:
     """
     bounds_s = 2 ** (np.arange(_FIRST, _LAST + 1) / 2**SCALE)
     queued = np.maximum(bounds_s - least_s[:, None], 1e-9) / (median_s - least_s)[:, None]
-    # The cumulative distribution, approximated by a logistic function, which is faster than erf().
+    # A logistic function approximates the cumulative distribution, and is faster than erf().
     with np.errstate(over="ignore"):
         cumulative = 1 / (1 + np.exp(-1.702 * np.log(queued) / sigma[:, None]))
     return np.diff(cumulative, axis=1)
