@@ -529,9 +529,7 @@ def key(series: dict[str, Any]) -> frozenset[tuple[str, str]]:
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_no_alert_fires_and_each_alert_has_its_metrics(ran: Run, rule: dict[str, Any]) -> None:
-    """tests.yaml tests that the alerts fire. In this test, no alert fires except for loss, because the router dropped
-    packets.
-    """
+    """tests.yaml tests that the alerts fire. Here, only EppingLossHigh may fire, because the router dropped packets."""
     firing = query(ran.prometheus, rule["expr"], ran.end_ns)
     if rule["alert"] != "EppingLossHigh":
         assert not firing

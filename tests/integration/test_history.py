@@ -40,7 +40,7 @@ class Exported(NamedTuple):
 
 
 class _Source:
-    """A synthetic agent. At the same times, it exports to Prometheus and adds slices to a live history."""
+    """A synthetic agent that exports to Prometheus, and adds slices to a live history at the same times."""
 
     def __init__(self, live: History) -> None:
         self.kernel, self._live = SyntheticKernel(CONFIG, 12), live
