@@ -8,7 +8,8 @@ from scripts import layout
 from scripts.panels import ROWS, Panel, Query
 
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-# Colour-blind-safe colours. A gradient from blue over yellow to red would hide differences in print.
+# Colour-blind people can distinguish these colours. In black-and-white print, a gradient from blue over yellow to red
+# would hide differences.
 _GRADIENT = "continuous-BlPu"
 _HEAT_MAP_COLOURS = "Viridis"
 
@@ -59,7 +60,7 @@ def _variables() -> list[dict[str, Any]]:
 
 
 def _labels(variable: layout.Labels) -> dict[str, Any]:
-    """Returns a variable that has the values of a label. All also includes series without the label."""
+    """Returns a variable with the values of a label. The choice *All* also selects series without the label."""
     query = f"label_values({variable.metric}, {variable.label})"
     return {
         "type": "query",
@@ -78,7 +79,7 @@ def _labels(variable: layout.Labels) -> dict[str, Any]:
 
 
 def _choice(name: str, title: str, choices: dict[str, str], default: str) -> dict[str, Any]:
-    # Grafana separates the choices by commas, so commas in a choice are escaped.
+    # Grafana splits the list of choices at commas, so commas in a choice are escaped.
     escaped = {text: value.replace(",", "\\,") for text, value in choices.items()}
     return {
         "type": "custom",
@@ -93,7 +94,7 @@ def _choice(name: str, title: str, choices: dict[str, str], default: str) -> dic
 
 
 def _panels() -> list[dict[str, Any]]:
-    """Returns the panels with their places. Each row starts with a title."""
+    """Returns the panels with their positions. Each row starts with a title."""
     made: list[dict[str, Any]] = []
     top = 0
     for title, panels in ROWS.items():
@@ -142,7 +143,7 @@ def _target(panel: Panel, number: int, query: Query) -> dict[str, Any]:
 
 
 def _overrides(panel: Panel) -> list[dict[str, Any]]:
-    """Returns the units of queries whose unit is not the unit of the panel. Columns of a table are found by name."""
+    """Returns overrides for the queries that have their own unit. In a table, Grafana finds a column by its name."""
     return [
         {
             "matcher": {"id": "byName", "options": query.legend}
@@ -156,7 +157,7 @@ def _overrides(panel: Panel) -> list[dict[str, Any]]:
 
 
 def _one_table(panel: Panel) -> list[dict[str, Any]]:
-    """Returns the transformations that join the results of all queries to one table, with a column for each query."""
+    """Returns the transformations that join the results of all queries to one table. Each query gets a column."""
     columns = {f"Value #{chr(ord('A') + number)}": query.legend for number, query in enumerate(panel.queries)}
     if len(panel.queries) == 1:
         columns = {"Value": panel.queries[0].legend}

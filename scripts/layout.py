@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The variables of the dashboard, the names of columns and the places of panels, for Grafana and for Perses."""
+"""The variables of the dashboard, the names of columns and the positions of panels, for Grafana and for Perses."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,9 +10,9 @@ TITLE = "Network latency (otel-epping)"
 DESCRIPTION = "Round-trip times per network, measured passively. Guide: docs/dashboards.md of otel-epping."
 NAME = "otel-epping"
 RANGE, REFRESH = "6h", "1m"
-# The agent exports every minute by default. $__rate_interval is then at least 4 minutes.
+# The default export interval of the agent. With this interval, $__rate_interval is at least 4 minutes.
 EXPORT_INTERVAL = "1m"
-# Without limits, a heat map stretches to the outermost bucket that ever had a count.
+# Without limits, the axis of a heat map extends to the outermost bucket that ever had a count.
 HEAT_MAP_LIMITS_S = (0.0001, 10)
 
 WIDTH = 24
@@ -46,14 +46,14 @@ TIMES = [
     Choice("window", "Now: the last", ("5m", "15m", "1h", "6h"), "15m"),
     Choice("baseline", "Before: earlier by", ("1h", "6h", "1d", "7d"), "1h"),
 ]
-# The variable $group: the labels that a group of networks has.
+# The values of the variable $group: the labels of each kind of group.
 GROUP, GROUP_TITLE, DEFAULT_GROUP = "group", "Group by", "network"
 GROUPS = {
     "network": ("epping_network_name", "epping_subnet"),
     "AS": ("network_peer_as_number", "network_peer_as_organization_name"),
     "country": ("geo_country_iso_code",),
 }
-# The columns of a table that come from labels, with their headers.
+# The headers of the columns that come from labels.
 COLUMNS = {
     "epping_network_name": "Network",
     "epping_subnet": "Subnet",
@@ -67,7 +67,7 @@ COLUMNS = {
 
 
 class Placed(NamedTuple):
-    """A panel and its place below the title of its row."""
+    """A panel, and its position relative to the title of its row."""
 
     panel: Panel
     x: int
@@ -75,7 +75,7 @@ class Placed(NamedTuple):
 
 
 def placed(panels: Sequence[Panel]) -> Iterator[Placed]:
-    """Fills the lines of a row from the left."""
+    """Yields the panels of a row with their positions, from left to right and from top to bottom."""
     x = y = height = 0
     for panel in panels:
         if x + panel.width > WIDTH:

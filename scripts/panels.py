@@ -3,10 +3,10 @@
 
 A line is a network on one side of one interface of one agent, as in docs/statistics.md. Lines are never merged, because
 a forwarded packet is counted on each watched interface. The overflow point and the point of the subnets that never
-answered belong to no network. They are part of totals, but not of lines.
+answered belong to no network. Totals contain these two points, but no line contains them.
 
-docs/dashboards.md explains the variables: $agent, $interface, $side and $method select series. $group has the labels of
-a network. $window is the time that "now" stands for, and $baseline says how much earlier "before" is.
+$agent, $interface, $side and $method select series. $group has the labels of a network. $window is the length of "now".
+$baseline is the time from "before" to "now". docs/dashboards.md explains these variables.
 """
 
 from typing import Literal, NamedTuple
@@ -14,14 +14,14 @@ from typing import Literal, NamedTuple
 Kind = Literal["stat", "timeseries", "heatmap", "status-history", "table"]
 
 MIN_SAMPLES = 20
-# A network is slower than before if its p95 is greater by this factor and by this time.
+# A network is slower than before if its p95 is greater than before by this factor and also by this time.
 SLOWER, SLOWER_S = 1.5, 0.002
 
 _AGENT = 'instance=~"$agent"'
 _INTERFACE = f'{_AGENT}, network_interface_name=~"$interface"'
 _NOT_A_NETWORK = 'otel_metric_overflow="", epping_unanswered=""'
 _SIDE = f'{_INTERFACE}, epping_rtt_side=~"$side"'
-# $side and $method choose all values by default. Then the overflow point, which has neither label, is included.
+# By default, $side and $method select all values, and also the overflow point, which has neither label.
 _RTT = f'epping_rtt_duration_seconds{{{_SIDE}, epping_rtt_method=~"$method"}}'
 _RTT_OF_LINES = f'epping_rtt_duration_seconds{{{_SIDE}, epping_rtt_method=~"$method", {_NOT_A_NETWORK}}}'
 _LINE = "instance, network_interface_name, epping_rtt_side, $group"
@@ -31,12 +31,12 @@ _LEGEND = (
 )
 _NOW, _STEP, _RANGE = "[$window]", "[$__rate_interval]", "[$__range]"
 _BEFORE = f"{_NOW} offset $baseline"
-# TCP packets, if packets have a class (metrics: core,traffic). Otherwise all packets.
+# Selects TCP packets if packets have a class (metrics: core,traffic). Otherwise, the selector matches all packets.
 _TCP = 'epping_traffic_class=~"(tcp_.*)?"'
 
 
 class Query(NamedTuple):
-    """A query. `legend` is the name of a series, or of the column of a table. `unit` replaces the unit of the panel."""
+    """A query. `legend` is the name of a series or of a column. If `unit` is set, it replaces the unit of the panel."""
 
     expr: str
     legend: str = ""
@@ -44,7 +44,7 @@ class Query(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A panel. Its width is a part of 24. `no_value` is the text that is shown if the query has no result."""
+    """A panel. The dashboard is 24 units wide. `no_value` is the text that is shown if the queries have no result."""
 
     kind: Kind
     title: str
@@ -123,7 +123,7 @@ def _top(count: int, ranked: str, shown: str) -> str:
 
 _CHANGE = f"({_quantile(0.95, _NOW)} - {_quantile(0.95, _BEFORE)})"
 _IS_SLOWER = f"({_quantile(0.95, _NOW)} > {SLOWER} * {_quantile(0.95, _BEFORE)} and {_CHANGE} > {SLOWER_S})"
-# The same lines at each point in time: the rank is that of the whole time range of the dashboard.
+# The rank of a line is computed for the whole time range, so a graph shows the same lines at each point in time.
 _BUSIEST = _bytes(f"{_RANGE} @ end()")
 _NEEDS_CLASSES = "needs OTEL_EPPING_METRICS=core,traffic"
 _TOO_FEW = f"fewer than {MIN_SAMPLES} round-trip times"
@@ -134,8 +134,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "stat",
             "Worst network",
-            "The network with the greatest impact: bytes/s x (mean RTT - minimum RTT). The value is the number of "
-            "bytes on the way that would not be there if each RTT were the minimum RTT.",
+            "The network with the greatest impact. Impact is bytes/s x (mean RTT - minimum RTT): the average number of "
+            "bytes that are in flight only because RTTs are longer than the minimum RTT.",
             "bytes",
             8,
             4,
@@ -144,8 +144,9 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "stat",
             "Slower than before",
-            f"Networks whose p95 is now greater than before by a factor of {SLOWER} and by {SLOWER_S * 1e3:g} ms, and "
-            f"networks with at least {MIN_SAMPLES} RTTs now and before.",
+            f"slower: the number of networks whose p95 is now more than {SLOWER} times as long as before, and more "
+            f"than {SLOWER_S * 1e3:g} ms longer. compared: the number of networks with at least {MIN_SAMPLES} RTTs now "
+            "and before.",
             "short",
             5,
             4,
@@ -157,7 +158,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "stat",
             "All round-trip times",
-            "Quantiles of all RTTs of the selected sides and methods, and their number.",
+            "Quantiles of all RTTs of the selected sides and methods, and the number of these RTTs.",
             "s",
             6,
             4,
@@ -170,8 +171,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "stat",
             "Loss and alerts",
-            "Retransmitted segments / TCP packets of the interfaces, and the number of alerts that fire "
-            "(examples/prometheus/rules.yaml).",
+            "loss: retransmitted segments / TCP packets of the interfaces. alerts: the number of firing alerts of "
+            "examples/prometheus/rules.yaml.",
             "percentunit",
             5,
             4,
@@ -185,8 +186,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "heatmap",
             "Distribution of round-trip times",
-            "RTTs per second and bucket. The axis is logarithmic, from 0.1 ms to 10 s. RTTs outside of these limits "
-            "are not visible.",
+            "RTTs per second in each bucket. The axis is logarithmic, from 0.1 ms to 10 s. RTTs outside of these "
+            "limits are not visible.",
             "s",
             12,
             9,
@@ -195,8 +196,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "status-history",
             "p95 by network and time",
-            "p95 of the 20 busiest networks of the time range. A cell needs at least "
-            f"{MIN_SAMPLES} RTTs, otherwise it is empty.",
+            "p95 of the 20 networks with the most traffic in the time range. A cell with fewer than "
+            f"{MIN_SAMPLES} RTTs is empty.",
             "s",
             12,
             9,
@@ -206,8 +207,9 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "table",
             "Top 10 by change of p95",
-            "p95 of the last $window, and of the same time $baseline earlier. Both need at least "
-            f"{MIN_SAMPLES} RTTs. The first values appear $baseline after the first export.",
+            "p95 now is the p95 of the last $window. p95 before is the p95 of the $window that ended $baseline ago. "
+            f"A network needs at least {MIN_SAMPLES} RTTs in each of the two windows. The first values appear "
+            "$baseline after the first export.",
             "s",
             12,
             9,
@@ -222,8 +224,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "table",
             "Top 10 by impact",
-            "bytes/s x (mean RTT of the last $window - minimum RTT of the time range). Networks with much traffic that "
-            "waits are at the top. The minimum RTT is the lower bound of the lowest bucket.",
+            "Impact is bytes/s x (mean RTT of the last $window - minimum RTT of the time range). Networks with much "
+            "traffic and long queues are at the top. The minimum RTT is the lower bound of the lowest bucket.",
             "s",
             12,
             9,
@@ -241,9 +243,10 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "Loss to and from networks",
-            "Retransmitted segments / TCP packets, of the 10 busiest networks. With the default metrics, packets have "
-            "no class, and the retransmitted segments are divided by all packets. This ratio is a lower bound. For the "
-            "exact loss, set OTEL_EPPING_METRICS=core,traffic.",
+            "Retransmitted segments / TCP packets, for the 10 networks with the most traffic. With the default "
+            "metrics, packets have no class, so the retransmitted segments are divided by the packets of all "
+            "protocols. Then the ratio is a lower bound of the loss. For the exact loss, set "
+            "OTEL_EPPING_METRICS=core,traffic.",
             "percentunit",
             12,
             8,
@@ -255,7 +258,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "Traffic of networks",
-            "Bytes from and to the 10 busiest networks, including link headers.",
+            "Traffic from and to the 10 networks with the most traffic, in bit/s. The bytes include link headers.",
             "bps",
             12,
             8,
@@ -266,8 +269,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "TCP packets with timestamps",
-            "Share of the TCP packets whose RTT can be measured with timestamps, for each side. "
-            f"This panel {_NEEDS_CLASSES}.",
+            f"TCP packets with timestamps / TCP packets, for each side. This panel {_NEEDS_CLASSES}.",
             "percentunit",
             8,
             8,
@@ -297,7 +299,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "RTTs per TCP packet",
-            "Completed RTT samples of all methods / TCP packets of the interface. The alert EppingCoverageFell watches "
+            "Completed RTT samples of all methods / TCP packets of the interface. The alert EppingCoverageFell uses "
             "this ratio.",
             "percentunit",
             8,
@@ -307,7 +309,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "Outcomes of RTT samples",
-            "RTT samples per second by outcome. docs/metrics.md explains the outcomes.",
+            "RTT samples per second, by outcome. docs/metrics.md explains the outcomes.",
             "cps",
             8,
             8,
@@ -326,8 +328,9 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "Not measured and not shown",
-            "Subnets for which no RTT was ever measured, TCP flows of which only one direction is seen, and subnets "
-            "without their own series because of max_series: on the overflow point, or in covering prefixes.",
+            "The number of subnets for which no RTT was ever measured, of TCP flows of which only one direction is "
+            "seen, and of subnets without their own series because of max_series. The counts of subnets without their "
+            "own series are on the overflow point, or in covering prefixes.",
             "short",
             12,
             8,
@@ -345,8 +348,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "Share of RTTs that are not on the overflow point",
-            "1 if every network is exported individually or in a covering prefix. Otherwise raise max_series, or group "
-            "the networks (group_by).",
+            "100 % if every network is exported individually or in a covering prefix. If the share is lower, raise "
+            "max_series, or group the networks (group_by).",
             "percentunit",
             12,
             8,
@@ -362,8 +365,9 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "Packets seen / packets of the kernel",
-            "1 or more if the agent sees every packet. The kernel may count an aggregate (GSO, GRO) as one packet, so "
-            "the ratio may be above 1. The alert EppingAgentBlind watches this ratio.",
+            "Packets that the agent sees / packets that the kernel counts. The ratio is 100 % or more if the agent "
+            "sees every packet. The ratio can be above 100 %, because the kernel may count an aggregate (GSO, GRO) as "
+            "one packet. The alert EppingAgentBlind uses this ratio.",
             "percentunit",
             8,
             8,
@@ -424,8 +428,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "timeseries",
             "Use of limits",
-            "Slots, flow table entries and series in use, as a share of their limits. At 1, flows are evicted, and the "
-            "quietest networks lose their own series.",
+            "Slots of subnets, flow table entries and series in use, each divided by its limit. If the flow table is "
+            "nearly full, flows are evicted. If all series are in use, the least active networks have no own series.",
             "percentunit",
             12,
             8,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints examples/perses/dashboard.json from the panels in scripts/panels.py: `python -m scripts.perses`.
 
-docs/dashboards.md says what differs from Grafana. `tests/oracles/perses.py` checks the file with Perses itself.
+docs/dashboards.md lists the differences from the dashboard for Grafana. `tests/oracles/perses.py` checks the file with
+Perses itself.
 """
 
 import json
@@ -20,7 +21,8 @@ _FORMATS: dict[str, dict[str, Any]] = {
     "percentunit": {"unit": "percent-decimal"},
     "short": {"unit": "decimal", "shortValues": True},
 }
-# A status history of Perses has no gradient. The colours of its classes, from low to high, are ColorBrewer's BuPu.
+# A status history of Perses has classes of values instead of a gradient. The colours of the classes, from low to high,
+# are ColorBrewer's BuPu.
 _CLASSES_MS = (2, 5, 10, 20, 50, 100, 200, 500)
 _COLOURS = ("#f7fcfd", "#e0ecf4", "#bfd3e6", "#9ebcda", "#8c96c6", "#8c6bb1", "#88419d", "#810f7c", "#4d004b")
 _WIDTH_OF_ANOTHER_UNIT = 2
@@ -61,7 +63,7 @@ def _variables() -> list[dict[str, Any]]:
             )
             for name, title, metric, label in layout.LABELS
         ),
-        # Perses writes chosen values into the address of the page, separated by commas. So a value cannot be a list.
+        # In the address of the page, Perses separates the chosen values by commas. So a value cannot contain a comma.
         _variable(
             layout.GROUP,
             layout.GROUP_TITLE,
@@ -92,7 +94,7 @@ def _variable(name: str, title: str, kind: str, spec: dict[str, Any], **options:
 
 
 def _parts(panel: Panel) -> list[Panel]:
-    """Returns the panels that show a panel. A stat panel of Perses has one unit, and a table needs the whole width."""
+    """Returns the panels that show a panel in Perses: stat panels have only one unit, and tables the whole width."""
     if panel.kind == "table":
         return [panel._replace(width=layout.WIDTH)]
     others = [query for query in panel.queries if panel.kind == "stat" and query.unit]
@@ -143,8 +145,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
 def _query(panel: Panel, query: Query) -> dict[str, Any]:
     expr = query.expr.replace(f"${layout.GROUP}", f"${{{layout.GROUP}:csv}}")
     if panel.kind == "stat":
-        # A stat panel of Perses 0.54 has no instant queries. Prometheus evaluates an expression with a fixed time only
-        # once for the whole range.
+        # A stat panel of Perses 0.54 has no instant queries. Prometheus evaluates an expression with a fixed time
+        # only once, and not at each step.
         expr = re.sub(r"(\[\$(window|__range)\])", r"\1 @ end()", expr)
     spec = {"datasource": _DATASOURCE, "query": expr, "minStep": layout.EXPORT_INTERVAL}
     if query.legend:
@@ -196,7 +198,7 @@ def _status_history(_: Panel) -> dict[str, Any]:
 
 
 def _table(panel: Panel) -> dict[str, Any]:
-    """Returns a table with one line per network. Columns of labels that are not listed come last, if they exist."""
+    """Returns a table with one line per network. Perses adds columns of labels that are not listed at the end."""
     unlisted = {label for group in layout.GROUPS.values() for label in group} - set(layout.GROUPS[layout.DEFAULT_GROUP])
     labels = [{"name": name, "header": text} for name, text in layout.COLUMNS.items() if name not in unlisted]
     values: list[dict[str, Any]] = [
@@ -214,7 +216,7 @@ def _table(panel: Panel) -> dict[str, Any]:
     }
 
 
-# For each kind of panel: the plugin of Perses, and the function that makes the settings of the plugin.
+# For each kind of panel: the plugin of Perses, and the function that returns the settings of the plugin.
 _PLUGINS = {
     "stat": ("StatChart", _stat),
     "timeseries": ("TimeSeriesChart", _time_series),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the demo, and writes the pictures of README.md: `python -m scripts.pictures FOLDER`. Needs root,
-Chromium and optipng.
+"""Runs the demo, and writes the pictures of README.md: `python -m scripts.pictures FOLDER`.
+
+The program needs root, Chromium and optipng. It writes two files:
 
 top.svg     the screen of `otel-epping top`
-report.png  the begin of the page of `otel-epping report`, without the table of methods
+report.png  the top of the page of `otel-epping report`, without the table of methods
 """
 
 import asyncio
@@ -33,13 +34,14 @@ from tests.support.browser import Browser
 
 _COLUMNS, _LINES = 110, 24
 _WIDTH, _HEIGHT = 1440, 1540
-# The fonts that readers have. The SVG gives the length of each text, so columns are aligned with each of these fonts.
+# Fonts that are common on the computers of readers. The SVG contains the length of each text, so columns are aligned
+# with any of these fonts.
 _FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 _HEAT_MAP = "document.getElementById('heat_map.p95')"
 
 
 class _EndedFeed:
-    """Stands for the interface that the demo has measured. There are no further counts."""
+    """Replaces the interface that the demo has measured. An ended feed has no further counts."""
 
     name = WAN_INTERFACE
     faults = ()
@@ -79,7 +81,7 @@ def top_picture(history: History) -> str:
 
 
 def report_picture(page: Path, picture: Path) -> None:
-    """Writes the PNG of the begin of the report in the file `page`."""
+    """Writes a PNG of the top of the report in the file `page`."""
     with Browser(_WIDTH, _HEIGHT) as browser:
         browser.open(page)
         browser.evaluate("document.getElementById('worst_networks-methods').closest('.table').remove()")
@@ -94,7 +96,7 @@ def _main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         record, page = Path(temporary, "demo"), Path(temporary, "demo.html")
         if not demo.run(record):
-            sys.exit("some RTTs do not agree with the delays: run it again")
+            sys.exit("some RTTs do not agree with the delays: run the program again")
         history = read_sources([str(record)])
         (folder / "top.svg").write_text(top_picture(history))
         page.write_text(html(build([Source("demo", history)], Thresholds(), unchanged, progress_bar)))

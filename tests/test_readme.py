@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests README.md: its links and pictures exist, and the commands `top`, `report` and `run` have valid options."""
+"""Tests README.md. Its links and pictures must exist, and its commands must have valid options."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.parallel]
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"(?:^|`)otel-epping ((?:top|report|run) [^`\n]*)", TEXT, re.M)
-# These commands read files of the user, or end at once.
+# These commands read files of the user, or end immediately.
 COMMANDS = [command for command in COMMANDS if not re.search(r"--(networks|database|help)\b", command)]
 
 

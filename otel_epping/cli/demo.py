@@ -19,12 +19,12 @@ from otel_epping.settings.options import COMMAND, option
 
 
 @click.command(context_settings=COMMAND)
-@option("--report", "output", metavar="FILE", help="Also write an HTML page about the metrics of the demo.")
+@option("--report", "output", metavar="FILE", help="Also write an HTML report about the demo to FILE.")
 def demo(output: str | None) -> None:
     """Measure RTTs over links of known delay, and print the metrics that a collector received.
 
-    Creates hosts in network namespaces and traffic between the hosts, and runs the agent and a collector. One of the
-    networks becomes slow under load. The demo takes half a minute. The exit code is 1 if the measured RTTs do not agree
+    Creates hosts in network namespaces and traffic between the hosts, and runs the agent and a collector. One network
+    becomes slow under load. The demo takes half a minute. The exit code is 1 if the measured RTTs do not agree
     with the delays.
     """
     requirements.check_kernel()
@@ -40,7 +40,7 @@ def demo(output: str | None) -> None:
 
 
 def _with_report(output: Path) -> bool:
-    """Runs the demo, and writes a report of the metrics that the demo's agent exported. Returns the demo's result."""
+    """Runs the demo, and writes a report about the metrics that the agent exported. Returns the result of the demo."""
     if missing := [name for name in ("msgspec", "plotly") if find_spec(name) is None]:
         raise EppingError(f"the report needs {' and '.join(missing)}: pip install 'otel-epping[report]'")
     from otel_epping.history.verdict import Thresholds
@@ -50,7 +50,7 @@ def _with_report(output: Path) -> bool:
     from otel_epping.series.grouping import Grouping
     from otel_epping.settings import names
 
-    OutputFile(output)  # finds a fault of the path before the demo runs
+    OutputFile(output)  # finds errors of the path before the demo runs
     with tempfile.TemporaryDirectory(prefix="otel-epping-") as folder:
         record = Path(folder, "demo")
         agrees = lab_demo.run(record)
@@ -60,13 +60,13 @@ def _with_report(output: Path) -> bool:
 
 
 def _program() -> str:
-    """Returns the command that started this process, without arguments, as a shell command."""
+    """Returns the program that this process runs, as a part of a shell command."""
     words = [sys.executable, "-m", "otel_epping"] if sys.argv[0].endswith("__main__.py") else [sys.argv[0]]
     return shlex.join(["sudo", *words] if "SUDO_USER" in os.environ else words)
 
 
 def _own_interface() -> str:
-    """Returns the name of the first interface with a default route, or `eth0` if there is none."""
+    """Returns the name of the first interface with a default route, or `eth0` if no interface has a default route."""
     existing, routes = list(links.links()), DefaultRoutes()
     routes.refresh(existing)
     return next((link.name for link in existing if link.ifindex in routes.interfaces), "eth0")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping report: writes one page about a measurement."""
+"""otel-epping report: writes one page about the latency of networks."""
 
 import signal
 import sys
@@ -24,16 +24,16 @@ _FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
 @click.argument("sources", metavar="[SOURCE...]", nargs=-1)
 @option("-o", "--output", metavar="FILE", required=True, help="Output file; - is standard output.")
 @option("--format", type=click.Choice(("html", "markdown", "json")),
-        show_default="by the end of the file's name, else html", help="Format of the output.")  # fmt: skip
+        show_default="from the name of the file, else html", help="Format of the output.")  # fmt: skip
 @option("--duration", type=Duration(*_DURATIONS_NS), default="5m",
-        help="Time to measure interfaces. Ctrl-C ends the measurement early, and writes the report.")  # fmt: skip
-@option("--merge", is_flag=True, help="Add two sources up. By default, two sources are compared.")
+        help="Duration of a live measurement. Ctrl-C ends the measurement early, and writes the report.")  # fmt: skip
+@option("--merge", is_flag=True, help="Add up the counts of two sources. By default, two sources are compared.")
 @option("--fair", type=Duration(*_THRESHOLDS_NS), default="15ms",
-        help="A network whose mean RTT is this much above its minimum RTT is not good.")  # fmt: skip
+        help="Excess (mean RTT - minimum RTT) from which a network is not good.")  # fmt: skip
 @option("--slow", type=Duration(*_THRESHOLDS_NS), default="30ms",
-        help="A network whose mean RTT is this much above its minimum RTT is slow.")  # fmt: skip
+        help="Excess (mean RTT - minimum RTT) from which a network is slow.")  # fmt: skip
 @option("--loss", type=click.FloatRange(0, 100), default=2.0,
-        help="From this percentage of retransmitted TCP segments, loss is marked.")  # fmt: skip
+        help="Percentage of retransmitted TCP segments from which the loss of a network is marked.")  # fmt: skip
 @option("--redact", is_flag=True, help="Show pseudonyms such as subnet-1 instead of addresses and names.")
 @view_options
 def report(
@@ -51,8 +51,8 @@ def report(
     """Write one page about the latency of networks.
 
     SOURCE is a capture (see otel-epping replay), a file of OTLP JSON lines (otel-epping run --record), JSON output of
-    ePPing, or the URL of Prometheus' HTTP API. Without SOURCE, measures interfaces for a while. The first of two
-    sources is compared with the second. The page opens without a network connection.
+    ePPing, or the URL of Prometheus' HTTP API. Without SOURCE, the command measures interfaces. With two sources, the
+    page compares the first source with the second. The page opens without a network connection.
     """
     context = click.get_current_context()
     check_choice(context, settings, sources, "sources")

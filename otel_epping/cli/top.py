@@ -18,10 +18,10 @@ _DELAYS_NS = (100_000_000, 3600 * 10**9)
 
 @click.command(context_settings=COMMAND)
 @click.argument("files", metavar="[FILE...]", nargs=-1)
-@option("-b", "--batch", is_flag=True, help="Print the table instead of showing it. Needs no terminal.")
+@option("-b", "--batch", is_flag=True, help="Print tables instead of showing a screen. Needs no terminal.")
 @option("-n", "--iterations", type=click.IntRange(1), help="With --batch: end after this number of tables.")
 @option("--format", type=click.Choice(("table", "csv", "json")), default="table",
-        help="With --batch: output format. json: one document per line.")  # fmt: skip
+        help="With --batch: output format. json: one document per table and line.")  # fmt: skip
 @option("-d", "--delay", type=Duration(*_DELAYS_NS), default="2s",
         help="Time between two readings. With --batch, each table contains the counts of this time.")  # fmt: skip
 @option("--filter", "words", default="", metavar="WORDS",
@@ -45,7 +45,7 @@ def top(
     """Show networks and their round-trip times, worst first.
 
     Watches interfaces, or reads capture files (see otel-epping replay). By default, the networks are sorted by impact:
-    traffic times how much longer RTTs are than the minimum RTT of the network. Press ? for all keys. Exports nothing.
+    traffic x (mean RTT - minimum RTT of the network). Press ? for all keys. Exports nothing.
     """
     context = click.get_current_context()
     check_choice(context, settings, files, "capture files")

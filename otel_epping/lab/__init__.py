@@ -6,7 +6,7 @@ separate network namespaces, each with a real TCP stack. The link between router
 of the RTT that is configured for the packet's server subnet.
 
     namespaces          network namespaces without a name, which the kernel removes after their last use
-    delayed_link        the link that delays packets, and limits the rate of subnets
+    delayed_link        the link that delays packets, and can limit the rate of a subnet
     topology            `Lab`: client, legacy client, router and servers, with links, addresses and routes
     traffic             a server program and client programs, which exchange requests and replies
     otlp_sink           an OTLP receiver that keeps all requests, and can be set to fail

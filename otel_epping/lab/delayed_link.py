@@ -12,8 +12,8 @@ A packet to the near side has the server's address as its source address. Packet
 packet leaves early. So no RTT measured at the near end is shorter than the configured delay. All packets of one subnet
 have the same delay, so the link does not reorder packets of the same subnet.
 
-A subnet can have a limited rate. Then packets of the subnet wait in a queue, one for each direction, before they are
-delayed. The queue is full if a packet would wait for more than 0.15 s, and further packets are dropped.
+The rate of a subnet can be limited. Then the packets of the subnet wait in a queue before they are delayed. Each
+direction has its own queue. A packet that would wait for more than 0.15 s is dropped.
 
 `DelayedLink` creates the devices and starts the process (`python -m otel_epping.lab.delayed_link`). The process holds
 the only descriptors of the devices, so the kernel removes the devices when the process ends. Before the process ends,
@@ -49,7 +49,7 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP_NO_PI = 0x0002 | 0x1000
 _QUEUE_LIMIT = 20_000  # packets: 30 MB if each packet has 1500 bytes; the process forwards 20,000 packets in 4 s
-_BOTTLENECK_NS = 150_000_000  # longest time in the queue of a subnet with a limited rate
+_BOTTLENECK_NS = 150_000_000  # maximum time of a packet in the queue of a subnet with a limited rate
 _READS_PER_TURN = 32  # maximum number of frames that are read from a device before due packets are written
 _FRAME_SIZE = 65536
 _RECENT = 10_000  # number of packets whose lateness LinkStatistics reports
@@ -57,9 +57,10 @@ _RECENT = 10_000  # number of packets whose lateness LinkStatistics reports
 
 @dataclass(frozen=True)
 class DelayedNetwork:
-    """A server subnet, the RTT in ns that the link adds to the packets of this subnet, and the rate of the subnet.
+    """A server subnet, and how the link treats the packets of this subnet.
 
-    bits_per_s  the rate of the subnet in each direction; None means that the rate has no limit
+    delay_ns    the RTT that the link adds, ns
+    bits_per_s  the maximum rate in each direction; None means that the rate is not limited
     """
 
     subnet: IPNetwork
@@ -142,7 +143,7 @@ class _DelayQueue:
         self._near, self._far = near, far
         self._networks = networks
         self._network_of = lru_cache(maxsize=4096)(self._look_up)
-        # For each target descriptor and subnet with a limited rate: the time when the queue is empty, in ns.
+        # For each target descriptor and subnet with a limited rate: the time in ns when the queue will be empty.
         self._empty_ns: dict[tuple[int, DelayedNetwork], int] = {}
         # (due time in ns, sequence number, target descriptor, frame). The sequence number orders frames with equal due
         # times.
@@ -200,7 +201,7 @@ class _DelayQueue:
             self._late_ns.append(now_ns - due_ns)
 
     def _look_up(self, packed: bytes) -> DelayedNetwork | None:
-        """Returns the most specific server subnet that contains an address, or None if no subnet contains it."""
+        """Returns the most specific server subnet that contains an address, or None if there is no such subnet."""
         if not packed:
             return None
         address = ipaddress.ip_address(packed)

@@ -2,9 +2,9 @@
 """`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares measured and known RTTs.
 
 Clients exchange data with servers in ten subnets through a router. Each subnet has its own delay (`otel_epping.lab`).
-Another subnet has a limited rate: in the second half of the time, downloads fill the queue of this subnet. The agent
-watches the router's interface, and exports to a third-party OpenTelemetry collector. The collector forwards
-the metrics to a sink. The table of results is computed only from the metrics in the sink.
+The rate of another subnet is limited. In the second half of the demo, downloads fill the queue of this subnet. The
+agent watches the router's interface, and exports to a third-party OpenTelemetry collector. The collector forwards the
+metrics to a sink. The table of results is computed only from the metrics in the sink.
 """
 
 import ipaddress
@@ -37,7 +37,7 @@ except ImportError as error:
 
 _SECONDS = 22
 _INTERVAL_S = 1
-_DOWNLOADS, _DOWNLOAD_BYTES = 2, 10_000_000  # in this time, the rate of the subnet allows fewer bytes
+_DOWNLOADS, _DOWNLOAD_BYTES = 2, 10_000_000  # more bytes than the rate of the subnet allows in this time
 _START_S = 15
 _STOP_S = 20
 # A median may exceed the configured delay by 2 ms or by 10 % of the delay, whichever is more. RTTs are longer than the
@@ -70,8 +70,8 @@ class SubnetResult:
     def agrees(self) -> bool:
         """True if at least 10 RTTs arrived, none is shorter than the delay, and the median is within the tolerance.
 
-        If the rate of the subnet is limited, RTTs contain the time in the queue. Then the minimum is used instead of
-        the median.
+        If the rate of the subnet is limited, RTTs contain the time in the queue. Then the minimum RTT is used instead
+        of the median.
         """
         delay_s = self.network.delay_ns / 1e9
         compared_s = self.median_s if self.network.bits_per_s is None else self.min_s
@@ -202,8 +202,8 @@ def _measure(console: Console, record: Path | None) -> tuple[list[SubnetResult],
 def run(record: Path | None = None) -> bool:
     """Runs the demo, and prints its table; returns whether the RTTs of all subnets agree with the configured delays.
 
-    The agent also writes its exports to the file `record`, as lines of OTLP/JSON. Raises EppingError if the machine
-    lacks something that the demo needs.
+    If `record` is set, the agent also writes its exports to this file, as lines of OTLP/JSON. Raises EppingError if the
+    machine lacks something that the demo needs.
     """
     enable_keyboard_interrupt()
     console = Console()
@@ -219,7 +219,7 @@ def run(record: Path | None = None) -> bool:
         f"{_TOLERANCE:.0%} or {_TOLERANCE_S * 1e3:.0f} ms longer."
     )
     console.print(
-        f"{LOADED.subnet} is slow under load: after {_SECONDS / 2:.0f} s, downloads filled the queue of its link. Its "
-        "minimum is the delay without load, and is compared instead of its median."
+        f"{LOADED.subnet} is slow under load: after {_SECONDS / 2:.0f} s, downloads filled the queue of its link. For "
+        "this subnet, the minimum is compared with the delay, because the median contains time in the queue."
     )
     return agree == len(found)

@@ -99,7 +99,7 @@ class Lab:
         return host.popen(argv, stdout=subprocess.PIPE)
 
     def download(self, host: Namespace, address: str, octets: int) -> subprocess.Popen[str]:
-        """Starts a program in `host` that downloads `octets` bytes from `address`, and then ends."""
+        """Starts a program in `host`. The program downloads `octets` bytes from `address`, and then ends."""
         return host.popen([sys.executable, "-m", "otel_epping.lab.traffic", "download", address, str(octets)])
 
     def _configure(self) -> None:

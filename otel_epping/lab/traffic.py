@@ -11,7 +11,7 @@ connection breaks, `talk` counts an error and opens the connection again. `talk`
 Then `talk` prints a line of JSON: the number of answered requests per address, and the number of errors per address and
 kind.
 
-`download` requests one long answer, and ends after the answer.
+`download` requests one long answer, and ends when the answer is complete.
 """
 
 import argparse

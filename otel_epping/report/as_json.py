@@ -6,7 +6,7 @@ from typing import Any
 
 from otel_epping.report.document import Report, ReportTable
 
-# Changes if a key is removed or gets another meaning.
+# This number changes if a key is removed or gets another meaning.
 VERSION = 1
 
 

@@ -25,11 +25,12 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 
 def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progress: Progress) -> Report:
-    """Returns the report about the first source, and the comparison with the second source if there are two.
+    """Returns the report about the first source. If there is a second source, the report also compares both.
 
-    thresholds  from when on a network is slow
+    thresholds  the thresholds of the verdict and of the marks in tables
     show        returns the text to show for a name or an address
-    progress    returns a context manager that yields a function, which is called with the number of periods done
+    progress    returns a context manager that yields a function. The function is called with the number of slices
+                that were processed since the last call
     """
     names = LineTexts(show)
     measurements = [Measured(source, names) for source in sources]
@@ -71,7 +72,7 @@ def _about(measurements: Sequence[Measured]) -> list[tuple[str, str, str]]:
     interfaces = first.interfaces
     about = [
         ("source", "source", " against ".join(titles)),
-        ("begin", "begin (UTC)", moment(history.begin_ns) if len(history) else ""),
+        ("begin", "start (UTC)", moment(history.begin_ns) if len(history) else ""),
         ("measured", "measured", duration(first.total.seconds)),
         ("networks", "networks", plural(len(first.networks), "network")),
         ("samples", "RTTs", plural(first.samples, "RTT")),
@@ -89,7 +90,7 @@ def _resolution(measurement: Measured) -> str:
 
 
 def _slow_periods(measurement: Measured, timeline: PeriodTable, number: int, slow_s: float) -> tuple[str, str, str]:
-    """Returns texts: in how many periods with RTTs a network was slow, the begin of the first, the end of the last."""
+    """Returns three texts: the number of slow periods, the start of the first and the end of the last slow period."""
     excess = timeline.mean[:, number] - measurement.statistics.minimum[number]
     slow = np.flatnonzero(excess >= slow_s)
     known = int(np.count_nonzero(~np.isnan(excess)))
@@ -140,17 +141,22 @@ def _verdict(measurement: Measured, timeline: PeriodTable, thresholds: Threshold
         sentences.insert(1, f"{name} was slow in {periods} periods of {step}, from {begin} to {end} UTC.")
     columns = [
         ReportColumn("network", "network", "text"),
-        ReportColumn("excess", "excess", "time", "Mean RTT minus minimum RTT."),
+        ReportColumn("excess", "excess", "time", "Mean RTT - minimum RTT."),
         ReportColumn("p95", "p95", "time"),
         ReportColumn("samples", "RTTs", "count"),
-        ReportColumn("added_by_load", "by load", "change", "How much longer RTTs are while the network is busy."),
+        ReportColumn(
+            "added_by_load",
+            "by load",
+            "change",
+            "Latency under load: how much longer RTTs are while the network is busy.",
+        ),
         ReportColumn("loss", "loss", "share"),
         ReportColumn("ce", "ECN CE", "share"),
         ReportColumn("cause", "because of load", "text"),
         ReportColumn(
-            "slow_periods", "slow periods", "text", f"Periods of {step} with at least the threshold as excess."
+            "slow_periods", "slow periods", "text", f"Periods of {step} in which the excess was at least the threshold."
         ),
-        ReportColumn("slow_from", "from (UTC)", "text", "The begin of the first slow period."),
+        ReportColumn("slow_from", "from (UTC)", "text", "The start of the first slow period."),
         ReportColumn("slow_until", "until (UTC)", "text", "The end of the last slow period."),
     ]
     columns, rows = shown_columns(columns, rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The section that compares two measurements: A, which the report is about, against B."""
+"""The section that compares two measurements. A is the measurement of the report, and B is the other measurement."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from otel_epping.report.distributions import SIDES, cumulative
 from otel_epping.report.document import Figure, ReportColumn, ReportTable, Section, Value, listed, value
 from otel_epping.report.measurement import Measured
 from otel_epping.report.networks import MAX_ROWS
-from otel_epping.report.text import count, duration, ms, plural
+from otel_epping.report.text import duration, ms, plural
 from otel_epping.report.timeline import PeriodTable
 
 _DAY_NS = 86_400 * 10**9
@@ -26,13 +26,14 @@ def comparison(a: Measured, b: Measured, a_times: PeriodTable, b_times: PeriodTa
     slower = sum(change > 0 for change in changes.values())
     sentences = [
         f"A is {a.title}. B is {b.title}. All other sections are about A. "
-        f"{plural(len(pairs), 'network')} have RTTs in both; {count(len(enough))} of these have at least {MIN_SAMPLES}."
+        f"Networks with RTTs in A and in B: {len(pairs):,}. Networks with at least {MIN_SAMPLES} RTTs in A and in B: "
+        f"{len(enough):,}."
     ]
     if enough:
         largest = enough[0][0]
         sentences.append(
-            f"A against B: p95 is longer for {plural(slower, 'network')} and not longer for {len(enough) - slower:,}. "
-            f"{a.names[largest]} has the largest change: {ms(abs(changes[largest]))} ms "
+            f"A against B: networks with a longer p95 in A: {slower:,}. Other networks: {len(enough) - slower:,}. "
+            f"{a.names[largest]} has the largest change: in A, its p95 is {ms(abs(changes[largest]))} ms "
             f"{'longer' if changes[largest] > 0 else 'shorter'}."
         )
     figures = [_curves(a, b)]
@@ -60,7 +61,7 @@ def _key(line: Line) -> Line:
 
 
 def _pairs(a: Measured, b: Measured) -> list[tuple[int, int]]:
-    """Returns the numbers in A and in B of each network that has RTTs in both. Agents may differ."""
+    """Returns the numbers in A and in B of each network with RTTs in both. The agents of A and B may differ."""
     in_b = {_key(b.lines[number]): number for number in b.measured.tolist()}
     found = ((number, in_b.get(_key(a.lines[number]))) for number in a.measured.tolist())
     return [(mine, its) for mine, its in found if its is not None]
@@ -84,23 +85,29 @@ def _curves(a: Measured, b: Measured) -> Figure:
             text = f"{name}, {SIDES[side]}"
             curves.append({"name": text, "samples": samples, "rtt_s": listed(bounds), "share": listed(shares)})
     samples = sum(int(each["samples"]) for each in curves)  # type: ignore[call-overload]
-    return Figure("cdf", "cdf", "Share of RTTs that are at most as long", plural(samples, "RTT"), {"curves": curves})
+    return Figure(
+        "cdf",
+        "cdf",
+        "Share of RTTs that are at most as long as the time on the axis",
+        plural(samples, "RTT"),
+        {"curves": curves},
+    )
 
 
 def _heat(a: Measured, a_times: PeriodTable, b_times: PeriodTable, pairs: Indexes) -> Figure:
     """Returns the heat map of the differences.
 
-    The periods of A and B are compared at the same time of the day if both are longer than a day. Otherwise, they are
-    compared at the same time since the begin.
+    If both measurements are longer than a day, the periods of A and B are compared at the same time of the day.
+    Otherwise, the periods are compared at the same time since the start.
     """
     step_ns = a_times.step_ns
     offset = 0
     by_day = min(len(a_times.begins_ns) * step_ns, len(b_times.begins_ns) * b_times.step_ns) >= _DAY_NS
     if by_day:
-        # By at most half a day, so that most periods of B have a period of A.
+        # The offset is at most half a day, so that most periods of B have a period of A.
         offset_ns = int(a_times.begins_ns[0] - b_times.begins_ns[0]) + _DAY_NS // 2
         offset = (offset_ns % _DAY_NS - _DAY_NS // 2) // step_ns
-    # The position in A's periods of each of B's periods.
+    # For each period of B, the number of the period of A.
     at_b = np.arange(len(b_times.begins_ns)) * b_times.step_ns // step_ns - offset
     at_a = np.arange(len(a_times.begins_ns))
     periods = int(min(at_a[-1], at_b[-1])) + 1
@@ -111,11 +118,11 @@ def _heat(a: Measured, a_times: PeriodTable, b_times: PeriodTable, pairs: Indexe
     theirs[~usable] = np.nan
     ours = a_times.quantiles[0.95][:periods, rows[:, 0]]
     samples = int(a_times.samples[:, rows[:, 0]].sum()) + int(b_times.samples[:, rows[:, 1]].sum())
-    how = "at the same time of the day" if by_day else "at the same time since the begin"
+    how = "at the same time of the day" if by_day else "at the same time since the start"
     return Figure(
         "difference",
         "difference",
-        f"Change of the 95th percentile from B to A, in {duration(step_ns / 1e9)}, {how}",
+        f"95th percentile in A / 95th percentile in B, in periods of {duration(step_ns / 1e9)}, {how}",
         f"{plural(samples, 'RTT')} of {plural(len(rows), 'network')}",
         {
             "networks": [a.names[number] for number in rows[:, 0].tolist()],

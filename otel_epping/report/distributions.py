@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sections about distributions: of all RTTs inside and outside, and within and across networks."""
+"""The sections about distributions: the RTTs of each side, and the spread of RTTs within and across networks."""
 
 import numpy as np
 
@@ -10,9 +10,10 @@ from otel_epping.report.document import Figure, ReportColumn, ReportTable, Secti
 from otel_epping.report.measurement import QUANTILES, Measured
 from otel_epping.report.text import plural
 
-# The minimum number of RTTs of a network in the figure of spreads, as in the study of a wireless ISP (IMC 2024).
+# The minimum number of RTTs of a network in the figure of spreads. The study of a wireless ISP (IMC 2024) uses the same
+# number.
 _MIN_RTTS = 100
-# A curve over fewer networks shows nothing that the table does not show.
+# For fewer networks, there is no curve, because the table shows the same numbers.
 _MIN_NETWORKS = 3
 SIDES = {
     "internal": "inside (customers)",
@@ -30,7 +31,7 @@ _MEASURES = (
 
 
 def cumulative(buckets: SparseHistograms, scale: int, row: int) -> tuple[Floats, Floats]:
-    """Returns the upper bounds of the used buckets of a row in seconds, and the shares of RTTs up to them."""
+    """Returns the upper bounds of the used buckets of a row in seconds, and the share of RTTs up to each bound."""
     first, counts = buckets.run(row)
     shares = np.cumsum(counts, dtype=np.float64) / max(1, int(counts.sum()))
     bounds = np.exp2((first + 1 + np.arange(len(counts))) / 2.0**scale)
@@ -74,14 +75,17 @@ def distributions(measurement: Measured) -> Section:
     return Section(
         "distributions",
         "Inside and outside",
-        ["A steep curve means similar RTTs. A long tail to the right means that some RTTs are much longer."],
+        [
+            "If a curve is steep, the RTTs are similar. If a curve has a long tail to the right, some RTTs are much "
+            "longer than the others."
+        ],
         [figure] if curves else [],
         [ReportTable("sides", plural(samples, "RTT"), columns, rows)],
     )
 
 
 def spread(measurement: Measured) -> Section:
-    """Returns the section with the distribution over networks of the spread and of the quantiles of each network."""
+    """Returns the section with the spread and the quantiles of each network, as distributions over all networks."""
     figures, rows = [], []
     sums = measurement.by_side(measurement.rtts)
     overall = _measures(dict(zip(QUANTILES, sums.quantiles(*QUANTILES), strict=True)))
@@ -104,7 +108,7 @@ def spread(measurement: Measured) -> Section:
             Figure(
                 side or "all",
                 "spread",
-                f"{SIDES[side]}: share of networks for which the value is at most as large as on the axis",
+                f"{SIDES[side]}: share of networks whose value is at most the time on the axis",
                 f"{plural(len(numbers), 'network')}, {plural(samples, 'RTT')}",
                 {"curves": curves},
             )
@@ -115,13 +119,13 @@ def spread(measurement: Measured) -> Section:
         ReportColumn("p10", "10 % of networks below", "time"),
         ReportColumn("p50", "half of networks below", "time"),
         ReportColumn("p90", "90 % of networks below", "time"),
-        ReportColumn("together", "all RTTs together", "time", "The measure of the sum of all networks."),
+        ReportColumn("together", "all RTTs together", "time", "The value for the sum of the RTTs of all networks."),
         ReportColumn("networks", "networks", "count"),
     ]
     left_out = _left_out(measurement.measured, enough)
     sentences = [
-        "The medians show how networks differ from each other. The ranges show how RTTs differ within a network. The "
-        "points mark the values of all RTTs together. "
+        "The medians show how networks differ from each other. The ranges show how RTTs differ within a network. Each "
+        "point on a curve marks the value for all RTTs together. "
         f"Networks with fewer than {_MIN_RTTS} RTTs are left out{left_out}."
     ]
     caption = f"{plural(len(enough), 'network')} with at least {_MIN_RTTS} RTTs"

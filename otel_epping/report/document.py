@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a report. All formats are made from the same parts, so all formats have the same numbers."""
+"""The parts of a report. All formats contain the same parts, and so the same numbers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# A value of a table: a text, a number, or None if it is unknown. Times are in seconds, shares are from 0 to 1, rates
-# are in bit/s.
+# A value of a table: a text, a number, or None if the value is unknown. Times are in seconds, shares are from 0 to 1,
+# rates are in bit/s.
 Value = str | float | int | None
 
-# Numbers in figures have this number of significant digits. The buckets of a histogram are wider than the last digit.
+# Number of significant digits of the numbers in figures. The width of a bucket is larger than the rounding error.
 _DIGITS = 4
 
 
@@ -22,8 +22,8 @@ class ReportColumn:
 
     key      the name of the column in JSON
     heading  the heading, without the unit
-    kind     what the values are: a key of text.KINDS
-    help     what the values mean
+    kind     the kind of the values: a key of text.KINDS
+    help     the meaning of the values
     """
 
     key: str
@@ -49,9 +49,9 @@ class Figure:
 
     key      the name of the figure in JSON
     kind     the function in page/figures.js that draws the figure
-    caption  what the figure shows, and how to read it
-    samples  the number of values that the figure shows, and what they are
-    data     the numbers in the figure. figures.js draws them, and JSON contains them
+    caption  describes the figure
+    samples  the number and the kind of the values in the figure, for example `1,234 RTTs`
+    data     the numbers in the figure, for figures.js and for JSON
     """
 
     key: str
@@ -77,7 +77,7 @@ class Report:
     """A report.
 
     about     facts about the measurement: (key, heading, value)
-    options   what the figures need to know about the report, such as thresholds
+    options   settings of the report that the formats need, such as thresholds
     sections  the sections, in the order of the page
     """
 
@@ -90,7 +90,7 @@ class Report:
 def shown_columns(
     columns: Sequence[ReportColumn], rows: Sequence[Sequence[Value]]
 ) -> tuple[list[ReportColumn], list[list[Value]]]:
-    """Returns the columns and the rows without columns that have no value in any row."""
+    """Returns the columns and the rows. Columns without any value are left out."""
     kept = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows) or not rows]
     return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
 

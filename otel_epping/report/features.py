@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sections about packets: traffic features, and which packets were measured and why the rest was not."""
+"""The sections about packets: traffic features, and coverage with the causes of missing RTTs."""
 
 from collections.abc import Iterator
 
@@ -20,13 +20,13 @@ _CLASSES = {
     "other": "other protocols and fragments",
 }
 _CODEPOINTS = {"ect_0": "ECT(0)", "ect_1": "ECT(1)", "ce": "CE (congestion)"}
-_NO_CLASS = "not known: of networks that never answered, or beyond the limits"
-_EXPORT_ALL = "An agent exports them with the option --metrics all."
-_NOT_TCP_TIMESTAMP = "TCP packets without timestamps: only handshakes and sequence numbers can be measured"
+_NO_CLASS = "unknown: networks that never answered, or without their own line"
+_EXPORT_ALL = "With the option --metrics all, an agent exports these counts."
+_NOT_TCP_TIMESTAMP = "TCP packets without timestamps: RTTs are measured with handshakes and sequence numbers only"
 
 
 def _sum(measurement: Measured, metric: Metric, **attributes: str) -> int | None:
-    """Returns the sum of a metric over all lines, or None if the source does not have it."""
+    """Returns the sum of a metric over all lines, or None if the source does not have the metric."""
     found = measurement.total.sum(metric.name, **attributes)
     return None if found is None else int(found.sum())
 
@@ -43,7 +43,8 @@ def _share(part: int | None, whole: int | None) -> float | None:
 def features(measurement: Measured) -> Section:
     """Returns the section about protocols, timestamps, ECN and retransmissions.
 
-    Both endpoints of a packet belong to networks, so the sums over all networks are the same in both directions.
+    Each packet is counted for the networks of both endpoints. So the sums over all networks are equal in both
+    directions.
     """
     packets, octets = (_sum(measurement, each) for each in (metric_table.SUBNET_PACKETS, metric_table.SUBNET_BYTES))
     rows: list[list[Value]] = []
@@ -63,12 +64,12 @@ def features(measurement: Measured) -> Section:
         ReportColumn("bytes", "traffic", "bytes"),
         ReportColumn("byte_share", "traffic", "share"),
     ]
-    caption = plural(packets or 0, "packet") + ", each once for its source and once for its destination"
+    caption = plural(packets or 0, "packet") + " (each packet counts twice: for its source and for its destination)"
     sentences = []
     if not packets:
         sentences.append("The source has no counts of packets.")
     elif not rows:
-        sentences.append(f"The source has no counts of single protocols. {_EXPORT_ALL}")
+        sentences.append(f"The source has no counts per protocol. {_EXPORT_ALL}")
     tables = [ReportTable("protocols", caption, columns, rows)] if rows else []
     tables.extend(_tcp_and_ecn(measurement))
     figures = [_bars(rows, caption)] if rows else []
@@ -116,36 +117,36 @@ def _tcp_and_ecn(measurement: Measured) -> Iterator[ReportTable]:
 
 
 def coverage(measurement: Measured) -> Section:
-    """Returns the section about which packets could be measured, and why the rest could not."""
+    """Returns the section about the RTTs of each method, and about the causes of missing RTTs."""
     with_timestamps = _sum(measurement, metric_table.SUBNET_PACKETS, traffic_class="tcp_timestamp")
     without = _sum(measurement, metric_table.SUBNET_PACKETS, traffic_class="tcp_other")
     tcp = (with_timestamps or 0) + (without or 0)
     sentences = []
     if tcp:
         sentences.append(
-            f"{percent((with_timestamps or 0) / tcp)} % of {plural(tcp, 'TCP packet')} have timestamps, so their flows "
-            "can be measured all the time."
+            f"{percent((with_timestamps or 0) / tcp)} % of {plural(tcp, 'TCP packet')} have timestamps. The RTTs of "
+            "flows with timestamps are measured continuously."
         )
     else:
         sentences.append("The source has no counts of TCP packets, so the coverage is unknown. " + _EXPORT_ALL)
     answered = measurement.statistics.samples[measurement.networks] > 0
     sentences.append(
-        f"{count(int(answered.sum()))} of {plural(len(measurement.networks), 'network')} have an RTT; "
-        f"{plural(measurement.samples, 'RTT')} were measured."
+        f"Networks with RTTs: {count(int(answered.sum()))} of {count(len(measurement.networks))}. "
+        f"RTTs: {count(measurement.samples)}."
     )
     tables = [_methods(measurement)]
     reasons: list[list[Value]] = [row for row in _reasons(measurement, without, tcp) if row[1]]
     columns = [
-        ReportColumn("reason", "why not measured", "text"),
+        ReportColumn("reason", "cause", "text"),
         ReportColumn("number", "number", "count"),
         ReportColumn("share", "share", "share"),
         ReportColumn("of", "of", "text"),
     ]
     if reasons:
-        tables.append(ReportTable("not_measured", "What was not measured", columns, reasons))
+        tables.append(ReportTable("not_measured", "Causes of missing RTTs", columns, reasons))
     else:
-        sentences.append("The source does not say what was not measured.")
-    return Section("coverage", "Coverage, and why the rest was not measured", sentences, tables=tables)
+        sentences.append("The source does not say why RTTs are missing.")
+    return Section("coverage", "Coverage, and causes of missing RTTs", sentences, tables=tables)
 
 
 def _methods(measurement: Measured) -> ReportTable:
@@ -167,7 +168,7 @@ def _methods(measurement: Measured) -> ReportTable:
 
 
 def _reasons(measurement: Measured, without: int | None, tcp: int) -> Iterator[list[Value]]:
-    """Yields (reason, number, share, of what) for each reason why something was not measured."""
+    """Yields (cause, number, share, unit of the whole) for each cause of missing RTTs."""
     yield [_NOT_TCP_TIMESTAMP, without, _share(without, tcp), "TCP packets"]
     outcomes = semconv.ATTRIBUTES[semconv.OUTCOME].values
     begun = _agent(measurement, metric_table.MEASUREMENTS, outcome="begun")
@@ -190,9 +191,14 @@ def _reasons(measurement: Measured, without: int | None, tcp: int) -> Iterator[l
     for reverse, text in semconv.ATTRIBUTES[semconv.FLOW_REVERSE].values.items():
         number = _agent(measurement, metric_table.UNIDIRECTIONAL, reverse=reverse)
         yield [f"flows in one direction only: {text}", number, None, ""]
-    yield ["packets captured twice, measured once", _agent(measurement, metric_table.DUPLICATES), None, ""]
+    yield ["duplicate packets, which are measured only once", _agent(measurement, metric_table.DUPLICATES), None, ""]
     yield ["RTTs outside the range of the histograms", _agent(measurement, metric_table.CLAMPED), None, ""]
-    yield ["entries for which a table was full", _agent(measurement, metric_table.INSERT_FAILED), None, ""]
+    yield [
+        "entries that could not be inserted, because a table was full",
+        _agent(measurement, metric_table.INSERT_FAILED),
+        None,
+        "",
+    ]
     yield from _aggregates(measurement)
 
 
@@ -203,7 +209,7 @@ def _aggregates(measurement: Measured) -> Iterator[list[Value]]:
     whole = int(packets.sum())
     texts = {
         UNANSWERED: "packets of networks that never answered",
-        OVERFLOW: "packets of networks beyond the limits, which are not shown one by one",
+        OVERFLOW: "packets of networks without their own line, because a limit was reached",
     }
     for line, text in texts.items():
         number = sum(int(packets[place]) for place, each in enumerate(measurement.lines) if each.kind == line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a report as one HTML page that needs no network."""
+"""Writes a report as one HTML page. The page loads nothing from a network."""
 
 import base64
 import gzip
@@ -15,13 +15,13 @@ from otel_epping.report import text
 from otel_epping.report.document import Figure, Report, ReportColumn, ReportTable, Section, Value
 
 _PAGE = Path(__file__).parent / "page"
-# The scripts of the page, which become one script.
+# The scripts of the page. In the page, these scripts are one script.
 _SCRIPTS = ("axes.js", "figures.js", "report.js")
-# A table shows this number of rows until all rows are asked for.
+# A table shows this number of rows until the reader presses the button to show all rows.
 _ROWS_SHOWN = 25
-# The browser must load nothing, whatever the page contains.
+# With this policy, the browser loads nothing, whatever the page contains.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-# Two of these figures are next to each other on a wide screen.
+# On a wide screen, two of these figures are next to each other.
 _PAIRED = {"smoke", "spread", "bubbles", "periods"}
 _LOSS = (
     ("blue", "loss below 0.5 %"),
@@ -74,8 +74,8 @@ def html(report: Report) -> str:
             f'<nav aria-label="Sections"><div><div class="links">{links}</div>'
             '<button id="theme" title="Switch between light and dark">Dark</button></div></nav>',
             "<main>",
-            '<p class="message" id="message" hidden>This browser is too old to show the figures: it has no '
-            "DecompressionStream. The tables are complete.</p>",
+            '<p class="message" id="message" hidden>This browser is too old to show the figures, because '
+            "DecompressionStream is missing. The tables are complete.</p>",
             '<noscript><p class="message">The figures need JavaScript. The tables are complete.</p></noscript>',
             *(_section(section, report) for section in report.sections),
             "</main>",
@@ -96,7 +96,7 @@ def _asset(name: str) -> str:
 
 
 def _packed(name: str, content: str) -> str:
-    """Returns an element with compressed content. Browsers do not run it; report.js unpacks it."""
+    """Returns an element with compressed content. report.js unpacks the content."""
     packed = base64.b64encode(gzip.compress(content.encode(), 6, mtime=0)).decode()
     return f'<script type="application/gzip" id="{name}">{packed}</script>'
 
@@ -167,7 +167,7 @@ def _rows(table: ReportTable, thresholds: dict[str, float], smoke: dict[str, str
         cells = [_cell(column, value, marks) for column, value in zip(table.columns, row, strict=True)]
         if table.columns[0].key == "network" and (target := smoke.get(str(row[0]))):
             cells[0] = f'<td><a href="#{target}">{escape(str(row[0]))}</a></td>'
-        kind = ' class="uncertain" title="too few RTTs"' if place in table.uncertain else ""
+        kind = ' class="uncertain" title="uncertain: too few RTTs"' if place in table.uncertain else ""
         yield f"<tr{kind}>{''.join(cells)}</tr>"
 
 
@@ -180,7 +180,7 @@ def _cell(column: ReportColumn, value: Value, thresholds: dict[str, float]) -> s
 
 
 def _mark(key: str, value: Value, thresholds: dict[str, Any]) -> str:
-    """Returns the class of a value that is above a threshold."""
+    """Returns the CSS class of a value: a mark if the value is above a threshold, otherwise no class."""
     if not isinstance(value, float) or not thresholds:
         return ""
     if key == "excess":

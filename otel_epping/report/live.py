@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures interfaces for a while, for a report."""
+"""Measures interfaces for a limited time, for a report."""
 
 import time
 
@@ -15,9 +15,9 @@ from otel_epping.replay.progress import progress_bar
 from otel_epping.series.grouping import Grouping
 from otel_epping.settings.model import Settings
 
-# The progress bar moves every second.
+# The progress bar is updated every second.
 _STEP_S = 1.0
-# A measurement has about this number of slices, of at least _STEP_S.
+# A measurement has about this number of slices. A slice is at least _STEP_S long.
 _SLICES = 120
 
 

@@ -18,7 +18,7 @@ _MIN_RTTS = 5
 
 
 def against_traffic(measurement: Measured, timeline: PeriodTable) -> Section:
-    """Returns the section with latency against traffic, of networks and of periods."""
+    """Returns the section with latency against traffic: a figure of networks and a figure of periods."""
     found, numbers = measurement.statistics, measurement.measured
     numbers = numbers[found.is_certain[numbers]]
     bits = found.bits_from + found.bits_to
@@ -59,7 +59,7 @@ def against_traffic(measurement: Measured, timeline: PeriodTable) -> Section:
             )
         )
     sentences = [
-        "If points go up to the right in the figure of periods, RTTs grow with traffic: queues are the likely cause. "
+        "If the points of periods rise from left to right, RTTs grow with traffic, and queues are the likely cause. "
         f"Networks with fewer than {MIN_SAMPLES} RTTs and periods with fewer than {_MIN_RTTS} RTTs are left out."
     ]
     return Section("traffic", "Latency against traffic", sentences, figures)
@@ -95,32 +95,30 @@ def under_load(measurement: Measured) -> Section:
     shown = known[:_MAX_BARS]
     length = duration(load.period_ns / 1e9)
     sentences = [
-        f"Busy is the 80th percentile of the RTTs in the busiest tenth of a network's periods of at least {length}; "
-        "quiet is the same in its quietest tenth with traffic. The difference is what queues add under load."
+        f"The time is divided into periods of {length}. Busy is the 80th percentile of the RTTs in the busiest tenth "
+        "of the periods of a network. Quiet is the 80th percentile of the RTTs in the quietest tenth of its periods "
+        "with traffic. Latency under load is busy - quiet."
     ]
     if not len(known):
         sentences.append(
-            f"The latency under load is unknown for all networks: a network needs {MIN_PERIODS} periods with traffic, "
-            f"and {MIN_SAMPLES} RTTs in its busiest and in its quietest periods. Measure longer."
+            f"The latency under load is unknown for all networks. A network needs {MIN_PERIODS} periods with traffic, "
+            f"and {MIN_SAMPLES} RTTs each in its busiest and in its quietest periods. Measure for a longer time."
         )
         return Section("load", "Latency under load", sentences)
     worst = shown[0]
     sentences.append(
-        f"{measurement.names[worst]} has most: {ms(load.added[worst])} ms. The latency under load is known for "
-        f"{count(len(known))} of {plural(len(numbers), 'network')}."
+        f"{measurement.names[worst]} has the greatest latency under load: {ms(load.added[worst])} ms. The latency "
+        f"under load is known for {count(len(known))} of {plural(len(numbers), 'network')}."
     )
     samples = load.samples[shown]
     labels = [measurement.names[number] for number in shown.tolist()]
-    least, most = (count(each) for each in (samples.min(), samples.max()))
     caption = (
-        f"{plural(len(shown), 'network')}, each with at least {least} to {most} RTTs in busy and in quiet periods"
-        if least != most
-        else f"{plural(len(shown), 'network')}, each with at least {least} RTTs in busy and in quiet periods"
+        f"{plural(len(shown), 'network')}, with at least {count(samples.min())} RTTs each in busy and in quiet periods"
     )
     figure = Figure(
         "networks",
         "dumbbells",
-        "From quiet to busy",
+        "80th percentile of the RTTs in quiet and in busy periods",
         caption,
         {
             "labels": labels,
@@ -134,8 +132,13 @@ def under_load(measurement: Measured) -> Section:
         ReportColumn("added", "added by load", "change"),
         ReportColumn("quiet", "quiet", "time"),
         ReportColumn("busy", "busy", "time"),
-        ReportColumn("samples", "RTTs", "count", "In the busiest or in the quietest periods, whichever is smaller."),
-        ReportColumn("periods", "periods", "count", "Periods with traffic."),
+        ReportColumn(
+            "samples",
+            "RTTs",
+            "count",
+            "The number of RTTs in the busiest or in the quietest periods, whichever is smaller.",
+        ),
+        ReportColumn("periods", "periods", "count", "The number of periods with traffic."),
     ]
     rows = [
         [

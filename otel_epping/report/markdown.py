@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from otel_epping.report import text
 from otel_epping.report.document import Report, ReportTable
 
-# A longer table is cut: Markdown cannot fold rows. JSON has all rows.
+# Longer tables are shortened to this number of rows, because Markdown cannot hide rows. JSON has all rows.
 _MAX_ROWS = 50
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
@@ -29,7 +29,7 @@ def _lines(report: Report) -> Iterator[str]:
             yield ""
             yield from _table(table)
         if section.figures and not section.tables:
-            yield "\nOnly HTML and JSON contain the numbers of the figures:\n"
+            yield "\nThis section has figures. The numbers of these figures are in the HTML page and in JSON:\n"
             yield from (f"- {escaped(figure.caption)}: n = {figure.samples}" for figure in section.figures)
     if report.notes:
         yield "\n## Notes of the source\n"
@@ -43,7 +43,7 @@ def _table(table: ReportTable) -> Iterator[str]:
     for row in table.rows[:_MAX_ROWS]:
         yield _row([escaped(text.cell(column.kind, value)) for column, value in zip(table.columns, row, strict=True)])
     if len(table.rows) > _MAX_ROWS:
-        yield f"\n{text.count(len(table.rows) - _MAX_ROWS)} more rows are left out."
+        yield f"\n{text.count(len(table.rows) - _MAX_ROWS)} more rows were left out."
 
 
 def _row(cells: list[str]) -> str:
@@ -51,5 +51,5 @@ def _row(cells: list[str]) -> str:
 
 
 def escaped(content: str) -> str:
-    """Returns text in which no character has a meaning in Markdown or HTML."""
+    """Returns the text with escapes, so that no character has a special meaning in Markdown or HTML."""
     return _SPECIAL.sub(r"\\\1", " ".join(content.split()))

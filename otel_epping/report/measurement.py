@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A measurement with everything that several sections of a report need."""
+"""A measurement, and the statistics that several sections of a report need."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +24,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 class LineTexts:
-    """The texts of lines: of networks, AS, countries and interfaces. `show` returns the text to show for a text."""
+    """The texts of lines: of networks, AS, tags and interfaces. `show` returns a text itself, or its pseudonym."""
 
     def __init__(self, show: Show) -> None:
         self._show = show
@@ -58,7 +58,7 @@ class LineTexts:
 
 @dataclass(frozen=True)
 class Source:
-    """What was measured. `title` names the source for the reader."""
+    """A source of the report: its counts, and its title in the report."""
 
     title: str
     history: History
@@ -69,7 +69,7 @@ class Measured:
 
     title    names the source
     history  the counts
-    names    the text of each line, different for each line
+    names    the text of each line. All texts are different
     """
 
     def __init__(self, source: Source, names: LineTexts) -> None:
@@ -85,17 +85,17 @@ class Measured:
 
     @cached_property
     def networks(self) -> Indexes:
-        """The numbers of all networks with packets or RTTs, by impact: the worst first."""
+        """The numbers of all networks with packets or RTTs, sorted by impact. The worst network is the first."""
         numbers = np.flatnonzero(self.total.present() & self.is_network)
         impact = self.statistics.impact[numbers]
         excess = np.nan_to_num(self.statistics.excess[numbers], nan=-1)
-        # Without counts of bytes, the impact is unknown, and the slowest network comes first.
+        # Without counts of bytes, the impact is unknown, and the networks are sorted by excess.
         order = np.lexsort((-excess, -np.nan_to_num(impact, nan=-1)))
         return np.asarray(numbers[order])
 
     @cached_property
     def measured(self) -> Indexes:
-        """The numbers of all networks with RTTs, by impact: the worst first."""
+        """The numbers of all networks with RTTs, sorted by impact. The worst network is the first."""
         return np.asarray(self.networks[self.statistics.samples[self.networks] > 0])
 
     @cached_property
@@ -131,14 +131,14 @@ class Measured:
 
     @cached_property
     def side_numbers(self) -> Indexes:
-        """The position of each line's side in `sides`; len(sides) for lines that are no network with RTTs."""
+        """For each line, the position of its side in `sides`. Lines that are not networks with RTTs have len(sides)."""
         found = np.full(len(self.lines), len(self.sides), np.int64)
         for number in self.measured.tolist():
             found[number] = self.sides.index(self.lines[number].side)
         return found
 
     def by_side(self, rtts: LineRtts) -> LineRtts:
-        """Returns the RTTs of each side: a row for each of `sides`, and a row for all other lines."""
+        """Returns the sum of the RTTs of each side: a row for each of `sides`, and a row for all other lines."""
         sums = LineRtts(len(self.sides) + 1)
         parts = rtts.as_rtts(0)
         sums.add(replace(parts, lines=self.side_numbers[parts.lines]))
@@ -156,7 +156,7 @@ class Measured:
     _timeline: PeriodTable | None = None
 
     def _unique_names(self) -> list[str]:
-        """Returns the name of each line. A name that several lines have is followed by the side and the interface."""
+        """Returns the name of each line. If several lines have the same name, side, interface and agent are added."""
         names = [self.texts.name(line) for line in self.lines]
         repeated = {name for name, number in Counter(names).items() if number > 1}
         seen: Counter[str] = Counter()

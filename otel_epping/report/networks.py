@@ -13,7 +13,7 @@ from otel_epping.report.text import count, duration, plural
 from otel_epping.report.timeline import PeriodTable
 
 _METHOD_QUANTILES = (0.5, 0.9, 0.99)
-# Limits that keep the page small.
+# These limits keep the page small.
 MAX_ROWS = 1000
 _MAX_BY_METHOD = 200
 _MAX_CELLS = 1_000_000
@@ -25,32 +25,39 @@ _COLUMNS = (
     ReportColumn("tags", "tags", "text"),
     ReportColumn("side", "side", "text"),
     ReportColumn("interface", "interface", "text"),
-    ReportColumn("impact", "impact", "impact", "Traffic x time above the minimum RTT: the bytes that wait on average."),
+    ReportColumn(
+        "impact",
+        "impact",
+        "impact",
+        "Traffic x excess: the bytes in flight only because RTTs are longer than the minimum RTT.",
+    ),
     ReportColumn("p50", "p50", "time", "Half of the RTTs are shorter."),
     ReportColumn("p95", "p95", "time", "95 % of the RTTs are shorter."),
-    ReportColumn("minimum", "min", "time", "The minimum RTT: the latency without any queue."),
-    ReportColumn("excess", "excess", "time", "Mean RTT minus minimum RTT."),
-    ReportColumn("added_by_load", "by load", "change", "How much longer RTTs are while the network is busy."),
-    ReportColumn("samples", "RTTs", "count", f"Rows with fewer than {MIN_SAMPLES} RTTs are pale: they are uncertain."),
-    ReportColumn("loss_to", "loss to", "share", "Retransmitted TCP segments, to the network."),
-    ReportColumn("loss_from", "loss from", "share", "Retransmitted TCP segments, from the network."),
+    ReportColumn("minimum", "min", "time", "The minimum RTT is about the RTT without queues."),
+    ReportColumn("excess", "excess", "time", "Mean RTT - minimum RTT."),
+    ReportColumn(
+        "added_by_load", "by load", "change", "Latency under load: how much longer RTTs are while the network is busy."
+    ),
+    ReportColumn("samples", "RTTs", "count", f"Rows with fewer than {MIN_SAMPLES} RTTs are uncertain, and pale."),
+    ReportColumn("loss_to", "loss to", "share", "Retransmitted segments / TCP segments to the network."),
+    ReportColumn("loss_from", "loss from", "share", "Retransmitted segments / TCP segments from the network."),
     ReportColumn("bits_to", "to", "rate", "Traffic to the network."),
     ReportColumn("bits_from", "from", "rate", "Traffic from the network."),
-    ReportColumn("flows", "flows", "count", "Active TCP flows at the end."),
-    ReportColumn("coverage", "coverage", "share", "TCP packets with timestamps: these can be measured all the time."),
+    ReportColumn("flows", "flows", "count", "Active TCP flows at the end of the measurement."),
+    ReportColumn("coverage", "coverage", "share", "TCP packets with timestamps / TCP packets."),
 )
 
 
 def worst(measurement: Measured) -> Section:
-    """Returns the section with the table of networks, by impact."""
+    """Returns the section with the table of networks, sorted by impact."""
     numbers = measurement.networks[:MAX_ROWS].tolist()
     rows = [_row(measurement, number) for number in numbers]
     columns, rows = shown_columns(_COLUMNS, rows)
     uncertain = frozenset(row for row, number in enumerate(numbers) if not measurement.statistics.is_certain[number])
     left_out = len(measurement.networks) - len(numbers)
     sentences = [
-        "The order is by impact: traffic x excess, which is the mean RTT minus the minimum RTT. So busy networks "
-        "with long queues are at the top, and distant networks with little traffic are not."
+        "The networks are sorted by impact. Impact is traffic x excess, and excess is mean RTT - minimum RTT. So busy "
+        "networks with long queues are at the top."
     ]
     if left_out:
         sentences.append(f"The table leaves out {plural(left_out, 'network')} with less impact.")
@@ -67,7 +74,7 @@ def worst(measurement: Measured) -> Section:
 
 
 def _by_method(measurement: Measured, networks: list[int]) -> ReportTable:
-    """Returns the table with the numbers that `otel-epping replay` prints: a row for each network and method."""
+    """Returns the table with a row for each network and method. `otel-epping replay` prints the same numbers."""
     found: dict[int, dict[str, list[Value]]] = {}
     packets, octets = (measurement.total.sum(metric.name) for metric in (SUBNET_PACKETS, SUBNET_BYTES))
     for method in measurement.total.methods:
@@ -96,8 +103,8 @@ def _by_method(measurement: Measured, networks: list[int]) -> ReportTable:
         ReportColumn("minimum", "min", "time"),
         *(ReportColumn(f"p{q * 100:.0f}", f"p{q * 100:.0f}", "time") for q in _METHOD_QUANTILES),
         ReportColumn("maximum", "max", "time"),
-        ReportColumn("packets", "packets", "count", "Both ways, of all methods."),
-        ReportColumn("bytes", "traffic", "bytes", "Both ways, of all methods."),
+        ReportColumn("packets", "packets", "count", "All packets of the network, in both directions."),
+        ReportColumn("bytes", "traffic", "bytes", "All bytes of the network, in both directions."),
     ]
     which = "The same networks" if len(networks) < _MAX_BY_METHOD else f"The {len(networks)} worst networks"
     caption = f"{which} by method: {plural(sum(int(row[2] or 0) for row in rows), 'RTT')}"
@@ -130,16 +137,16 @@ def heat_map(measurement: Measured, timeline: PeriodTable) -> Section:
     samples = timeline.samples[:, numbers]
     step = duration(timeline.step_ns / 1e9)
     sentences = [
-        f"Each cell is one network in {step}: the 95th percentile of its RTTs, minus its minimum RTT. So distant "
-        "networks are not dark only because they are distant. The networks are in the order of the table above. Empty "
-        "cells have no RTTs."
+        f"Each cell is one network in a period of {step}. Its colour stands for p95 - minimum RTT of the network. So a "
+        "distant network is not dark only because of its distance. The networks have the same order as in the table of "
+        "the worst networks. Empty cells have no RTTs."
     ]
     if left_out := len(measurement.measured) - len(numbers):
         sentences.append(f"The figure leaves out {plural(left_out, 'network')} with less impact.")
     figure = Figure(
         "p95",
         "heat",
-        "95th percentile of the RTTs minus the minimum RTT, in ms",
+        "95th percentile of the RTTs - minimum RTT, in ms",
         f"{plural(int(samples.sum()), 'RTT')} of {plural(len(numbers), 'network')} in {plural(periods, 'period')}",
         {
             "networks": [measurement.names[number] for number in numbers.tolist()],
@@ -158,15 +165,17 @@ def smoke(measurement: Measured, timeline: PeriodTable) -> Section:
     numbers = measurement.measured[:_MAX_SMOKE].tolist()
     has_loss = not np.isnan(timeline.loss[:, numbers]).all()
     sentences = [
-        f"The line is the median of {duration(timeline.step_ns / 1e9)}. The dark band has the middle half of the RTTs, "
-        "and the pale band has the RTTs from the 5th to the 95th percentile. The area at the bottom is the traffic in "
-        "both directions. Times are in UTC.",
-        "Points show the loss: the share of retransmitted TCP segments."
+        f"The line is the median RTT of each period of {duration(timeline.step_ns / 1e9)}. The dark band is from the "
+        "25th to the 75th percentile, and the pale band is from the 5th to the 95th percentile. The curve below "
+        "is the traffic in both directions. Times are in UTC.",
+        "The colour of a point shows the loss: retransmitted segments / TCP segments."
         if has_loss
         else "The loss is unknown, because the source does not have its counts.",
     ]
     if left_out := len(measurement.measured) - len(numbers):
-        sentences.append(f"There are plots of the {len(numbers)} worst networks; {count(left_out)} have none.")
+        sentences.append(
+            f"There are plots of the {len(numbers)} worst networks. Networks without a plot: {count(left_out)}."
+        )
     return Section(
         "smoke", "Smoke plots", sentences, [_smoke(measurement, timeline, place, n) for place, n in enumerate(numbers)]
     )

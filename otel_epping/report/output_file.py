@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the output file. A reader never sees a half-written file."""
+"""Writes the output file. Except with `in_place`, a regular file is replaced at once, and is never incomplete."""
 
 import errno
 import os
@@ -19,14 +19,15 @@ _CURES = {
 
 
 class OutputFile:
-    """A file that write() creates or replaces. Until then, an old file stays as it is.
+    """A file that write() creates or replaces. Before write(), an old file is not changed.
 
-    The constructor tries to create a file in the same directory. So a fault of the path is found before the
-    measurement. Raises EppingError if the file cannot be created or written. A path that is not a regular file, such as
-    a device or a pipe, is written to. A link is followed.
+    The constructor tries to create a file in the same directory. So errors of the path are found before the
+    measurement. Raises EppingError if the file cannot be created or written. Devices and pipes are written, and not
+    replaced. Symbolic links are followed.
 
-    `in_place` is needed if the process drops capabilities before write(), and so may no longer create files in the
-    directory of another user. Then the constructor opens the file itself. Use as a context manager, which closes it.
+    If `in_place` is set, the constructor opens the file, and write() overwrites its content. `in_place` is needed if
+    the process drops its capabilities before write(), because then the process may no longer create files in the
+    directory of another user. OutputFile is a context manager, which closes the file.
     """
 
     def __init__(self, path: Path, *, in_place: bool = False) -> None:
@@ -84,7 +85,7 @@ class OutputFile:
             raise
 
     def _temporary(self) -> Path:
-        """Creates a temporary file next to the path, with the usual permissions."""
+        """Creates a temporary file in the same directory, with the permissions that the umask allows."""
         file, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
         mask = os.umask(0)
         os.umask(mask)

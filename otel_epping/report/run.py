@@ -37,15 +37,15 @@ STANDARD_OUTPUT = "-"
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What to report, and how.
+    """The options of a report.
 
     paths       the sources; without sources, interfaces are measured
     output      the path of the output file, or `-` for standard output
     format      a key of FORMATS
-    duration_s  how long interfaces are measured, in seconds
-    thresholds  from when on a network is slow
-    is_merged   true if two sources are added up instead of compared
-    is_redacted true if pseudonyms are shown instead of names and addresses
+    duration_s  duration of the measurement of interfaces in seconds
+    thresholds  the thresholds of the verdict and of the marks in tables
+    is_merged   true if the counts of two sources are added up, and false if two sources are compared
+    is_redacted true if the report contains pseudonyms instead of names and addresses
     """
 
     paths: Sequence[str]
@@ -71,14 +71,12 @@ def run(settings: Settings, files: FilesFollower, grouping: Grouping, options: R
         file.write(content)
     click.echo(f"otel-epping: {report.sections[0].sentences[0]}", err=True)
     if report.notes:
-        click.echo(
-            f"otel-epping: the end of the report has {plural(len(report.notes), 'note')} of the source", err=True
-        )
+        click.echo(f"otel-epping: the report ends with {plural(len(report.notes), 'note')} about the source", err=True)
     click.echo(f"otel-epping: wrote {path} ({len(content) / 1e6:.1f} MB)", err=True)
 
 
 def _belongs_to_another(path: Path) -> bool:
-    """Returns true if root without capabilities may not create files next to the path."""
+    """Returns true if root without capabilities may not create files in the directory of the path."""
     try:
         return os.geteuid() == 0 and path.parent.stat().st_uid != 0
     except OSError:
@@ -94,7 +92,7 @@ def _report(
         sources = _read(settings, files, grouping, options, show)
     else:
         history = measure(settings, files, grouping, options.duration_s)
-        # From now on, Ctrl-C does not end the measurement, but the command.
+        # The measurement has ended. From now on, Ctrl-C ends the command.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         names = ", ".join(show("interface", name) for name in settings.selection.all)

@@ -17,7 +17,7 @@ _MAX_NAMED = 3
 
 
 def title_of(sources: Sequence[str]) -> str:
-    """Returns the text that names sources for the reader: the names of files, and the hosts of URLs."""
+    """Returns the title of sources: the names of files, and the hosts of URLs."""
     names = [_name(source) for source in sources]
     return ", ".join(names) if len(names) <= _MAX_NAMED else f"{names[0]} and {len(names) - 1} more files"
 
@@ -25,7 +25,7 @@ def title_of(sources: Sequence[str]) -> str:
 def _name(source: str) -> str:
     if "://" not in source:
         return "standard input" if source == "-" else Path(source).name
-    # The user, the password and the query may be secret.
+    # The user name, the password and the query of a URL may be secret.
     with suppress(ValueError):  # read() raises an error about an invalid URL
         return urlsplit(source).hostname or "a URL"
     return "a URL"
@@ -38,9 +38,9 @@ def read(
     networks: Networks | None,
     progress: Callable[[int], object],
 ) -> History:
-    """Returns the sum of sources. Raises EppingError if they cannot be read, or if no network was counted."""
+    """Returns the sum of sources. Raises EppingError if a source cannot be read, or if no packet was counted."""
     history = read_sources(sources, config, grouping=grouping, networks=networks, progress=progress)
-    if grouping.group_by != SUBNET:  # captures are grouped already, other sources are not
+    if grouping.group_by != SUBNET:  # captures are already grouped, but other sources are not
         history = history.group(lambda line: line.grouped(grouping.group_by))
     if not history.total().present().any():
         notes = "; ".join(history.notes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts of numbers, for people."""
+"""Converts numbers to texts for people."""
 
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -14,7 +14,7 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 class CellKind(NamedTuple):
-    """How values are shown.
+    """A kind of values in a table.
 
     unit      the unit, which is shown in the heading
     text      returns the text of a value

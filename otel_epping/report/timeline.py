@@ -43,8 +43,8 @@ _STEPS_S = (
     86_400,
     604_800,
 )
-# A figure has at most this number of periods. One month has 744 hours. With few RTTs, there are fewer periods, so that
-# a period has about _RTTS_PER_PERIOD RTTs of all networks.
+# A figure has at most _MAX_PERIODS periods, because one month has 744 hours. With few RTTs, a figure has fewer periods,
+# so that a period has at least about _RTTS_PER_PERIOD RTTs of all networks.
 _MAX_PERIODS, _MIN_PERIODS = 750, 30
 _RTTS_PER_PERIOD = 20
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -53,7 +53,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 def step_of(history: History) -> int:
     """Returns the length of a period in ns.
 
-    A period is about as long as a slice, or longer if there are too many slices or few RTTs.
+    A period is about as long as a slice. If there are many slices or few RTTs, a period is longer.
     """
     rtts = int(history.total().rtts().counts.sum())
     most = min(max(rtts // _RTTS_PER_PERIOD, _MIN_PERIODS), _MAX_PERIODS)
@@ -68,14 +68,14 @@ def step_of(history: History) -> int:
 
 
 class PeriodTable:
-    """The statistics of n lines in p periods of the same length. NaN stands for an unknown value.
+    """The statistics of n lines in p periods of the same length. NaN means that a value is unknown.
 
     step_ns    length of a period, ns
-    begins_ns  (p,) the begin of each period, Unix time, ns. The periods have no gaps between them
+    begins_ns  (p,) the start of each period, Unix time, ns. There are no gaps between periods
     samples    (p, n) number of RTTs
-    quantiles  for each of QUANTILES, (p, n) in seconds
+    quantiles  (p, n) quantiles of the RTTs in seconds, for each of QUANTILES
     mean       (p, n) mean RTT in seconds
-    loss       (p, n) retransmitted segments / TCP segments, of the direction with the greater share
+    loss       (p, n) retransmitted segments / TCP segments, in the direction with more loss
     bits       (p, n) traffic in both directions, bit/s
     side_samples, side_quantiles  the same for each side of the measurement
     """
@@ -103,7 +103,7 @@ class PeriodTable:
         self.side_quantiles = {q: table(sides) for q in QUANTILES}
         period, slices = -1, len(history)
         for total in history.over_time(step_ns):
-            # Uneven slices must not fall into the period of earlier slices.
+            # With slices of unequal lengths, two sums must not be stored in the same period.
             before = period
             period = min(max((total.begin_ns + total.end_ns) // 2 // step_ns - first, period + 1), periods - 1)
             rtts = total.rtts()
@@ -122,7 +122,7 @@ class PeriodTable:
             progress(slices * (period + 1) // periods - slices * (before + 1) // periods)
 
     def begins_ms(self, span: slice = slice(None)) -> list[int]:
-        """Returns the begins of the periods, Unix time, ms."""
+        """Returns the start of each period, Unix time, ms."""
         return list((self.begins_ns[span] // _MS).tolist())
 
     @property

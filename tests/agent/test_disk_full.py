@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the agent with a full disk.
 
-The agent writes its log and the output of the console exporter. test_record.py tests the file of `--record`.
+The agent writes its log and the output of the console exporter. test_record.py tests `--record` with a full disk.
 """
 
 import subprocess

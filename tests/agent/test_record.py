@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent with `--record`: no counts are lost when the file is renamed or its disk is full."""
+"""Runs the agent with `--record`. No counts are lost when the file is renamed, or when the disk is full."""
 
 import tempfile
 import time
@@ -20,7 +20,7 @@ from tests.support.unprivileged import AGENT, assert_unprivileged
 
 @pytest.fixture
 def disk(ns: Namespace) -> Iterator[Path]:
-    """A small file system to which each user may write."""
+    """Mounts a small file system. All users may write to this file system."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         ns.run("mount", "-t", "tmpfs", "-o", "size=4m,mode=777", "tmpfs", folder)

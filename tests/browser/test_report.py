@@ -55,14 +55,14 @@ def draw_all(browser: Browser) -> int:
 def test_all_figures_are_drawn_without_errors_and_requests(page: Path, width: int, dark: bool) -> None:
     with Browser(width, dark=dark) as browser:
         browser.open(page)
-        # 30 smoke plots, 2 heat maps, 2 CDFs, 2 of spreads, 2 of traffic, load and protocols
+        # 30 smoke plots, 2 heat maps, 2 CDFs, 2 figures of spreads, 2 of traffic, 1 of load and 1 of protocols
         assert draw_all(browser) == 40
         assert browser.messages == []
         assert browser.requests == []
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
         background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(18, 22, 28)" if dark else "rgb(255, 255, 255)")
-        # No text of a figure is cut off at the side of the figure.
+        # No text extends beyond the left or the right edge of its figure.
         assert browser.evaluate(
             "[...document.querySelectorAll('.plot')].every((plot) => [...plot.querySelectorAll('.ytick text')]"
             ".every((text) => text.getBoundingClientRect().left >= plot.getBoundingClientRect().left - 1))"
@@ -80,7 +80,7 @@ def test_the_theme_button_switches_the_figures(page: Path) -> None:
         browser.evaluate("document.getElementById('theme').click()")
         browser.wait(f"{colour} !== {json.dumps(before)}")
         assert browser.evaluate("document.documentElement.dataset.theme") == "dark"
-        # The colour bar stays at its place.
+        # The position of the colour bar does not change.
         assert browser.evaluate(f"{figure}.querySelectorAll('.colorbar').length") == 1
         assert browser.evaluate(f"{figure}.querySelector('.nsewdrag').getBoundingClientRect().width") > 900
         assert browser.messages == []
@@ -97,7 +97,7 @@ def test_tooltips(page: Path) -> None:
                 browser.evaluate(f"JSON.stringify({element}.querySelector('.nsewdrag').getBoundingClientRect())")
             )
             browser.wait("new Promise((done) => setTimeout(() => done(true), 100))")
-            for step in range(40):  # until the mouse is on a point
+            for step in range(40):  # until the mouse points at a value
                 x = box["x"] + box["width"] * (0.1 + 0.02 * step)
                 y = box["y"] + box["height"] * (0.3 + 0.01 * step)
                 browser.move(x, y)
@@ -171,7 +171,7 @@ def test_names_are_texts_in_figures_too(tmp_path: Path) -> None:
 
 
 def test_paper(page: Path, tmp_path: Path) -> None:
-    """All figures are on paper, also those that were never in view, and in light colours."""
+    """The printed page has all figures in light colours, including figures that were never in view."""
     with Browser(dark=True) as browser:
         browser.open(page)
         theme = "document.documentElement.dataset.theme"

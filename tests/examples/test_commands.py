@@ -102,6 +102,6 @@ def test_names_exist(path: Path) -> None:
     settings = {f"OTEL_EPPING_{(parameter.name or '').upper()}" for parameter in run.params}
     assert set(re.findall(r"\bOTEL_EPPING_[A-Z0-9_]*[A-Z0-9]", text)) <= settings
     names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
-    labels = {name.replace(".", "_") for name in names}  # names in Prometheus form, without unit and _total
+    labels = {name.replace(".", "_") for name in names}  # Prometheus' names, without unit and _total
     for name in re.findall(r"\bepping[._][\w.]*\w", text):
         assert name in names or re.sub("(_seconds|_bytes)?(_total)?$", "", name) in labels, name

@@ -30,7 +30,7 @@ EVERYTHING = ExportSettings(MetricSelection((ALL,)), Limits(max_series=None, rol
 
 
 def attributes(**values: Any) -> list[dict[str, Any]]:
-    """Returns attributes; a name has `__` for each dot."""
+    """Returns attributes. Each `__` in a name stands for a dot."""
 
     def value(each: Any) -> dict[str, Any]:
         if isinstance(each, bool):
@@ -45,7 +45,7 @@ def subnet_attributes(subnet: str, **others: Any) -> list[dict[str, Any]]:
 
 
 def number(subnet: str, start: int, end: int, value: Any, **others: Any) -> dict[str, Any]:
-    """Returns a point of a counter. Times are seconds after T0."""
+    """Returns a point of a counter. Times are in seconds after T0."""
     return {
         "attributes": subnet_attributes(subnet, **{semconv.SUBNET_DIRECTION: "to"}, **others),
         "startTimeUnixNano": str(T0 + start * S),
@@ -98,7 +98,7 @@ def write(folder: Path, *lines: str, name: str = "file.jsonl") -> Path:
 
 
 def octets(history: History, begin_ns: int | None = None, end_ns: int | None = None) -> dict[str, int]:
-    """Returns the bytes of each line with bytes."""
+    """Returns the number of bytes of each line. Lines without bytes are left out."""
     found = history.total(begin_ns, end_ns).sum(metric_table.SUBNET_BYTES.name)
     assert found is not None
     return {each.label + each.agent: int(n) for each, n in zip(history.lines, found, strict=True) if n}
@@ -113,9 +113,9 @@ def buckets(history: History, subnet: str) -> tuple[int, dict[int, int]]:
 
 
 def content(history: History, scale: int | None = None) -> dict[Any, Any]:
-    """Returns everything that the history has of lines, in a form that can be compared.
+    """Returns all counts of the lines of a history, in a form that can be compared.
 
-    With `scale`, the histograms have this scale.
+    If `scale` is set, the histograms are converted to this scale.
     """
     total = history.total()
     found: dict[Any, Any] = {}

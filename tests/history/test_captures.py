@@ -25,7 +25,7 @@ ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
 def capture_of(path: Path, conversations: dict[int, Conversation]) -> Path:
-    """Write a capture. Each conversation begins at its key, in ns."""
+    """Write a capture. The key of each conversation is the time of its first packet in ns."""
     packets = [
         Packet(begin_ns + time_ns, HEADER + ETHERTYPES[each.version] + data, len(data) + 14, ETHERNET)
         for begin_ns, each in conversations.items()

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 SCALE = 4
 RTT_NS = st.integers(1_000, 64 * 10**9)
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 0.99, 1.0)
-# Rows of (first bucket, counts). A row may have no buckets, and empty buckets at both ends.
+# Rows of (first bucket, counts). A row may have no buckets, or empty buckets at both ends.
 ROWS = st.lists(st.tuples(st.integers(-400, 400), st.lists(st.integers(0, 2**40), max_size=40)), max_size=8)
 
 
@@ -27,7 +27,7 @@ def table(rows: list[tuple[int, list[int]]]) -> SparseHistograms:
 
 
 def counts_of(rows: SparseHistograms) -> list[dict[int, int]]:
-    """Return the counts of the buckets of each row that are not empty, by bucket."""
+    """Map, for each row, the numbers of the buckets with RTTs to their counts."""
     runs = (rows.run(row) for row in range(len(rows.first)))
     return [{first + place: int(n) for place, n in enumerate(run) if n} for first, run in runs]
 

@@ -77,7 +77,7 @@ def history_of(slices: list[Plain], **options: Any) -> History:
 
 
 def check(total: Total, slices: list[Plain], group: Any = lambda line: line) -> None:
-    """Check that a total is the sum of slices, after the grouping of lines."""
+    """Check that a total is equal to the sum of slices in which lines are grouped."""
     lines = total.numbering.lines
     for key in COLUMNS:
         found = total.sum(key.metric, **dict(key.attributes))

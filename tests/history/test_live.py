@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests slices of a running collector with readings made by SyntheticKernel."""
+"""Tests slices of a running collector. SyntheticKernel makes the readings of the collector."""
 
 from collections import Counter
 from typing import Any

@@ -58,7 +58,7 @@ def test_a_recording_has_the_counts_of_the_live_history(
     path = tmp_path_factory.mktemp("recording") / "file.jsonl"
     live = History()
     source, recording = LiveSource(collector, live.numbering), Recording(collector, path, temporality)
-    kernel.packet(1, 100)  # so that there is at least one count
+    kernel.packet(1, 100)  # so that at least one packet is counted
     for step, events in enumerate((*steps, [], []), 1):
         apply(kernel, events, set())
         kernel.now_ns = STARTED_NS + step * 60 * S
@@ -84,7 +84,7 @@ def test_deltas(tmp_path: Path) -> None:
 
 
 def test_cumulative_counts_are_increments(tmp_path: Path) -> None:
-    """The first export is one interval after the start of the agent, so its counts belong to the file."""
+    """The first export is one interval after the start of the agent, so the counts of the first export are used."""
     lines = [
         line(io(number(A, 0, 60, 100), temporality=2), durations(rtts(A, 0, 60, [1, 2]), temporality=2)),
         line(io(number(A, 0, 120, 150), temporality=CUMULATIVE), durations(rtts(A, 0, 120, [1, 5]), temporality=2)),
@@ -300,7 +300,7 @@ def test_compressed_files(tmp_path: Path) -> None:
 
 
 def test_other_writers(tmp_path: Path) -> None:
-    """Attributes in another order, numbers instead of strings, and unknown fields."""
+    """Changes the order of attributes, writes numbers instead of strings, and adds unknown fields."""
     first, second = (json.loads(line(io(number(A, at, at + 60, "7")))) for at in (0, 60))
     point = second["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["sum"]["dataPoints"][0]
     point["attributes"].reverse()
@@ -338,7 +338,7 @@ EXTREMES = [
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_damaged_lines_are_counted(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Whatever a line contains, there is either a history or an error for the user."""
+    """For any content of a line, the result is a history or an EppingError."""
     kind = data.draw(st.sampled_from([1, 2]))
     text = line(io(number(A, 0, 60, "7"), temporality=kind), durations(rtts(A, 0, 60, ["1", "2"]), temporality=kind))
     if data.draw(st.booleans()):

@@ -89,7 +89,7 @@ REPORT = [
         json.dumps(REPORT),
         json.dumps(REPORT, indent=4),
         json.dumps(REPORT, separators=(",", ":")),
-        json.dumps(REPORT)[:-1],  # ePPing was killed
+        json.dumps(REPORT)[:-1],  # the end is missing, as after a kill of ePPing
         "".join(f"{json.dumps(each)}\n" for each in REPORT),
     ],
 )
@@ -129,7 +129,7 @@ def test_each_bin_is_in_the_bucket_of_its_middle(tmp_path: Path) -> None:
         edges = edge_ns(first + place, 4), edge_ns(first + place + 1, 4)
         inside = sum(n for number, n in enumerate(counts[:249]) if edges[0] < (4 * number + 2) * MS <= edges[1])
         if edges[1] > 5 * S:
-            inside += counts[249]  # from 996 ms to 30 s
+            inside += counts[249]  # the last bin: 996 ms to 30 s
             if not edges[0] < (996 * MS + 30 * S) // 2 <= edges[1]:
                 inside = 0
         if edges[0] > 8 * MS:  # the minimum is in the second bin
@@ -149,7 +149,7 @@ def test_output_before_october_2023(tmp_path: Path) -> None:
 
 
 def events(format: str) -> str:
-    """Returns what `watch` prints: an RTT of 10 ms each second, and an RTT of IPv6."""
+    """Returns output of `watch`: an RTT of 10 ms in each second, and an RTT over IPv6."""
     fields = [("time_ns", "u8"), ("rtt_ns", "u8"), ("min_rtt_ns", "u8"), ("sent_packets", "u8"), ("sent_bytes", "u8")]
     fields += [("received_packets", "u8"), ("received_bytes", "u8")]
     kinds: list[Any] = [*fields, ("source", [("b", "u8", (2,))]), ("destination", [("b", "u8", (2,))])]
@@ -201,7 +201,7 @@ NUMBERS = ["-1", "0", str(2**63), "1e300", "null", '"x"', "[]", "[5]", "{}", "tr
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_damaged_objects_are_counted(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Whatever an object contains, there is either a history or an error for the user."""
+    """For any content of an object, the result is a history or an EppingError."""
     single = json.loads(EVENTS.split("\n")[0])
     text = json.dumps([METADATA, subnet(10, "192.0.2.0/24", [1, 2]), COUNTERS, single])
     begin, end = data.draw(

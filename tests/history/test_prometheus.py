@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the client of Prometheus' HTTP API with a server that gives prepared answers.
 
-tests/integration/test_history.py tests it with the real Prometheus.
+tests/integration/test_history.py tests the client with the real Prometheus.
 """
 
 import json
@@ -35,7 +35,7 @@ LABELS = {"epping_subnet": "192.0.2.0/24", "job": "otel-epping", "instance": "a"
 
 
 class Server:
-    """Answers queries. `series` has the series of each metric. `answer` replaces all answers: status and body."""
+    """Answers queries. `series` has the series of each metric. `answer`, a status and a body, replaces all answers."""
 
     def __init__(self) -> None:
         self.series: dict[str, list[dict[str, Any]]] = {}

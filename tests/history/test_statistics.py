@@ -140,10 +140,10 @@ def test_latency_under_load() -> None:
     found = latency_under_load(load_history(40))
     assert (found.periods[0], found.samples[0], found.period_ns) == (40, 80, 60 * SECOND)
     assert found.busy[0] == pytest.approx(0.050)
-    # The quietest tenth are the minutes 1 to 4. Half of their RTTs is 10 ms, the other half 11 ms.
+    # The minutes 1 to 4 are the quietest tenth. In these minutes, half of the RTTs are 10 ms and half are 11 ms.
     assert found.quiet[0] == pytest.approx(0.011, rel=0.022)
     assert found.added[0] == pytest.approx(0.039, rel=0.01)
-    assert np.isnan(found.added[1])  # no traffic was counted for the other line
+    assert np.isnan(found.added[1])  # the other line has no traffic
 
 
 @pytest.mark.parametrize(("minutes", "rtts"), [(19, 20), (40, 4)])

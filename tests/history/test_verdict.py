@@ -84,8 +84,9 @@ def test_lines_with_the_same_label_are_told_apart() -> None:
 
 
 def load_verdict(busy_ms: int, idle_ms: int) -> Verdict:
-    """Return the verdict about a network whose RTTs are `busy_ms` or 10 ms in busy minutes, otherwise `idle_ms` or
-    10 ms."""
+    """Return the verdict about a network. Its RTTs are 10 ms or `busy_ms` in busy minutes, and 10 ms or `idle_ms` in
+    other minutes.
+    """
     history = History()
     for minute in range(30):
         begin_ns = BEGIN_NS + minute * 60 * SECOND

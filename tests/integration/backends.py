@@ -99,8 +99,9 @@ def example_collector(namespace: Namespace, folder: Path, config: Path, **variab
 
 
 def prometheus(namespace: Namespace, folder: Path, *options: str, rules: str = "") -> Backend:
-    """Return Prometheus with its default configuration, except that its OTLP receiver is on. Prometheus stores its data
-    in `folder`. `rules` is the content of a file of rules."""
+    """Return Prometheus with its default configuration and the OTLP receiver. Prometheus stores its data in `folder`.
+    `rules` is the content of the file with the rules.
+    """
     config = folder / "prometheus.yml"
     config.write_text("rule_files: [rules.yaml]" if rules else "")
     (folder / "rules.yaml").write_text(rules)
@@ -141,7 +142,9 @@ def _api(prometheus: Backend, path: str) -> dict[str, Any]:
 
 
 class Tap(Sink):
-    """Stores the requests of an agent byte for byte, and forwards them over HTTP, by default to the Collector."""
+    """Stores the requests of an agent byte for byte, and forwards the requests over HTTP, by default to the
+    Collector.
+    """
 
     def __init__(self, namespace: Namespace, target: str = COLLECTOR_HTTP) -> None:
         self._namespace, self._target = namespace, target

@@ -7,8 +7,9 @@
 #
 # The versions are pinned. collector.yaml has the versions of the Collector and its components, and go.mod has the
 # versions of the Collector's builder and of Prometheus, which includes promtool. The three binaries have 151 MB together.
-# They are kept outside of the tree, in ~/.cache/otel-epping/NAME-VERSION, so later calls take no time. The first build
-# takes 8 minutes of CPU time, and Go keeps 4 GB of files in its caches (`go clean -cache -modcache` deletes the files).
+# The binaries are kept outside of the tree, in ~/.cache/otel-epping/NAME-VERSION, so later calls take no time. The first
+# build takes 8 minutes of CPU time, and Go keeps 4 GB of files in its caches (`go clean -cache -modcache` deletes the
+# files).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel-epping"

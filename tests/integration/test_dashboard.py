@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs each query of the dashboard and of the rules against the real Prometheus, after real traffic. The results are
-compared with the metrics that the agents exported.
+"""Runs each query of the dashboard and of the rules against the real Prometheus, after real traffic. The tests compare
+the results with the metrics that the agents exported.
 
 Two agents watch the same connections. `core` has the default metrics and limits, and exports to Prometheus' OTLP
-receiver. `classes` also exports the traffic classes, through the Collector with the example of remote write. So the
-queries must find the same names in both ways. For a part of the time, the router drops packets, so that segments are
-retransmitted.
+receiver. `classes` also exports the traffic classes, through the Collector with the example configuration for remote
+write. So the names of the metrics must be the same with OTLP and with remote write. For some of the time, the router
+drops packets, so that segments are retransmitted.
 
-The dashboard's time ranges and the times of the rules are shortened, because the traffic takes seconds, not days.
+The tests shorten the time ranges of the dashboard and of the rules, because the traffic lasts only for seconds.
 """
 
 import json
@@ -47,7 +47,7 @@ PERSES = json.loads((EXAMPLES / "perses" / "dashboard.json").read_text())
 RULES = EXAMPLES / "prometheus" / "rules.yaml"
 CORE, CLASSES = "core", "classes"
 TRAFFIC_S, DROPPING_S = 14.0, 0.8
-# The window includes the whole run.
+# The window contains the whole measurement.
 WINDOW_S, BASELINE_S = 60, 4
 VARIABLES = {
     "__rate_interval": f"{WINDOW_S}s",
@@ -59,7 +59,8 @@ VARIABLES = {
     "side": ".*",
     "method": ".*",
 }
-# A bucket has this width. Prometheus interpolates inside a bucket. The scale of the default histograms is 4 or more.
+# In each bucket, upper bound / lower bound is less than this. Prometheus interpolates inside a bucket. The scale of the
+# default histograms is 4 or more.
 BUCKET = 2 ** (1 / 2**3)
 # rate() extrapolates to both ends of the window by up to half of the interval between the points.
 EXTRAPOLATION = 0.2
@@ -76,7 +77,7 @@ Values = dict[Any, float]
 
 
 class Histogram(Counter[float]):
-    """RTTs: middle of a bucket -> count. `sum_s` is the sum."""
+    """The number of RTTs in each bucket, by the middle of the bucket. `sum_s` is the sum of the RTTs in seconds."""
 
     sum_s = 0.0
 
@@ -96,8 +97,9 @@ class Histogram(Counter[float]):
 
 
 class Truth:
-    """What an agent exported until a time. The counts start at the agent's start, or after the first point of each
-    series if `without_first`, as rate() and increase() count if Prometheus does not know the start."""
+    """The counts that an agent exported until a time. If `without_first` is set, the first point of each series is the
+    baseline. rate() and increase() count in the same way if Prometheus does not know the start time.
+    """
 
     def __init__(self, requests: list[Any], until_ns: float, without_first: bool) -> None:
         self._points: dict[str, list[tuple[dict[str, Any], list[Any]]]] = defaultdict(list)
@@ -107,7 +109,9 @@ class Truth:
                 self._points[name].append((dict(attributes), before))
 
     def sums(self, metric: str, *by: str, **attributes: str) -> Values:
-        """Returns the sums of a number by attributes. Keyword arguments are patterns for the values of attributes."""
+        """Returns the sum of a metric for each combination of attributes. Keyword arguments are patterns for
+        attributes.
+        """
         wanted = {_DOTTED[name]: value for name, value in attributes.items()}
         found: Values = defaultdict(float)
         for present, points in self._points[metric]:
@@ -149,7 +153,7 @@ class Run:
     end_ns: int
 
     def truth(self, agent: str, earlier_s: float = 0) -> Truth:
-        """Returns the counts as rate() sees them. Remote write passes no start times to Prometheus."""
+        """Returns the counts that rate() returns. With remote write, Prometheus does not know the start times."""
         return Truth(self.sent[agent], self.end_ns - earlier_s * 1e9, without_first=agent == CLASSES)
 
     def last(self, agent: str) -> Truth:
@@ -192,7 +196,7 @@ def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             for agent in agents:
                 agent.watching()
             with talking(lab):
-                for _ in range(3):  # the first time makes the counters exist
+                for _ in range(3):  # after the first time, the counters exist
                     time.sleep(TRAFFIC_S / 3)
                     lab.router.run("ip", "route", "add", "blackhole", "10.1.0.2/32")
                     time.sleep(DROPPING_S)
@@ -204,7 +208,7 @@ def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 agent.kill()
         middle.stop()
         assert not re.search(r"\terror\t", middle.log), middle.log
-        time.sleep(2)  # until the rules have been evaluated with the last points
+        time.sleep(2)  # until Prometheus has evaluated the rules with the last points
         yield Run(store, {name: tap.requests for name, tap in taps.items()}, time.time_ns())
 
 
@@ -324,7 +328,7 @@ class TestPanels:
         found = by_line(result(ran, QUERIES["Top 10 by impact", "A"], agent))
         assert len(found) == 10
         for line, value in found.items():
-            # The minimum RTT is exact to a bucket, which is a part of the mean RTT.
+            # The error of the minimum RTT is at most the width of a bucket, so it is a small share of the mean RTT.
             assert value == pytest.approx(expected[line], rel=0.25, abs=spread[line] * (BUCKET - 1)), line
         worst = by_line(result(ran, QUERIES["Worst network", "A"], agent))
         assert worst == {max(found, key=lambda line: found[line]): max(found.values())}
@@ -355,7 +359,7 @@ class TestPanels:
 
     def test_tcp_packets_with_timestamps(self, ran: Run, agent: str) -> None:
         found = by("epping_rtt_side")(result(ran, QUERIES["TCP packets with timestamps", "A"], agent))
-        if agent == CORE:  # these packets have no class; the panel then names the setting
+        if agent == CORE:  # these packets have no class, so the panel shows the needed setting
             assert not found
             return
         classes = {
@@ -422,7 +426,7 @@ def test_each_query_is_tested() -> None:
 
 
 def test_other_queries_of_perses_have_the_same_results(ran: Run) -> None:
-    """All other queries of the dashboard for Perses are equal to queries of the dashboard for Grafana."""
+    """This test runs the queries that differ between Perses and Grafana. All other queries are equal."""
     grafana = {substituted(target["expr"], CORE): target for target in QUERIES.values()}
     others = {
         substituted(each["spec"]["plugin"]["spec"]["query"], CORE)
@@ -505,7 +509,9 @@ class TestRecordingRules:
 
 
 def test_the_baseline_is_the_median_of_earlier_days(ran: Run) -> None:
-    """In this test, the days are the values 2 to 8 seconds before the evaluation, which is up to 2 seconds ago."""
+    """In this test, a day is one second. The seven days are 2 to 8 s before the evaluation of the rules, and the
+    evaluation is up to 2 s old.
+    """
     days = query(ran.prometheus, "count without (day) (epping:same_hour)", ran.end_ns)
     assert {each["value"][1] for each in days} == {"7"}
     earlier = query_range(ran.prometheus, "epping:hour", ran.end_ns - 10 * 10**9, ran.end_ns - 2 * 10**9, 1)
@@ -523,12 +529,12 @@ def key(series: dict[str, Any]) -> frozenset[tuple[str, str]]:
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_no_alert_fires_and_each_alert_has_its_metrics(ran: Run, rule: dict[str, Any]) -> None:
-    """tests.yaml shows that the alerts fire. Here, nothing is wrong, except that the router dropped packets."""
+    """tests.yaml tests that the alerts fire. Here, only EppingLossHigh may fire, because the router dropped packets."""
     firing = query(ran.prometheus, rule["expr"], ran.end_ns)
     if rule["alert"] != "EppingLossHigh":
         assert not firing
     if rule["alert"] == "EppingTableFull":
-        return  # the metric exists only after a failure
+        return  # the metric does not exist before the first failure
     for metric in set(re.findall(r"\b(epping:\w+|epping_(?:agent|interface)_\w+)", rule["expr"])):
         assert query(ran.prometheus, metric, ran.end_ns), metric
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests histories that are read from the real Prometheus: they have exactly the counts that were exported."""
+"""Tests histories that are read from the real Prometheus. The histories have exactly the exported counts."""
 
 import random
 import time
@@ -28,7 +28,7 @@ _ENDPOINT = "http://127.0.0.1:9090/api/v1/otlp/v1/metrics"
 
 
 class Exported(NamedTuple):
-    """`live` has what was counted after the first export. `url` has the time range of the exports."""
+    """`live` has the counts after the first export. `url` is the source, with the time range of the exports."""
 
     lab: Lab
     live: History
@@ -40,7 +40,7 @@ class Exported(NamedTuple):
 
 
 class _Source:
-    """A synthetic agent, which exports to Prometheus and to a live history at the same times."""
+    """A synthetic agent that exports to Prometheus, and adds slices to a live history at the same times."""
 
     def __init__(self, live: History) -> None:
         self.kernel, self._live = SyntheticKernel(CONFIG, 12), live
@@ -84,7 +84,7 @@ def exported(lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest
                 source = _Source(live)
             for _ in range(30 if step else 0):
                 source.kernel.packet(chance.randrange(8), chance.randrange(60, 1500))
-                # Fewer than before, so that the values decrease at the restart.
+                # After the restart there are fewer counts than before, so that the values decrease.
                 if chance.random() < (0.1 if step == RESTART else 1):
                     source.kernel.rtt(chance.randrange(6), chance.randrange(3), int(10 ** chance.uniform(4, 9)))
             source.export((begin_s + step * STEP_S) * S, is_counted=step > 0)
@@ -93,7 +93,7 @@ def exported(lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest
 
 
 def counts(history: History) -> dict[Any, Any]:
-    """Returns what Prometheus stores: no minimum and no maximum."""
+    """Removes the minimum and the maximum, which Prometheus does not store."""
     return {
         key: (found[1], found[2][0]) if isinstance(found, tuple) else found
         for key, found in content(history, 0).items()

@@ -251,7 +251,7 @@ def test_the_files_of_the_collector_have_the_history_of_the_recording(ran: Run, 
     for name in files:
         history = read_sources([str(ran.files[name])])
         assert history.notes == []
-        # The scale of a cumulative histogram with many buckets is lower.
+        # A cumulative histogram with many buckets has a lower scale.
         scale = None if name == DELTA else 0
         assert content(history, scale) == content(recording, scale)
 

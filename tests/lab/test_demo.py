@@ -152,7 +152,7 @@ def begin(folder: Path, command: list[str], **settings: str) -> Demo:
 
 @pytest.fixture(scope="module", autouse=True)
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """The unchanged demo with a report, started before the first test.
+    """Starts the demo with a report before the first test. The demo is not changed for the tests.
 
     The environment of the demo has settings that a user may have for other programs.
     """

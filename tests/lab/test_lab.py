@@ -105,7 +105,7 @@ def test_a_limited_rate_fills_a_queue_of_150_ms_and_drops_more_packets() -> None
     frame_s = (14 + 20 + 8 + size) * 8 / 4_000_000
     with Lab([slow]) as lab:
         lab.serve()
-        connect(lab, lab.addresses[0]).close()  # without load, the rate adds two times 0.15 ms
+        connect(lab, lab.addresses[0]).close()  # the limited rate adds 0.15 ms in each direction
         started_ns = time.monotonic_ns()
         connect(lab, lab.addresses[0]).close()
         assert slow.delay_ns <= time.monotonic_ns() - started_ns < slow.delay_ns + 8 * MS

@@ -5,13 +5,13 @@
 
 Go's module proxy has the server and the command-line program of Perses, but not the plugins, which contain the schemas
 of panels, queries and variables. So the script takes the schemas from the clones, in the versions that the release of
-Perses contains. The first run builds two programs, which takes several minutes. They are kept in
+Perses contains. The first run builds two programs, and takes several minutes. The programs are kept in
 ~/.cache/otel-epping/perses-VERSION.
 
-The script starts the server, and imports the dashboard as docs/dashboards.md describes. Then it compares the stored
-dashboard with the file: Perses drops fields of the dashboard that it does not know. Perses must refuse each of the
-SPOILED dashboards, or drop a field of it. Otherwise the check would prove nothing. The exit code is 1 if something is
-wrong.
+The script starts the server, and imports the dashboard as docs/dashboards.md describes. Then the script compares the
+stored dashboard with the file, because Perses drops unknown fields of a dashboard. To test the check itself, the script
+also imports the SPOILED dashboards. Perses must refuse each SPOILED dashboard, or drop one of its fields. The exit code
+is 1 if a check fails.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # Python runs this file, so sys.path contains the file's folder instead of the root
+if not __package__:  # as a script, sys.path contains the folder of this file instead of the root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from otel_epping.errors import EppingError
@@ -103,7 +103,7 @@ def _go(*arguments: str, cwd: Path = Path("/")) -> str:
 
 
 def _modules() -> dict[str, Path]:
-    """Returns the folders of the Go modules, which also contain CUE schemas."""
+    """Returns the folders of the Go modules that contain CUE schemas."""
     wanted = {PERSES: VERSION, SPEC: SPEC_VERSION}
     return {
         module: Path(json.loads(_go("mod", "download", "-json", f"{module}@{version}"))["Dir"])
@@ -121,14 +121,14 @@ def _build(module: Path) -> None:
     shutil.copytree(module, source, copy_function=shutil.copyfile)
     for folder in (source, *(path for path in source.rglob("*") if path.is_dir())):
         folder.chmod(0o755)  # Go's cache is read-only
-    # The module has no web pages, because they are made by a build. The API does not need them.
+    # The Go module does not contain the web pages, because a build makes the pages. The API does not need the pages.
     (source / "ui" / "embed.go").write_text('package ui\n\nimport "embed"\n\nvar embedFS embed.FS\n')
     _go("build", "-o", f"{HOME}/", "./cmd/perses", "./cmd/percli", cwd=source)
     shutil.rmtree(source)
 
 
 def _extract(clone: Path, tag: str, folder: str, target: Path) -> None:
-    """Writes a folder of a tag into a target folder."""
+    """Copies a folder of a git tag to a target folder."""
     archive = subprocess.run(["git", "-C", clone, "archive", tag, folder], stdout=subprocess.PIPE, check=False)
     if archive.returncode:
         raise EppingError(f"{clone} has no tag {tag}: clone it with its tags")
@@ -137,7 +137,7 @@ def _extract(clone: Path, tag: str, folder: str, target: Path) -> None:
 
 
 def _plugins(plugins: Path, shared: Path, modules: dict[str, Path], target: Path) -> Iterator[str]:
-    """Writes the plugins of the release as the server expects them. Yields their names and versions."""
+    """Writes the plugins of the release to the folders that the server reads. Yields their names and versions."""
     _extract(shared, VERSION, "cue", target / "shared")
     listed = (modules[PERSES] / "scripts" / "plugin" / "plugin.yaml").read_text()
     used = DASHBOARD.read_text()
@@ -154,7 +154,7 @@ def _plugins(plugins: Path, shared: Path, modules: dict[str, Path], target: Path
         for path, source in {PERSES: modules[PERSES], SPEC: modules[SPEC], "github.com/perses/shared": None}.items():
             cue = (source or target / "shared") / "cue"
             shutil.copytree(cue, folder / "cue.mod" / "pkg" / path / "cue", copy_function=shutil.copyfile)
-        shutil.rmtree(folder / "schemas" / "migrate", ignore_errors=True)  # imports schemas of other plugins
+        shutil.rmtree(folder / "schemas" / "migrate", ignore_errors=True)  # these schemas import other plugins
         yield f"{name} {version}"
 
 
@@ -216,7 +216,7 @@ def _import(server: Server, folder: Path) -> None:
 
 
 def _check(server: Server, folder: Path) -> Iterator[str]:
-    """Yields what is wrong."""
+    """Yields a text for each error."""
     made = json.loads(DASHBOARD.read_text())
     _import(server, folder)
     path = f"v1/projects/{PROJECT}/dashboards"

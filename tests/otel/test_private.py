@@ -39,7 +39,7 @@ def uses(source: str) -> Iterator[str]:
     """Yield the private members of other objects that occur in a source.
 
     A source may read, write, import or override a private member, or name the member in getattr(). A class may use the
-    private members of its other objects, so the names that the source itself defines are left out.
+    private members of other objects of the same class, so names that the source itself defines are left out.
     """
     tree = ast.parse(source)
     own = set(defined(tree))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the numbers of reports, and that all formats have the same numbers."""
+"""Tests the numbers of reports. All formats must have the same numbers."""
 
 import json
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def report_of(*histories: History, show: Show = unchanged) -> Report:
 
 
 def data_of(*histories: History, show: Show = unchanged) -> Any:
-    """Return the JSON data of a report, after a check of the schema."""
+    """Return the JSON data of a report. Fail if the data do not match the schema."""
     data = json.loads(as_json(report_of(*histories, show=show)))
     jsonschema.validate(data, SCHEMA)
     return data
@@ -75,7 +75,7 @@ def small(rtts_ms: dict[Line, list[float]]) -> History:
 
 
 class Elements(HTMLParser):
-    """Checks that elements are nested, and collects the elements and the text."""
+    """Checks that elements are closed in the right order, and collects the elements and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -280,7 +280,7 @@ def test_days_are_compared_at_the_same_time_of_the_day() -> None:
     heat = data_of(a, b)["sections"]["comparison"]["figures"]["difference"]["data"]
     first = whole.numbering.lines.find(next(line for line in whole.lines if line.label == heat["networks"][0]))
     p95 = [total.rtts().quantiles(0.95)[0][first] for total in whole.over_time()]
-    # A begins at 3 o'clock, and B at 6 o'clock: hour 30.
+    # A begins at 3:00 of the first day, and B at 6:00 of the second day (hour 30).
     expected = [None] * 3 + p95[30 : 30 + len(heat["begins_ms"]) - 3]
     assert len(expected) == 37
     for found, wanted in zip(heat["b_p95_s"][0], expected, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `otel-epping report` as a user runs it: sources, formats, live runs, and all ways in which it ends."""
+"""Tests `otel-epping report` as a user runs it: sources, formats, live measurements, errors and interruptions."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_an_archive_of_epping(ns: Namespace, good: str, tmp_path: Path) -> None:
 
 
 def test_groups(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """The lines are groups, whether the source is measured in groups or not."""
+    """The lines are groups, for sources that are measured in groups and for other sources."""
     (tmp_path / "networks.csv").write_text(f"cidr,name\n{TALK.client},Miller\n{TALK.server},Miller\n")
     options = ("--networks", str(tmp_path / "networks.csv"), "--group-by", "name")
     measured = data_of(ns, good, *options)["sections"]["worst_networks"]["tables"]["networks"]["rows"]

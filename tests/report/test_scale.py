@@ -7,7 +7,7 @@ import sys
 from tests.test_project import ROOT
 
 MAX_S, MAX_BYTES, MAX_PAGE_BYTES = 30, 10**9, 15_000_000
-# The child process prints the seconds of the report, the greatest memory of the process, and the size of the page.
+# The child process prints the time to make the report in seconds, its maximum memory, and the size of the page.
 CODE = """
 import resource, time
 from otel_epping.history.verdict import Thresholds

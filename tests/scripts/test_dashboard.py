@@ -29,8 +29,7 @@ def test_the_dashboard_is_generated() -> None:
 
 @pytest.mark.filterwarnings("ignore:Prefer using dashboardv2:DeprecationWarning")
 def test_grafana_knows_each_field() -> None:
-    """The SDK is generated from Grafana's schemas of dashboards, panels and queries. It drops fields that it does not
-    know."""
+    """The SDK is generated from Grafana's schemas of dashboards, panels and queries. The SDK drops unknown fields."""
     pytest.importorskip("grafana_foundation_sdk", reason="the SDK needs Python 3.11")
     from grafana_foundation_sdk.cog import encoder, plugins
     from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -64,7 +63,7 @@ def test_each_panel_explains_itself_and_has_a_unit() -> None:
 
 
 def test_heat_maps_have_a_logarithmic_axis_with_limits() -> None:
-    """Without limits, the axis stretches to the outermost bucket."""
+    """Without limits, the axis extends to the outermost bucket."""
     (heat_map,) = (panel for panel in PANELS if panel["type"] == "heatmap")
     assert heat_map["fieldConfig"]["defaults"]["custom"]["scaleDistribution"] == {"type": "log", "log": 2}
     assert 0 < heat_map["options"]["yAxis"]["min"] < heat_map["options"]["yAxis"]["max"]

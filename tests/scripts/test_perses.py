@@ -63,7 +63,7 @@ def test_each_variable_of_perses_is_used_and_exists() -> None:
 
 
 def test_values_of_variables_have_no_comma() -> None:
-    """Perses splits the values in the address of the page at commas."""
+    """In the address of the page, Perses splits the list of chosen values at commas."""
     values = [value for variable in VARIABLES for value in variable["plugin"]["spec"].get("values", [])]
     assert len(values) > 8
     assert not [value for value in values if "," in (value if isinstance(value, str) else value["value"])]

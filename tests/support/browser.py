@@ -41,7 +41,7 @@ class Browser:
             "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
             "--disable-dev-shm-usage", f"--user-data-dir={self._profile.name}", "about:blank",
         ]  # fmt: skip
-        # A shell puts the pipes on descriptors 3 and 4.
+        # A shell connects the pipes to the descriptors 3 and 4.
         script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(
             ["bash", "-c", script, "chromium", *command],
@@ -85,7 +85,7 @@ class Browser:
         self._profile.cleanup()
 
     def open(self, path: Path) -> float:
-        """Open a file, and wait until the page says that it is ready. Return the seconds that this took."""
+        """Open a file, and wait until the page is ready. Return the time until then in seconds."""
         began_s = time.monotonic()
         self.requests.clear()
         self.call("Page.navigate", url=path.as_uri())
@@ -95,7 +95,7 @@ class Browser:
         return seconds
 
     def evaluate(self, expression: str) -> Any:
-        """Return the value of an expression. A promise is awaited."""
+        """Return the value of an expression. If the value is a promise, wait for its result."""
         found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")

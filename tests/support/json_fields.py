@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares JSON before and after another program has read and written it."""
+"""Compares JSON data before and after another program has read and written the data."""
 
 from typing import Any
 

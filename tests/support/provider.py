@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the history of an invented provider: many named customers, some networks in the internet, and known faults.
 
-The faults are in fixed places, so that a test or a reader can look for them:
+The networks and times of the faults are fixed, so that tests can find the faults:
 
     bufferbloat       the RTTs of the first 3 % of the customers grow by 180 ms while their traffic is high
     lossy tower       5 % of the segments to and from the customers of the tower "Hill" are retransmitted
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def customers_with_bufferbloat(customers: int) -> int:
-    """Return the number of customers whose RTTs grow with their traffic. They are the first customers."""
+    """Return the number of customers whose RTTs grow with their traffic. These customers are the first lines."""
     return max(1, round(0.03 * customers))
 
 
@@ -126,7 +126,7 @@ def _slice(
         find(key)
         values[key] = np.concatenate([numbers_of_lines, [0, 0]])
         if metric in (metrics.SUBNET_PACKETS.name, metrics.SUBNET_BYTES.name):
-            # The aggregates have no attributes.
+            # The two aggregates have no attributes.
             find(ColumnKey(metric))
             sums = values.setdefault(ColumnKey(metric), np.zeros(networks + 2))
             sums[-2:] += numbers_of_lines.sum() * np.array([0.01, 0.001])
@@ -154,10 +154,12 @@ def _slice(
 
 
 def _delay_shares(least_s: Floats, median_s: Floats, sigma: Floats) -> Floats:
-    """Return the share of the RTTs in each bucket: a least RTT, and a log-normal delay in queues."""
+    """Return the share of the RTTs in each bucket. An RTT is the sum of a minimum RTT and a log-normal delay in
+    queues.
+    """
     bounds_s = 2 ** (np.arange(_FIRST, _LAST + 1) / 2**SCALE)
     queued = np.maximum(bounds_s - least_s[:, None], 1e-9) / (median_s - least_s)[:, None]
-    # The cumulative distribution, approximated by a logistic function, which is faster than erf().
+    # A logistic function approximates the cumulative distribution, and is faster than erf().
     with np.errstate(over="ignore"):
         cumulative = 1 / (1 + np.exp(-1.702 * np.log(queued) / sigma[:, None]))
     return np.diff(cumulative, axis=1)
@@ -170,7 +172,7 @@ def _rtts(
     shares: Floats,
     random: np.random.Generator,
 ) -> Rtts:
-    """Return the RTTs of networks. A twentieth of them comes from handshakes."""
+    """Return the RTTs of networks. One in twenty RTTs is measured by a handshake."""
     parts = []
     for name, share in (("tcp_timestamp", 0.95), ("tcp_handshake", 0.05)):
         expected = shares * (samples * share)[:, None]

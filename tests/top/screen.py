@@ -45,7 +45,7 @@ class FakeFeed:
 
 
 class Screen:
-    """The screen of a test: `pilot` presses keys, and `text` is what is shown."""
+    """The screen of a test. `pilot` presses keys, and `text` is the visible text."""
 
     def __init__(self, app: TopApp, pilot: Pilot[str], measuring: Measuring) -> None:
         self.app, self.pilot, self.measuring = app, pilot, measuring

@@ -44,7 +44,7 @@ def top(
 
 
 def assert_restored(terminal: Terminal) -> None:
-    """Check that the terminal is as before: no alternate screen, no mouse, a cursor, and lines with echo."""
+    """Check that the terminal was restored: no alternate screen, no mouse, a visible cursor, and lines with echo."""
     text = terminal.shows("EXIT", "icanon")
     assert "Traceback" not in text
     assert "-icanon" not in text

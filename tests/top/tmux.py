@@ -12,7 +12,7 @@ from tests.support.patience import PATIENCE_S
 
 
 class Terminal:
-    """A terminal. The command runs in `namespace`; at its end, the terminal shows its exit code and `stty -a`."""
+    """A terminal. The command runs in `namespace`. At its end, the terminal shows its exit code and `stty -a`."""
 
     def __init__(
         self, namespace: Namespace, socket: Path, command: str, size: tuple[int, int], environment: dict[str, str]
@@ -48,12 +48,12 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What the terminal shows."""
+        """The visible text of the terminal."""
         return self._run("capture-pane", "-p")
 
     @property
     def styled(self) -> str:
-        """What the terminal shows, with the escape sequences of styles."""
+        """The visible text of the terminal, with the escape sequences of styles."""
         return self._run("capture-pane", "-p", "-e")
 
     def state(self, *names: str) -> list[str]:
@@ -73,7 +73,7 @@ class Terminal:
         return self.becomes(lambda text: all(word in text for word in words), str(words))
 
     def becomes(self, is_right: Callable[[str], bool], what: str) -> str:
-        """Wait until the text of the terminal is right, and return the text."""
+        """Wait until the text of the terminal meets a condition, and return the text."""
         deadline_s = time.monotonic() + PATIENCE_S
         while not is_right(text := self.text):
             assert time.monotonic() < deadline_s, f"{what} not in\n{text}"

@@ -11,7 +11,7 @@ const msText = (seconds) => (seconds === null ? "unknown" : `${digits(seconds * 
 const percent = (share) => (share === null ? "unknown" : `${digits(share * 100)} %`);
 const mbit = (bits) => bits / 1e6;
 const short = (text) => (narrow() && text.length > 15 ? `${text.slice(0, 14)}…` : text);
-// Plotly reads texts as HTML, and names come from users.
+// Escapes text. Plotly interprets texts as HTML, and the names of networks can contain any character.
 const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 // ---- axes
@@ -49,8 +49,8 @@ const timeAxis = () => ({ ...axis("time (UTC)"), type: "date" });
 const least = (rows) => rows.reduce((low, row) => row.reduce((a, b) => (b !== null && b < a ? b : a), low), Infinity);
 const greatest = (rows) => rows.reduce((high, row) => row.reduce((a, b) => (b !== null && b > a ? b : a), high), 0);
 
-// Returns the times in s between which 98 % of all values are: a few outliers must not use up the colours. The range has
-// at least one decade, so that small differences have similar colours.
+// Returns the range of the middle 98 % of all values, in s. So outliers do not stretch the scale of colours. The range
+// has at least one decade, so that small differences have similar colours.
 function excessRange(rows) {
   const all = rows.flat().filter((each) => each !== null).sort((a, b) => a - b);
   if (!all.length) return [0.001, 0.1];

@@ -3,7 +3,7 @@
 
 const rowsShown = () => (narrow() ? 20 : 40);
 
-// On a phone, and next to few rows, there is no room for the colour bar on the right.
+// On a phone, and if there are few rows, the colour bar does not fit on the right.
 const isBarBelow = (rows) => narrow() || rows < 8;
 const rowsHeight = (rows) => 17 * Math.max(4, rows);
 const barPlace = (rows) => (isBarBelow(rows) ? { orientation: "h", y: -65 / rowsHeight(rows), yanchor: "top" } : {});
@@ -31,7 +31,7 @@ function heatLayout(figure, data, shown, matching) {
 
 const centres = (data) => data.begins_ms.map((begin) => begin + data.step_ms / 2);
 
-// Smaller excesses have the palest colour.
+// All values below this time have the palest colour.
 const MIN_EXCESS_S = 0.001;
 
 function heat(data, figure) {
@@ -112,7 +112,7 @@ function band(data, low, high) {
 }
 
 function smoke(data) {
-  // An axis of at least one decade shows that small changes are small.
+  // The axis has at least one decade, so that small changes look small.
   const low = least([data.p05_s]) * 1e3, high = greatest([data.p95_s]) * 1e3;
   const range = [low, Math.max(high, 10 * low)];
   const common = { type: "scatter", mode: "lines", hoverinfo: "skip", fill: "toself", line: { width: 0 } };
@@ -156,7 +156,7 @@ function cdf(data) {
     y: curve.share.map((share) => share * 100), line: { ...pick(place), width: 2.2, shape: "hv" },
     hovertemplate: `${curve.name}: %{y:.1f} % at most %{x:.3g} ms<extra></extra>`,
   }));
-  // The axis leaves out the outermost RTTs, which a curve cannot show.
+  // The axis leaves out the outermost RTTs, because their steps in a curve are not visible.
   const shown = data.curves.flatMap((curve) => curve.rtt_s
     .filter((_, at) => curve.share[at] > 0.0005 && (!at || curve.share[at - 1] < 0.9995)).map(ms));
   return {

@@ -11,8 +11,8 @@ async function unpack(id) {
 const kinds = { heat, difference, smoke, cdf, spread, bubbles, periods, dumbbells, stacked };
 let figures = {};
 
-// Draws a figure after earlier calls for the same figure have ended. A drawn figure is drawn anew: with Plotly.react(),
-// colour bars would be in wrong places.
+// Draws a figure after earlier calls for the same figure have ended. If the figure was drawn before, newPlot() draws it
+// again from the start, because Plotly.react() puts colour bars in wrong places.
 function draw(element) {
   element.drawing = (element.drawing ?? Promise.resolve()).then(() => drawNow(element));
   return element.drawing;
@@ -96,7 +96,7 @@ async function copyTable(table, button) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Pages from a file have no clipboard in some browsers.
+    // In some browsers, pages that are opened from a file cannot use the clipboard.
     const area = document.body.appendChild(document.createElement("textarea"));
     area.value = text;
     area.select();
@@ -154,7 +154,8 @@ async function start() {
     }
   }, { rootMargin: "300px" });
   elements().forEach((each) => observer.observe(each));
-  // A figure that is not drawn yet would be missing on paper, and dark colours waste ink.
+  // Before printing, all figures are drawn, because figures that are not drawn would be missing on paper. The page is
+  // printed in light colours to save ink.
   let before = "";
   window.addEventListener("beforeprint", () => {
     before ||= document.documentElement.dataset.theme;

@@ -85,7 +85,7 @@ def test_a_renamed_or_deleted_file_is_opened_again(tmp_path: Path) -> None:
     path.unlink()
     sender.send(request("c"))
     assert names(path) == ["c"]
-    os.truncate(path, 0)  # copytruncate of logrotate
+    os.truncate(path, 0)  # as copytruncate of logrotate does
     sender.send(request("d"))
     assert names(path) == ["d"]
 
