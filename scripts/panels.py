@@ -327,7 +327,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "timeseries",
-            "Not measured and not shown",
+            "Subnets and flows that are not measured or not shown",
             "The number of subnets for which no RTT was ever measured, of TCP flows of which only one direction is "
             "seen, and of subnets without their own series because of max_series. The counts of subnets without their "
             "own series are on the overflow point, or in covering prefixes.",

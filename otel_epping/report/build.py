@@ -25,7 +25,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 
 def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progress: Progress) -> Report:
-    """Returns the report about the first source. If there is a second source, the report also compares both.
+    """Returns the report about the first source. If there is a second source, the report compares the sources.
 
     thresholds  the thresholds of the verdict and of the marks in tables
     show        returns the text to show for a name or an address

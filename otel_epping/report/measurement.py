@@ -145,7 +145,7 @@ class Measured:
         return sums
 
     def timeline(self, progress: Callable[[int], object]) -> PeriodTable:
-        """Returns the statistics of each period. The first call computes them.
+        """Returns the statistics of each period. The first call computes the statistics.
 
         `progress` is called with the number of slices that were used since the last call.
         """

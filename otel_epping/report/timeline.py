@@ -43,8 +43,8 @@ _STEPS_S = (
     86_400,
     604_800,
 )
-# A figure has at most _MAX_PERIODS periods, because one month has 744 hours. With few RTTs, a figure has fewer periods,
-# so that a period has at least about _RTTS_PER_PERIOD RTTs of all networks.
+# A figure has at most _MAX_PERIODS periods, which is enough for the 744 hours of a month. With few RTTs, a figure has
+# fewer periods, so that a period has at least about _RTTS_PER_PERIOD RTTs of all networks.
 _MAX_PERIODS, _MIN_PERIODS = 750, 30
 _RTTS_PER_PERIOD = 20
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -393,10 +393,10 @@ class TestPanels:
     @pytest.mark.parametrize(
         ("panel", "ref", "metric"),
         [
-            ("Not measured and not shown", "A", "epping.agent.subnet.unanswered"),
-            ("Not measured and not shown", "B", "epping.flow.unidirectional"),
-            ("Not measured and not shown", "C", "epping.agent.series.overflowed"),
-            ("Not measured and not shown", "D", "epping.agent.series.rolled_up"),
+            ("Subnets and flows that are not measured or not shown", "A", "epping.agent.subnet.unanswered"),
+            ("Subnets and flows that are not measured or not shown", "B", "epping.flow.unidirectional"),
+            ("Subnets and flows that are not measured or not shown", "C", "epping.agent.series.overflowed"),
+            ("Subnets and flows that are not measured or not shown", "D", "epping.agent.series.rolled_up"),
             ("Attached", "A", "epping.agent.interface.attached"),
             ("Failed exports", "A", "epping.agent.export.failed"),
             ("Failed exports", "B", "epping.agent.export.rejected"),
