@@ -34,6 +34,7 @@ from otel_epping.top.columns import BY_KEY
 from otel_epping.top.measuring import FrameRequest, Measuring
 from otel_epping.top.reasons import reasons
 from otel_epping.top.session import Session
+from otel_epping.top.terminal import SIGNALS, prepared_terminal
 from otel_epping.top.view import SORT_BY_NAME, View
 
 _LOG_LINES = 100
@@ -77,7 +78,7 @@ def run(settings: Settings, files: FilesFollower, options: Options) -> None:
 
 def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
     view = _view(settings, files, options)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _end)
     if options.files:
         _show_captures(settings, files, view, options)
@@ -191,12 +192,13 @@ def _show(
     )
     problem = "; ".join(session.history.failures)
     app = TopApp(view, measuring.ask, log.lines, tags=tags, is_live=feed is not None, problem=problem)
-    measuring.start()
-    try:
-        result = app.run()
-    finally:
-        measuring.end()
-        logging.getLogger().removeHandler(log)
+    with prepared_terminal():
+        measuring.start()
+        try:
+            result = app.run()
+        finally:
+            measuring.end()
+            logging.getLogger().removeHandler(log)
     if app.error:
         raise app.error
     if result:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `otel-epping top` shows: the lines above the table, the table or a page, and the last line. Needs textual."""
 
-import asyncio
-import signal
 import textwrap
 from collections.abc import Callable, Sequence
 
@@ -19,6 +17,7 @@ from otel_epping.top.detail import detail
 from otel_epping.top.measuring import FrameRequest, Update
 from otel_epping.top.pages import BOLD, DIM, PLAIN, Line, line_of
 from otel_epping.top.table import CURSOR, HIGH, TableLines
+from otel_epping.top.terminal import handle_signals
 from otel_epping.top.text import Glyphs
 from otel_epping.top.view import View, group_names
 from otel_epping.top.widgets import Failed, NetworkTable, Page, Text, Updated
@@ -93,8 +92,8 @@ class TopScreen(App[str]):
     def on_mount(self) -> None:
         """Starts."""
         self.query_one("#words").display = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self.exit)
+        if not self.is_headless:
+            handle_signals(self.exit)
         self._draw()
 
     def on_updated(self, message: Updated) -> None:

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests `otel-epping top` in a real terminal, with real traffic of the lab."""
 
+import fcntl
 import os
+import pty
 import re
 import signal
+import struct
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,3 +204,32 @@ def test_an_interface_without_traffic_or_that_is_down_is_explained(traffic: Lab,
             terminal.shows("quiet0 is down")
     finally:
         traffic.router.ip("link delete quiet0")
+
+
+def test_a_terminal_that_accepts_no_output_and_disappears(tmp_path: Path) -> None:
+    """The process ends, although its output waits, and although many signals wait: SIGWINCH, SIGHUP and SIGCONT."""
+    (tmp_path / "one.pcap").write_bytes(pcap(Conversation(1).packets(*LINKS["ethernet"])))
+    command = [sys.executable, "-m", "otel_epping", "top", "--max-subnets", "1000", str(tmp_path / "one.pcap")]
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(sys.executable, command, {**os.environ, "TERM": "xterm-256color", **UTF_8})
+    shown = b""
+    while b"impact" not in shown:
+        shown += os.read(terminal, 2**16)
+    os.kill(pid, signal.SIGCONT)
+    for number in range(400):
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 20 + number % 40, 60 + number % 100, 0, 0))
+        time.sleep(0.005)
+    os.close(terminal)
+    becomes(lambda: os.waitpid(pid, os.WNOHANG), (pid, 0))
+
+
+def test_a_suspended_screen_is_restored(traffic: Lab, tmp_path: Path) -> None:
+    with top(traffic, tmp_path, (80, 24), UTF_8) as terminal:
+        terminal.shows("198.18.3.0/24")
+        os.kill(pid_of_top(terminal), signal.SIGTSTP)
+        terminal.becomes(lambda text: "198.18.3.0/24" not in text, "the end of the screen")
+        os.kill(pid_of_top(terminal), signal.SIGCONT)
+        terminal.shows("198.18.3.0/24")
+        terminal.press("q")
+        terminal.shows("EXIT 0")
