@@ -103,7 +103,7 @@ def change(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """Returns a number of things in at most 6 characters, for example 12,345 and 1.23M."""
+    """Returns a count in at most 6 characters, for example 12,345 and 1.23M."""
     if math.isnan(number):
         return UNKNOWN
     return f"{number:,.0f}" if number < 99_999.5 else scaled(number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user chose to see, and which lines of a frame are shown in which order."""
+"""The choices of the user, and the lines of a frame that are shown, in their order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ WINDOWS_S: tuple[float | None, ...] = (10.0, 60.0, 300.0, None)
 
 @dataclass(frozen=True)
 class View:
-    """What the user chose.
+    """The choices of the user.
 
     window_s   the duration of the window in seconds; None is the whole session
     group_by   what a line stands for (Line.grouped())
     filter     the filter
     sort       the key of the column, or SORT_BY_NAME
-    ascending  true if the order is reversed
+    ascending  true if the order is reversed. By default, the greatest value or the first name comes first
     show       returns the text to show for a name or an address
     """
 
