@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line: what a row of a table stands for."""
+"""A line: the network or the group for which a row of a table stands."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -94,7 +94,7 @@ class Line(NamedTuple):
 
 
 def split_attributes(attributes: Mapping[str, Any], agent: str = "") -> tuple[Line, dict[str, Any]]:
-    """Splits the attributes of a data point. Returns its line, and the attributes that do not belong to the line."""
+    """Splits the attributes of a data point. Returns the line, and the attributes that do not belong to the line."""
     rest = dict(attributes)
     if rest.pop(semconv.OVERFLOW, False):
         return Line(OVERFLOW, agent=agent), rest

@@ -29,7 +29,7 @@ class LineStatistics(NamedTuple):
 
     samples      number of RTTs
     is_certain   true if there are at least MIN_SAMPLES RTTs
-    p50, p95, p99, mean, maximum  of the RTTs
+    p50, p95, p99, mean, maximum  the quantiles, the mean and the maximum of the RTTs
     minimum      the minimum RTT of the session, or of the sum if no session is given
     excess       mean RTT - minimum RTT
     impact       bytes x excess per second, in byte seconds per second
@@ -119,7 +119,7 @@ def minimum_rtts(rtts: LineRtts) -> Floats:
 
 
 def _sum(total: Total, metric: str, **attributes: str) -> Floats:
-    """Returns the sum of a metric as numbers with a value for "unknown"."""
+    """Returns the sum of a metric as floats: (n,). NaN means that the sum is unknown."""
     counts = total.sum(metric, **attributes)
     if counts is None:
         return np.full(total.lines, np.nan)

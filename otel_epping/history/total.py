@@ -29,7 +29,7 @@ class Total:
         self.counters: Counts = np.zeros((len(numbering.columns), len(numbering.lines)), np.uint64)
         self.agent: AgentValues = {}
         self._rtts: dict[int, LineRtts] = {}  # the RTTs of each method
-        # The times of the current values.
+        # The end of the latest slice of each line, ns: the time of the current values.
         self._current_ns: Times = np.zeros(len(numbering.lines), np.int64)
         self._agent_ns = 0
 
@@ -68,14 +68,17 @@ class Total:
         return found
 
     def agent_sum(self, metric: str, **attributes: str) -> float | None:
-        """Returns the sum of all values without a line of a metric that have the given attributes, or None."""
+        """Returns the sum of the values of a metric that have the given attributes, but no line.
+
+        Returns None if there is no such value.
+        """
         found = [value for column, value in self.agent.items() if column.matches(metric, attributes)]
         return sum(found) if found else None
 
     def rtts(self, methods: Collection[str] | None = None) -> LineRtts:
         """Returns the RTTs of each line: the sums of the histograms of the given methods, or of all methods.
 
-        Do not change the result. It may change when a slice is added to the sum.
+        Do not change the result. The result may change when a slice is added to the sum.
         """
         self.match()
         names = self.numbering.methods
@@ -139,7 +142,7 @@ class Total:
                 self.agent[key] = value
 
     def copy(self) -> "Total":
-        """Returns a copy, which does not change when a slice is added to this sum, or when a source finds new lines."""
+        """Returns a copy. Slices added to this sum and new lines of a source do not change the copy."""
         self.match()
         copy = Total(self.numbering.copy())
         copy.covered, copy.counters, copy.agent = self.covered, self.counters.copy(), dict(self.agent)

@@ -67,12 +67,12 @@ def test_the_time_of_a_history_is_the_time_of_the_packets(tmp_path: Path) -> Non
 def test_a_long_time_without_packets_is_a_gap(tmp_path: Path) -> None:
     history = conversation_history(tmp_path, [BEGIN_NS, BEGIN_NS + 7_200 * SECOND])
     assert history.total().seconds < 60
-    assert "times without packets that are longer than one hour, and do not count as measured: 1" in history.notes
+    assert "gaps of more than one hour without packets, which do not count as measured time: 1" in history.notes
 
 
 @pytest.mark.parametrize("packets_at_once", [4096, 40])
 def test_the_length_of_slices_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packets_at_once: int) -> None:
-    """If a capture is read at once, the length is known from the beginning, so no slices are merged."""
+    """If a capture is one batch, the length of slices is known before the first slice. So no slices are merged."""
     monkeypatch.setattr("otel_epping.replay.capture.pcap.MAX_PACKETS", packets_at_once)
     coarsen, lengths_ns = History.coarsen, list[int]()
 

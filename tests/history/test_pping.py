@@ -89,7 +89,7 @@ REPORT = [
         json.dumps(REPORT),
         json.dumps(REPORT, indent=4),
         json.dumps(REPORT, separators=(",", ":")),
-        json.dumps(REPORT)[:-1],  # the end is missing, as after a kill of ePPing
+        json.dumps(REPORT)[:-1],  # the end of the array is missing, as if ePPing was killed
         "".join(f"{json.dumps(each)}\n" for each in REPORT),
     ],
 )

@@ -106,10 +106,10 @@ class _CollectorOfAll:
 class CaptureSlicer:
     """Feeds packets to a replayer, and takes a slice whenever `step_ns` of packet time have passed.
 
-    A packet belongs to the slice in which it comes, even if its time is a little earlier than the slice. If the time
-    goes back by more than the length of a slice, a new slice begins with the next batch of packets.
+    A packet belongs to the slice in which the packet arrives, even if the packet has an earlier time. If the first
+    packet of a batch is earlier than the begin of the slice by more than the length of a slice, a new slice begins.
 
-    notes  steps of the packets' clock, one sentence each
+    notes  a sentence with the number of gaps, if there are gaps
     """
 
     def __init__(self, replayer: Replayer, grouping: Grouping | None = None, step_ns: int | None = None) -> None:
@@ -125,12 +125,12 @@ class CaptureSlicer:
         self._source = LiveSource(collector, self._history.numbering, self._grouping)
         self._is_automatic = step_ns is None
         self._step_ns = step_ns or _STEPS_NS[0]
-        self._begin_ns = self._end_ns = 0  # of the current slice; 0 before the first packet with a time
+        self._begin_ns = self._end_ns = 0  # the current slice; 0 before the first packet with a time
         self._latest_ns = 0  # time of the latest packet of the current slice
         self._gaps = 0
 
     def feed(self, batch: PacketBatch) -> None:
-        """Runs the program on packets, in order."""
+        """Runs the program on the packets, in the order of the batch."""
         timed = batch.times_ns[batch.times_ns != UNTIMED_NS]
         if len(timed) and not self._end_ns:
             if self._is_automatic:
@@ -163,7 +163,7 @@ class CaptureSlicer:
         self._take()
         if self._gaps:
             self.notes.append(
-                f"times without packets that are longer than one hour, and do not count as measured: {self._gaps:,}"
+                f"gaps of more than one hour without packets, which do not count as measured time: {self._gaps:,}"
             )
         answered = self._answered()
 
@@ -205,11 +205,12 @@ class CaptureSlicer:
 def _first_step(times_ns: Int64Array) -> int:
     """Returns the shortest length of slices with which the first packets have at most _MAX_SLICES slices.
 
-    Most captures of a few seconds are one batch, so their slices are never merged. To take a slice takes 2 to 4 ms.
+    Most captures of a few seconds are one batch, so the slices of these captures are never merged. Each slice takes
+    2 to 4 ms.
     """
     for step_ns in _STEPS_NS:
         numbers = np.unique(times_ns // step_ns)
-        # A time without packets is one more slice.
+        # A gap between packets adds one slice.
         if len(numbers) + np.count_nonzero(np.diff(numbers) > 1) <= _MAX_SLICES:
             break
     return step_ns

@@ -3,7 +3,7 @@
 
 The decoder is msgspec, because a month of 1,000 networks has gigabytes of JSON. On our test machine, msgspec decodes
 270 MB/s, and json and orjson decode about 20 MB/s. The attributes of data points stay undecoded bytes. The attributes
-of a series are the same bytes in most requests, so they are decoded once per series.
+of a series are the same bytes in most requests, so the attributes are decoded once per series.
 
 64-bit integers may be strings or numbers, and enums may be names or numbers, because writers differ (OTLP
 specification, "JSON Protobuf Encoding"). Unknown fields are ignored.

@@ -2,8 +2,8 @@
 """Reads slices from Prometheus' HTTP API, with native histograms. Mimir and Thanos have the same API.
 
 The source reads the values of counters and histograms at each step of a range query, and computes the differences of
-consecutive values, as for cumulative counts in OTLP files. PromQL's increase() is not used, because it extrapolates, so
-its results are not the counts. docs/recordings.md describes the limits of this method.
+consecutive values, as for cumulative counts in OTLP files. PromQL's increase() is not used, because
+increase() extrapolates, so the results are not the counts. docs/recordings.md describes the limits of this method.
 """
 
 import math

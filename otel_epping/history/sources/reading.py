@@ -18,16 +18,16 @@ from otel_epping.replay.capture.decompress import (
 Progress = Callable[[int], object]
 """A function that is called with the number of bytes that were read from the file since the previous call."""
 RANGE_SIZE = 1000
-"""The number of "bytes" that a range of time in Prometheus counts as, because the number of its bytes is not known."""
+"""The number of bytes with which a range of time in Prometheus counts. The real number is unknown before the answer."""
 
 HEAD_BYTES = 4096
 _READ_BYTES = 1 << 18
 _MAX_LINE_BYTES = 1 << 28
-# If the Collector's file exporter compresses, it writes the number of compressed bytes in front of each message. With
-# its feature gate exporter.file.nativeCompression, it writes an ordinary zstd file.
+# The Collector's file exporter writes the number of compressed bytes in front of each compressed message. With the
+# feature gate exporter.file.nativeCompression, the exporter writes an ordinary zstd file.
 _LENGTH = struct.Struct(">I")
 _ZSTD = b"\x28\xb5\x2f\xfd"
-# Some editors and shells begin a text file with a byte order mark. RFC 8259 allows to ignore it.
+# Some editors and shells begin a text file with a byte order mark. RFC 8259 allows a parser to ignore this mark.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -36,7 +36,7 @@ class InputFile:
 
     name    the name of the file for messages
     head    the first HEAD_BYTES decompressed bytes, or all bytes if the file is shorter
-    damage  why the file could not be read to its end, or ""
+    damage  the reason why the file could not be read to the end, or ""
 
     Raises EppingError if the file cannot be opened or is empty, or if a package for its compression is missing.
     """
