@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures `otel-epping report` with a recording of one month of 1,000 networks, and how long a browser opens the page.
+"""Measures `otel-epping report` with a recording of one month of 1,000 networks, and the time to open the page.
 
 The invented provider (tests/support/provider.py) is written as `otel-epping run --record` would have recorded it, with
-one export per hour: 3.9 GB of OTLP/JSON, which a folder for temporary files must have room for. The report is a process
-of its own. The browser is headless Chromium; if it is not installed, only the report is measured. The time to open the
-page is the shortest of three times, each in a new browser.
+one export per hour. The recording has 3.9 GB of OTLP/JSON, so the folder for temporary files needs 3.9 GB of free
+space. The report runs in a separate process. The browser is headless Chromium. If Chromium is not installed, only the
+report is measured. The time to open the page is the shortest of three times. Each time is measured in a new browser.
 """
 
 import os
