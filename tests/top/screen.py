@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the screen without a terminal, and reads its text."""
+"""Runs the screen without a terminal, and reads the text of the screen."""
 
 import asyncio
 import threading
@@ -92,7 +92,7 @@ def run(
     is_ascii: bool = False,
     delay_s: float = 0.0,
 ) -> TopApp:
-    """Run a test of the screen. Without a feed, the session is a capture. Return the app after its end."""
+    """Run a test of the screen. Without a feed, the session is a capture. Return the app after the end of the app."""
     view = view or View()
     request = FrameRequest(view.window_s, view.group_by, view.filter.methods)
     measuring = Measuring(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the screen without a terminal: its content, keys, mouse, and sizes."""
+"""Tests the screen without a terminal: content, keys, mouse and sizes."""
 
 import re
 from dataclasses import replace

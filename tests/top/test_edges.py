@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `otel-epping top` with captures that are empty, tiny, damaged or foreign, and with clocks that jump."""
+"""Tests `otel-epping top` with captures that are empty, short, damaged or of other formats."""
 
 import gzip
 import json

@@ -12,7 +12,7 @@ from tests.support.patience import PATIENCE_S
 
 
 class Terminal:
-    """A terminal. The command runs in `namespace`. At its end, the terminal shows its exit code and `stty -a`."""
+    """A terminal. The command runs in `namespace`. At the end, the terminal shows the exit code and `stty -a`."""
 
     def __init__(
         self, namespace: Namespace, socket: Path, command: str, size: tuple[int, int], environment: dict[str, str]
