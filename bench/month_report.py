@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures `otel-epping report` with a recording of one month of 1,000 networks, and the time to open the page.
 
-The invented provider (tests/support/provider.py) is written as `otel-epping run --record` would have recorded it, with
+The invented provider (tests/support/provider.py) is written in the format of `otel-epping run --record`, with
 one export per hour. The recording has 3.9 GB of OTLP/JSON, so the folder for temporary files needs 3.9 GB of free
 space. The report runs in a separate process. The browser is headless Chromium. If Chromium is not installed, only the
 report is measured. The time to open the page is the shortest of three times. Each time is measured in a new browser.
@@ -28,7 +28,7 @@ _OPENINGS = 3
 
 
 def _report(recording: Path, page: Path) -> dict[str, float]:
-    """Writes the report. Returns its wall time and CPU time in s, its peak memory in MB, and the page's size in MB."""
+    """Writes the report. Returns the wall time and CPU time in s, the peak memory in MB, and the page size in MB."""
     began_s = time.monotonic()
     command = [sys.executable, "-m", "otel_epping", "report", str(recording), "-o", str(page)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -6,7 +6,7 @@ pass through the interface (active_subnets.py). The time between two readings is
 counts and new RTTs in each reading. The histograms contain as many RTTs as after a day of traffic (fill_maps.py).
 
 cpu         user and system time of all threads, in % of a core, while no key is pressed
-reading     time between two readings, which `top` increases to limit its CPU share
+reading     time between two readings. `top` increases this time to limit the CPU share
 redraw      CPU time of the main thread for each reading. The main thread draws the screen; another thread reads the
             counts and computes the numbers
 key         time from a key to the last byte of the new screen, with readings in parallel. The first 11 keys sort,

@@ -61,7 +61,7 @@ class WatchingProcess:
             if self.process.poll() is not None:
                 raise EppingError(f"the process ended with status {self.process.returncode}", self.log)
             if time.monotonic() > deadline:
-                raise EppingError(f"the process needs more than {timeout_s:.0f} s until {what}", self.log)
+                raise EppingError(f"after {timeout_s:.0f} s, the process still waits until {what}", self.log)
             time.sleep(every_s)
 
     def program(self) -> int | None:

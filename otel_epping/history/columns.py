@@ -70,7 +70,7 @@ class ColumnKey(NamedTuple):
 
     @property
     def is_current(self) -> bool:
-        """True for current values, such as the number of active flows. The value of a period is its last value."""
+        """True for current values, such as the number of active flows. A period has the last of these values."""
         return self.metric in _CURRENT
 
     def matches(self, metric: str, attributes: Mapping[str, str]) -> bool:
@@ -113,7 +113,7 @@ class ColumnNumbers(Numbers[ColumnKey]):
 
 
 class Numbering:
-    """The numbers that a history and its sources share.
+    """The numbers that a history and the sources of the history share.
 
     lines    the networks or groups for which the rows of a table stand
     columns  the counters of lines

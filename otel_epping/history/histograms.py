@@ -88,7 +88,7 @@ def quantiles(
     The result of series/histogram.quantile() is the same.
 
     scales          (rows,) the scale of each row
-    min_ns, max_ns  (rows,) minimum and maximum RTT, ns; 0 if they are unknown
+    min_ns, max_ns  (rows,) minimum and maximum RTT, ns; 0 if these are unknown
     """
     found = np.full((len(qs), len(buckets.first)), np.nan)
     cumulative = np.concatenate([np.zeros(1, np.uint64), np.cumsum(buckets.counts, dtype=np.uint64)])

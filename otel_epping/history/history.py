@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A history: the slices of a measurement, and their exact sums over any time and any grouping."""
+"""A history: the slices of a measurement. The sums over any time and any grouping are exact."""
 
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -27,7 +27,7 @@ _TAG = f"{semconv.NETWORK_TAG}."
 class Line(NamedTuple):
     """A network or a group of networks, at one interface and on one side.
 
-    Lines of different agents, interfaces or sides are never merged, because they are different measurements, and
+    Lines of different agents, interfaces or sides are never merged, because such lines are different measurements, and
     because a forwarded packet is counted at each interface.
 
     kind             NETWORK; OVERFLOW: the overflow point; UNANSWERED: all subnets that never answered

@@ -23,8 +23,8 @@ class Rtts:
     scales   (n,) the scale of each histogram. A sum of histograms has the lowest scale of these histograms
     buckets  (n,) number of RTTs in each bucket. Bucket numbers are OTLP indexes
     sum_ns   (n,) sum of RTTs, ns
-    min_ns   (n,) minimum RTT, ns; 0 if it is unknown
-    max_ns   (n,) maximum RTT, ns; 0 if it is unknown
+    min_ns   (n,) minimum RTT, ns; 0 if the minimum is unknown
+    max_ns   (n,) maximum RTT, ns; 0 if the maximum is unknown
     """
 
     lines: Indexes

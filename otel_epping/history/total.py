@@ -58,7 +58,7 @@ class Total:
 
         Use the short names of attributes, for example direction="to". Returns None if the counts are unknown, because
         no source has the metric, or because no source has the metric with these attributes.
-        The lines OVERFLOW and UNANSWERED have no attributes, so their sums are 0 if attributes are given.
+        The lines OVERFLOW and UNANSWERED have no attributes, so the sums of these lines are 0 if attributes are given.
         """
         self.match()
         columns = self.numbering.columns.matching(metric, attributes)
@@ -108,7 +108,7 @@ class Total:
         """Makes room for all lines and columns of the numbering."""
         columns, lines = len(self.numbering.columns), len(self.numbering.lines)
         if self.counters.shape != (columns, lines):
-            # More room than needed would cost memory in each sum. New lines are rare after the first slices.
+            # Spare entries would use memory in each sum. New lines are rare after the first slices.
             counters = np.zeros((columns, lines), np.uint64)
             counters[: self.counters.shape[0], : self.counters.shape[1]] = self.counters
             self.counters = counters

@@ -134,7 +134,7 @@ def _slow_network(number: int, found: LineStatistics, under_load: LoadLatency, t
 
 
 def _names(lines: Sequence[Line], label: Callable[[Line], str]) -> list[str]:
-    """Returns the text for each line. Lines with the same label are distinguished by their interface and side."""
+    """Returns the text for each line. Lines with the same label are distinguished by agent, interface and side."""
     labels = [label(line) for line in lines]
     often = Counter(labels)
     return [

@@ -20,7 +20,7 @@ _PLAY_S = 0.5
 
 
 class TopApp(TopScreen):
-    """The screen with its keys. The actions change the view, and ask for updates."""
+    """The screen with keys and the mouse. The actions change the view, and request updates."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(number + 1), f"tab({number})", show=False) for number in range(len(TABS))),

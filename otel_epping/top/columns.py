@@ -75,7 +75,7 @@ COLUMNS = (
         "n",
         "n",
         6,
-        "Number of RTT samples. Lines with fewer than 20 are dim, because their RTTs are uncertain",
+        "Number of RTT samples. Lines with fewer than 20 samples are dim, because the RTTs are uncertain",
         lambda frame: frame.statistics.samples.astype(np.float64),
         text.count,
     ),
@@ -158,7 +158,7 @@ class Layout:
 
     labels   (field of Line, heading, width) for each column of text. The first column is the network
     columns  the columns of numbers
-    strip    the width of the histogram strip; 0 if there is no room
+    strip    the width of the histogram strip; 0 if there are too few columns
     """
 
     labels: tuple[tuple[str, str, int], ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frame: the numbers of all lines at one moment, as the table shows them."""
+"""A frame: the numbers of all lines in a window of time. The table shows a frame."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class Frame:
     rtts         the RTTs of the window, of the chosen methods
     axis         the axis of histogram strips
     statistics   the statistics of the window. The minimum RTT is the minimum RTT of the session
-    change_s     p95 of the window minus p95 of the baseline, in seconds; NaN if it is unknown
-    under_load_s latency under load in seconds; NaN if it is unknown
+    change_s     p95 of the window minus p95 of the baseline, in seconds; NaN if the change is unknown
+    under_load_s latency under load in seconds; NaN if the latency is unknown
     loss         retransmitted segments / TCP segments, of both directions
     seen_ns      the end of the latest slice with packets of each line, Unix time, ns
     session_s    duration of the session in seconds

@@ -26,7 +26,7 @@ class FrameRequest:
     """A request of the screen for an update.
 
     window_s   the duration of the window in seconds; None is the whole session
-    group_by   what a line stands for
+    group_by   the attribute by which networks are grouped
     methods    the methods whose RTTs are used; None stands for all methods
     has_time   true if the screen needs a timeline
     end_ns     the end of the window, for captures; None is the end of the capture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explains why the table is empty, or why networks have no round-trip times."""
+"""Explains why the table is empty, or why networks have no RTTs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -34,7 +34,7 @@ def _reasons(total: Total, name: str, others: Sequence[tuple[str, float]], *, is
         yield f"No packet was seen on {name} in {total.seconds:.0f} s." if is_live else f"{name} contains no packet."
         if is_live and others:
             busy = ", ".join(f"{other} ({rate:,.0f} packets/s)" for other, rate in others[:_MAX_OTHERS])
-            yield f"Interfaces with traffic: {busy}. Choose one of them with -i."
+            yield f"Interfaces with traffic: {busy}. Choose an interface with -i."
         elif is_live:
             yield "No other interface has traffic either."
         return

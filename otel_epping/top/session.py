@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session: all slices since the start, and the frames that are computed from them."""
+"""The session: all slices since the start. Computes frames from the slices."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -35,9 +35,9 @@ _LOAD_NS = 60 * _NS
 class Session:
     """All slices of a measurement. Only one thread at a time may use a session.
 
-    `history` contains the slices. By default, the session starts with an empty history that merges its old slices, so
-    the memory is limited. If the feed finds more than `max_lines` lines, the lines without packets for the longest
-    time are added to the line "all others". The number of slots of the feed may be at most half of `max_lines`.
+    `history` contains the slices. By default, the session starts with an empty history. This history merges old
+    slices, so the memory is limited. If the feed finds more than `max_lines` lines, the lines without packets for the
+    longest time are added to the line "all others". The number of slots of the feed may be at most half of `max_lines`.
     """
 
     def __init__(self, history: History | None = None, max_lines: int | None = None) -> None:

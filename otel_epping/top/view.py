@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choices of the user, and the lines of a frame that are shown, in their order."""
+"""The choices of the user. Selects and sorts the lines of a frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class View:
     """The choices of the user.
 
     window_s   the duration of the window in seconds; None is the whole session
-    group_by   what a line stands for (Line.grouped())
+    group_by   the attribute by which networks are grouped (Line.grouped())
     filter     the filter
     sort       the key of the column, or SORT_BY_NAME
     ascending  true if the order is reversed. By default, the greatest value or the first name comes first
@@ -86,7 +86,7 @@ def shown_lines(frame: Frame, view: View) -> Indexes:
     """Returns the numbers of the lines to show, in order.
 
     Lines that sum many networks come last. If the table is sorted by an RTT, lines with few samples come after all
-    other networks, because their RTTs are uncertain. Lines without a value come after lines with a value.
+    other networks, because the RTTs of these lines are uncertain. Lines without a value come after lines with a value.
     """
     are_networks = frame.total.numbering.are_networks()
     shown = np.flatnonzero(frame.present & (view.filter.matching(frame) | ~are_networks))

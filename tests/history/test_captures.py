@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests histories of captures. tests/report/test_three_ways.py compares their sums with the table of `replay`."""
+"""Tests histories of captures. tests/report/test_three_ways.py compares the sums with the table of `replay`."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from tests.support.databases import write_database
 pytestmark = pytest.mark.parallel
 
 MS = 1_000_000
-HEADER = bytes(12)  # the addresses of Ethernet
+HEADER = bytes(12)  # destination and source address of Ethernet
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
 def capture_of(path: Path, conversations: dict[int, Conversation]) -> Path:
-    """Write a capture. The key of each conversation is the time of its first packet in ns."""
+    """Write a capture. The key of each conversation is the time of the first packet in ns."""
     packets = [
         Packet(begin_ns + time_ns, HEADER + ETHERTYPES[each.version] + data, len(data) + 14, ETHERNET)
         for begin_ns, each in conversations.items()
@@ -128,6 +128,6 @@ def test_subnets_that_never_answer_share_a_line_even_if_lines_are_groups(tmp_pat
 
 
 def frame(ip: bytes) -> tuple[bytes, int]:
-    """Return an IPv4 packet with an Ethernet header, and its length."""
+    """Return an IPv4 packet with an Ethernet header, and the length of the packet."""
     data = HEADER + ETHERTYPES[4] + ip
     return data, len(data)

@@ -60,7 +60,7 @@ class Screen:
         return "\n".join(lines)
 
     async def shows(self, *words: str) -> str:
-        """Wait until the screen contains all words, and return its text."""
+        """Wait until the screen contains all words, and return the text of the screen."""
         for _ in range(int(_WAIT_S / 0.02)):
             await self.pilot.pause(0.02)
             if all(word in self.text for word in words):
@@ -68,7 +68,7 @@ class Screen:
         raise AssertionError(f"{words} not in\n{self.text}")
 
     async def hides(self, word: str) -> str:
-        """Wait until the screen does not contain a word, and return its text."""
+        """Wait until the screen does not contain a word, and return the text of the screen."""
         for _ in range(int(_WAIT_S / 0.02)):
             await self.pilot.pause(0.02)
             if word not in self.text:

@@ -33,7 +33,7 @@ def batch(ns: Namespace, *arguments: str) -> tuple[Any, str]:
 
 
 def packets_of(document: Any) -> float:
-    """Return the number of packets. Each packet counts for the subnets of its sender and of its receiver."""
+    """Return the number of packets. Each packet counts for the subnets of the sender and of the receiver."""
     return float(sum(row["packets"] for row in document["networks"]) / 2)
 
 

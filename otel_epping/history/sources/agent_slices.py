@@ -132,5 +132,5 @@ def notes_of(unusable: Unusable) -> list[str]:
     if unusable.resets:
         found.append(f"{unusable.resets:,} series were reset, for example because the agent was restarted")
     if unusable.baselines:
-        found.append(f"{unusable.baselines:,} series began earlier than the source: their earlier counts are not used")
+        found.append(f"{unusable.baselines:,} series began earlier than the source: the earlier counts are not used")
     return found

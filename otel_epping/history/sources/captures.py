@@ -28,7 +28,7 @@ from otel_epping.series.grouping import NAME, SUBNET, Grouping
 
 _MS, _S = 10**6, 10**9
 _NEVER_NS = 2**63 - 1
-# The possible lengths of slices. Each length is a multiple of the length before, so that slices can be merged.
+# The possible lengths of slices. Each length is a multiple of the previous length, so that slices can be merged.
 _STEPS_NS = (
     *(each * _MS for each in (10, 20, 100, 200)),
     *(each * _S for each in (1, 2, 10, 20, 60, 120, 600, 1_200, 3_600, 7_200, 21_600, 43_200, 86_400, 604_800)),
@@ -50,12 +50,12 @@ def read_captures(
 ) -> History:
     """Returns the history of captures: the files in `paths`, in the order of `paths`.
 
-    grouping  what a line stands for
+    grouping  the grouping of networks in lines
     networks  the named networks
     step_ns   the length of slices; by default, a length with which the history has 40 to 200 slices
     progress  function that is called with the number of bytes that were read since the last call
 
-    The notes of the history say which packets and files could not be used. Raises EppingError if no file could be
+    The notes of the history describe the packets and the files that are not used. Raises EppingError if no file can be
     opened.
     """
     files = InputFiles(paths)
@@ -76,7 +76,7 @@ def read_captures(
 
 
 class _ReaderOfAll:
-    """A reader whose readings report each subnet as answered, so that each subnet has a line from its first packet.
+    """A reader whose readings report each subnet as answered. So each subnet has a line from the first packet.
 
     Otherwise, the counts of a subnet would be in the line UNANSWERED up to the first slice in which the subnet answers.
     """

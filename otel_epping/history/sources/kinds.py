@@ -89,9 +89,9 @@ def read_sources(
     """Returns one history of all sources, which must be of the same kind. Captures must be in the order of time.
 
     config, grouping, networks  how captures are measured, as for read_captures()
-    progress                    function that is called with what was read since the last call (source_size())
+    progress                    function that is called with the size read since the last call (source_size())
 
-    Raises EppingError if no source has usable data. The notes of the history describe the data that are not used.
+    Raises EppingError if no source has usable data. The notes of the history describe unused data.
     """
     kinds = {source: Kind.PROMETHEUS if _is_url(source) else None for source in sources}
     files: dict[str, InputFile] = {}

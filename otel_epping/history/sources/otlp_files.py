@@ -18,14 +18,14 @@ from otel_epping.history.sources.otlp_json import NotOtlpError, ResourceData, at
 from otel_epping.history.sources.otlp_points import Times, sort_metric
 from otel_epping.history.sources.reading import InputFile
 
-# The points of one reading may be spread over many lines. A slice is built when no point was added to it for
+# The points of one reading may be spread over many lines. A slice is built when no point was added to the slice for
 # _SETTLED_LINES lines, or when more than _MAX_POINTS points wait.
 _SETTLED_LINES = 16
 _MAX_POINTS = 500_000
 # If a series starts at most this number of intervals before the first export, the file begins with the first interval
 # of the agent. In this case, all counts of the series belong to the time of the file.
 _FIRST_INTERVALS = 2
-# If the slices of a history need more than _MAX_BYTES, pairs of them are merged.
+# If the slices of a history need more than _MAX_BYTES, pairs of slices are merged.
 _MAX_BYTES = 400 << 20
 _CHECK_SLICES = 64
 # A repeated line is recognised by the length of the line, and by this number of bytes at the begin and at the end.
@@ -185,8 +185,8 @@ def _without_wrong_times(history: History) -> History:
     found = history.only(kept)
     lost = int(history.total().rtts().counts.sum()) - int(found.total().rtts().counts.sum())
     found.notes.append(
-        f"intervals that are not used, because the clock of the agent was wrong: {np.count_nonzero(~kept):,}, with "
-        f"{lost:,} RTTs; most other intervals are more than a year away"
+        "intervals that are more than a year before or after most intervals are not used, because the clock of the "
+        f"agent was wrong: {np.count_nonzero(~kept):,}, with {lost:,} RTTs"
     )
     return found
 

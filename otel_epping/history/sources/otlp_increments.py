@@ -13,9 +13,9 @@ from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 
 _SIGN = np.uint64(2**63)
 _NS = 1e9
-_MAX_S = 1.8e10  # in ns, it has 64 bits
+_MAX_S = 1.8e10  # the value in ns needs 64 bits
 Stored = tuple[int, int, list[int], float, float, float]
-"""A histogram: scale, offset, counts; and the sum, minimum and maximum in seconds, 0 if they are unknown."""
+"""Scale, offset and counts of a histogram; sum, minimum and maximum RTT in seconds. 0 means unknown."""
 
 
 @dataclass

@@ -111,7 +111,7 @@ def _column() -> PointColumn:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """Returns the value of an attribute with the type that otel-epping gives it."""
+    """Returns the value of an attribute, converted to the type of otel-epping's attribute."""
     if name in semconv.AGGREGATES:
         return value is True
     if name == semconv.AS_NUMBER:
@@ -155,7 +155,7 @@ Times = dict[int, TimePoints]
 
 
 def sort_metric(metric: MetricData, series: Series, times: Times, unusable: Unusable) -> None:
-    """Adds the points of a metric to the points of their times."""
+    """Adds each point of a metric to the points of the same time."""
     data = metric.data
     if data is None or not data.dataPoints:
         return

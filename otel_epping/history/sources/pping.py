@@ -134,7 +134,7 @@ class _Reader:
         if not self._time_ns or self._rtts:
             return
         begin_ns = self._time_ns - self._interval_ns
-        # The first report, and a report after a gap, begin one interval before their end.
+        # The first report, and each report after a gap, begins one interval before the end of the report.
         if 0 < self._time_ns - self._reported_ns < 2 * self._interval_ns:
             begin_ns = self._reported_ns
         self._history.add(self._builder.build(begin_ns, self._time_ns))
@@ -240,7 +240,7 @@ def _column(metric: Metric, **attributes: str) -> ColumnKey:
 
 @lru_cache(65536)
 def _line(text: str, length_v4: int, length_v6: int) -> Line:
-    """Returns the line of a prefix or an address. ePPing counts subnets beyond its limit for 0.0.0.0/0 and ::/0."""
+    """Returns the line of a prefix or an address. ePPing counts subnets over the limit for 0.0.0.0/0 and ::/0."""
     lengths = {4: length_v4, 6: length_v6}
     network = ipaddress.ip_network(text, strict=False)
     if "/" not in text:

@@ -26,7 +26,7 @@ _MAX_OBJECT_BYTES = 1 << 20
 
 
 class PpingObject(Struct, gc=False):
-    """An object of any kind. The fields show which kind it is."""
+    """An object of any kind. The fields show the kind of the object."""
 
     timestamp: _Unsigned | None = None
     # Metadata

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads text files line by line, also if they are compressed. A line may have many megabytes."""
+"""Reads text files line by line. The files may be compressed, and a line may have many megabytes."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from otel_epping.replay.capture.decompress import (
 Progress = Callable[[int], object]
 """A function that is called with the number of bytes that were read from the file since the previous call."""
 RANGE_SIZE = 1000
-"""The number of bytes with which a range of time in Prometheus counts. The real number is unknown before the answer."""
+"""The size of a range of time in Prometheus, for progress. The number of bytes is unknown before the answer."""
 
 HEAD_BYTES = 4096
 _READ_BYTES = 1 << 18
@@ -73,7 +73,7 @@ class InputFile:
         self._file.close()
 
     def lines(self) -> Iterator[bytes]:
-        """Yields the lines without their ends, up to the end of the file or the first damage. May be called once.
+        """Yields the lines without line ends, up to the end of the file or the first damage. May be called once.
 
         The last line may be incomplete if `damage` is set.
         """
@@ -94,7 +94,7 @@ class InputFile:
             yield b"".join(parts)
 
     def blocks(self) -> Iterator[bytes]:
-        """Yields the bytes of the file, up to its end or the first damage. May be called once, instead of lines()."""
+        """Yields the bytes of the file, up to the end or the first damage. May be called once, instead of lines()."""
         data = self.head
         while data:
             yield data

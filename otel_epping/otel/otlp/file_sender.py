@@ -2,7 +2,7 @@
 """Appends requests to a file: one line of OTLP/JSON for each request.
 
 The Collector's receiver otlpjsonfile reads such files. The official exporter opentelemetry-exporter-otlp-json-file is
-not used, for three reasons. Its only release, 0.66b1, needs opentelemetry-exporter-otlp-common 0.66b1, and the OTLP
+not used, for three reasons. The only release, 0.66b1, needs opentelemetry-exporter-otlp-common 0.66b1, and the OTLP
 exporters of SDK 1.45.2 need 0.66b2, so pip cannot install both. If the disk is full, the exporter leaves a part of a
 line in the file. The exporter also continues to write to a file that logrotate has renamed.
 """
