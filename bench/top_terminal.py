@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `otel-epping top` in a pseudo-terminal, presses keys, and measures when the screen is painted."""
+"""Runs `otel-epping top` in a pseudo-terminal, presses keys, and measures the time until the screen is painted."""
 
 import fcntl
 import os
@@ -30,7 +30,10 @@ class Painting(NamedTuple):
 
 
 class TopTerminal(WatchingProcess):
-    """`otel-epping top` in a terminal of 200x50. A thread reads the output, so that a write of `top` never waits."""
+    """`otel-epping top` in a terminal with 200 columns and 50 rows.
+
+    A thread reads the output, so that a write of `top` never waits.
+    """
 
     def __init__(self, veth: VethPair, *options: str) -> None:
         self._keyboard, terminal = pty.openpty()

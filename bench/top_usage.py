@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU share, memory and speed of `otel-epping top` with the default settings, in a pseudo-terminal of 200x50.
+"""CPU share, memory and speed of `otel-epping top` with the default settings.
+
+The pseudo-terminal has 200 columns and 50 rows.
 
 Every 2 s, each subnet receives a segment and replies with a segment. The segments and replies are real packets that
 pass through the interface (active_subnets.py). The time between two readings is 2 s or more. So each subnet has new

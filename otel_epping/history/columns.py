@@ -70,7 +70,10 @@ class ColumnKey(NamedTuple):
 
     @property
     def is_current(self) -> bool:
-        """True for current values, such as the number of active flows. A period has the last of these values."""
+        """True for current values, such as the number of active flows.
+
+        The value of a period is the last value in the period.
+        """
         return self.metric in _CURRENT
 
     def matches(self, metric: str, attributes: Mapping[str, str]) -> bool:

@@ -45,10 +45,10 @@ def is_trimmed(buckets: SparseHistograms) -> bool:
 
 
 def add(whole: SparseHistograms, rows: Indexes, part: SparseHistograms) -> SparseHistograms:
-    """Adds each row of `part` to a row of `whole`. `rows` has the number of this row. Row numbers may repeat.
+    """Adds each row of `part` to a row of `whole`. `rows` has the numbers of these rows of `whole`.
 
-    Returns the sum. The sum may share memory with the counts of `whole`. The result is the result of
-    SparseHistograms.add(), in a third of the time.
+    Row numbers may repeat. Returns the sum. The sum may share memory with the counts of `whole`. SparseHistograms.add()
+    returns the same sum, but needs three times as long.
     """
     lengths = part.lengths
     used = lengths > 0

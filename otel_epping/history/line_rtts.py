@@ -26,7 +26,7 @@ class LineRtts:
         self._sum_ns: Counts = np.zeros(lines, np.uint64)
         self._min_ns: Counts = np.full(lines, NO_MIN_NS, np.uint64)
         self._max_ns: Counts = np.zeros(lines, np.uint64)
-        # True for each line with an added histogram without a sum, and without a minimum or a maximum.
+        # True for a line if a histogram without a sum, or without a minimum or a maximum, was added.
         self._has_no_sum: Flags = np.zeros(lines, np.bool_)
         self._has_no_extremes: Flags = np.zeros(lines, np.bool_)
 

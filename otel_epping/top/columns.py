@@ -146,7 +146,7 @@ STRIP_WIDTH = 12
 _SIDE_WIDTH, _INTERFACE_WIDTH, _AS_WIDTH, _COUNTRY_WIDTH = 4, 8, 22, 2
 # A terminal with fewer columns than _NARROW shows neither the side nor the interface.
 _NARROW = 60
-# The most important columns come first. A narrow terminal leaves out columns from the end of _NEEDED, but never p95 and
+# The most important columns come first. A narrow terminal leaves out columns from the end of _NEEDED, but never p95 or
 # the column by which the table is sorted.
 _NEEDED = ("impact", "p50", "p95", "change", "n", "mbit")
 _STRIP_AFTER = "mbit"

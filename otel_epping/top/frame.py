@@ -119,9 +119,9 @@ def make_frame(
     under_load_s: Floats | None = None,
     methods: Collection[str] | None = None,
 ) -> Frame:
-    """Computes a frame. `baseline` are the RTTs with which the window is compared; `methods` are the methods to use.
+    """Computes a frame. `baseline` has the RTTs with which the window is compared.
 
-    `window` must not change later.
+    `methods` has the methods whose RTTs are used. `window` must not change later.
     """
     rtts = window.rtts(methods)
     lines = window.lines

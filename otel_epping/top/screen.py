@@ -98,7 +98,7 @@ class TopScreen(App[str]):
         self._draw()
 
     def on_updated(self, message: Updated) -> None:
-        """Shows an update. Ignores an update whose window has another end than the current view.
+        """Shows an update. Ignores an update whose window ends at another time than the current window.
 
         While the screen is frozen, also ignores each further answer to the displayed request.
         """

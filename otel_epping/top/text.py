@@ -153,7 +153,7 @@ def date_and_clock(time_ns: int) -> str:
 
 
 def moment(time_ns: int, session: tuple[int, int]) -> str:
-    """Returns the local time of day of a Unix time, also with the date if the session is longer than a day.
+    """Returns the local time of day of a Unix time. Adds the date if the session is longer than a day.
 
     `session` are the begin and the end of the session, Unix time, ns.
     """

@@ -16,7 +16,7 @@ from otel_epping.history.sources.slice_builder import counter_matrix
 from otel_epping.kernel.arrays import Flags, Indexes, grow
 
 EARLIEST_NS = 1
-"""The value of first_ns with which the counts of the first point of each series are used."""
+"""If first_ns has this value, the counts of the first point of each series are used."""
 
 
 class AgentSlices:

@@ -33,7 +33,7 @@ _STEPS_NS = (
     *(each * _MS for each in (10, 20, 100, 200)),
     *(each * _S for each in (1, 2, 10, 20, 60, 120, 600, 1_200, 3_600, 7_200, 21_600, 43_200, 86_400, 604_800)),
 )
-# If there are more slices, the length of slices is increased, so that a history has 40 to 200 slices.
+# If there are more slices, the length of slices is increased.
 _MAX_SLICES = 200
 # A longer time without packets is a gap in the measurement, for example between two files.
 _MAX_GAP_NS = 3_600 * _S
@@ -52,7 +52,7 @@ def read_captures(
 
     grouping  the grouping of networks in lines
     networks  the named networks
-    step_ns   the length of slices; by default, a length with which the history has 40 to 200 slices
+    step_ns   the length of slices; by default, the shortest length with which the history has at most 200 slices
     progress  function that is called with the number of bytes that were read since the last call
 
     The notes of the history describe the packets and the files that are not used. Raises EppingError if no file can be

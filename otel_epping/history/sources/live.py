@@ -103,7 +103,7 @@ class LiveSource:
         self._lines, self._numbering = to[self._lines], numbering
 
     def _register(self, group: SeriesGroup) -> None:
-        """Gives numbers to all columns. Columns without counts also get numbers, because these counts are known: 0."""
+        """Gives numbers to all columns. The counts of a column without a number would be unknown, but are 0."""
         self._methods = np.array(
             [self._numbering.methods.find(str(labels.get(semconv.METHOD, ""))) for labels in group.method_labels],
             np.int64,

@@ -20,7 +20,7 @@ Stored = tuple[int, int, list[int], float, float, float]
 
 @dataclass
 class Unusable:
-    """Numbers of data points that are not used, by cause, and of other remarkable points."""
+    """The number of unused data points for each cause, and the numbers of other data points that notes mention."""
 
     foreign: dict[str, int] = field(default_factory=dict)
     without_time: int = 0

@@ -171,7 +171,8 @@ class _Reader:
     def _bucket(self, number: int, bins: int, found: PpingObject) -> int:
         """Returns the bucket of the middle of the part of a bin that can contain RTTs.
 
-        The minimum RTT limits this part. The last bin also counts longer RTTs, up to the maximum RTT.
+        If the minimum RTT is in the bin, the part begins at the minimum RTT. The last bin also counts longer RTTs, so
+        the part of the last bin ends at the maximum RTT.
         """
         lower, upper = number * self._bin_width_ns, (number + 1) * self._bin_width_ns
         upper = found.max_rtt if number == bins - 1 and found.max_rtt > lower else upper

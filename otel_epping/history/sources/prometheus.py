@@ -2,8 +2,8 @@
 """Reads slices from Prometheus' HTTP API, with native histograms. Mimir and Thanos have the same API.
 
 The source reads the values of counters and histograms at each step of a range query, and computes the differences of
-consecutive values, as for cumulative counts in OTLP files. PromQL's increase() is not used, because
-increase() extrapolates, so the results are not the counts. docs/recordings.md describes the limits of this method.
+consecutive values, as for cumulative counts in OTLP files. PromQL's increase() is not used. This
+function extrapolates, so the results differ from the counts. docs/recordings.md describes the limits of this method.
 """
 
 import math
@@ -219,5 +219,5 @@ def read_prometheus(urls: Sequence[str], progress: Progress = lambda _: None) ->
     api = PrometheusApi(urls[0])
     try:
         return _Range(api, progress).read()
-    except (ValueError, OverflowError) as error:  # a number is not a number
+    except (ValueError, OverflowError) as error:  # a value is not a number
         raise EppingError(f"{api.name}: the answer is not of Prometheus' HTTP API: {error}") from None

@@ -68,8 +68,8 @@ class PrometheusApi:
     step        time between two points, for example 5m; the default depends on the range
     match       selects series by labels
 
-    The variable PROMETHEUS_HEADERS contains further headers, as OTEL_EXPORTER_OTLP_HEADERS. If the URL contains a user
-    and a password, these are sent as basic authentication. Raises EppingError if the URL is invalid.
+    The variable PROMETHEUS_HEADERS contains headers in the format of OTEL_EXPORTER_OTLP_HEADERS. If the URL contains a
+    user and a password, the client sends them as basic authentication. Raises EppingError if the URL is invalid.
     """
 
     def __init__(self, url: str) -> None:
