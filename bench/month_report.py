@@ -4,7 +4,8 @@
 The invented provider (tests/support/provider.py) is written in the format of `otel-epping run --record`, with
 one export per hour. The recording has 3.9 GB of OTLP/JSON, so the folder for temporary files needs 3.9 GB of free
 space. The report runs in a separate process. The browser is headless Chromium. If Chromium is not installed, only the
-report is measured. The time to open the page is the shortest of three times. Each time is measured in a new browser.
+report is measured. The time to open the page is the shortest time of three measurements. Each measurement starts a new
+browser.
 """
 
 import os

@@ -47,7 +47,7 @@ class LoadLatency(NamedTuple):
 def latency_under_load(history: History, period_ns: int | None = None) -> LoadLatency:
     """Returns the latency under load of all lines.
 
-    `period_ns` is the length of the periods. By default, the length is one of PERIODS_NS, or the usual length of a
+    `period_ns` is the length of the periods. By default, the length is one of PERIODS_NS, or the median length of a
     slice if the slices are longer.
     """
     if period_ns is None:

@@ -55,8 +55,8 @@ class SlowNetwork(NamedTuple):
     p95      95th percentile of the RTTs
     samples  number of RTTs
     load     latency under load
-    loss     share of retransmitted segments, of the direction with more loss
-    ce       share of packets marked CE, of the direction with more marks
+    loss     share of retransmitted segments, in the direction with the greater share
+    ce       share of packets marked CE, in the direction with the greater share
     cause    LOAD, NOT_LOAD or UNKNOWN
     """
 
@@ -204,6 +204,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _ms(seconds: float) -> str:
-    """Returns a time in ms with two or three digits."""
+    """Returns a time in ms. A time of less than 10 ms has one decimal place."""
     ms = seconds * 1e3
     return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"

@@ -22,7 +22,7 @@ class Frame:
     """The numbers of a window of time. Each array has a row for each line.
 
     total        the counts of the window
-    lines        the lines
+    lines        the networks or groups of the rows
     rtts         the RTTs of the window, of the chosen methods
     axis         the axis of histogram strips
     statistics   the statistics of the window. The minimum RTT is the minimum RTT of the session

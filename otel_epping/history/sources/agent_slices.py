@@ -79,7 +79,7 @@ class AgentSlices:
         return Slice(min(begin_ns, time_ns), time_ns, lines, counters, Rtts.joined(tables), own)
 
     def _without_deltas(self, points: PointColumn) -> PointColumn:
-        """Removes cumulative points of series that have deltas, because both have the same counts."""
+        """Removes cumulative points of series that have deltas. The points and the deltas have the same counts."""
         kept = ~self._has_deltas[np.array(points.series, np.int64)]
         if kept.all():
             return points

@@ -47,7 +47,7 @@ class HistogramRows:
     max_ns: Counts
 
     def take(self, rows: Indexes | Flags) -> "HistogramRows":
-        """Returns some of the rows."""
+        """Returns the given rows."""
         rows = np.arange(len(self.series))[rows]
         return HistogramRows(
             self.series[rows],
