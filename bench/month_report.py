@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures `otel-epping report` with a recording of one month of 1,000 networks, and how long a browser opens the page.
+"""Measures `otel-epping report` with a recording of one month of 1,000 networks, and the time to open the page.
 
-The invented provider (tests/support/provider.py) is written as `otel-epping run --record` would have recorded it, with
-one export per hour: 3.9 GB of OTLP/JSON, which a folder for temporary files must have room for. The report is a process
-of its own. The browser is headless Chromium; if it is not installed, only the report is measured. The time to open the
-page is the shortest of three times, each in a new browser.
+The invented provider (tests/support/provider.py) is written in the format of `otel-epping run --record`, with
+one export per hour. The recording has 3.9 GB of OTLP/JSON, so the folder for temporary files needs 3.9 GB of free
+space. The report runs in a separate process. The browser is headless Chromium. If Chromium is not installed, only the
+report is measured. The time to open the page is the shortest time of three measurements. Each measurement starts a new
+browser.
 """
 
 import os
@@ -28,7 +29,7 @@ _OPENINGS = 3
 
 
 def _report(recording: Path, page: Path) -> dict[str, float]:
-    """Writes the report. Returns its wall time and CPU time in s, its peak memory in MB, and the page's size in MB."""
+    """Writes the report. Returns the wall time and CPU time in s, the peak memory in MB, and the page size in MB."""
     began_s = time.monotonic()
     command = [sys.executable, "-m", "otel_epping", "report", str(recording), "-o", str(page)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `otel-epping top` in a pseudo-terminal, presses keys, and measures when the screen is painted."""
+"""Runs `otel-epping top` in a pseudo-terminal, presses keys, and measures the time until the screen is painted."""
 
 import fcntl
 import os
@@ -16,13 +16,13 @@ from bench.veth_pair import VethPair
 from bench.watching_process import WatchingProcess
 
 _ROWS, _COLUMNS = 50, 200
-# A screen is painted when no more output comes for this time.
+# A screen is painted when the process has written no output for this time, in seconds.
 _PAUSE_S = 0.04
 _READ_BYTES = 1 << 16
 
 
 class Painting(NamedTuple):
-    """Output without a pause: the times of its first and its last bytes, and the number of bytes."""
+    """A burst of output without a pause: the times of the first and the last bytes, and the number of bytes."""
 
     begin_s: float
     end_s: float
@@ -30,7 +30,10 @@ class Painting(NamedTuple):
 
 
 class TopTerminal(WatchingProcess):
-    """`otel-epping top` in a terminal of 200x50. A thread reads the output, so that writing never waits."""
+    """`otel-epping top` in a terminal with 200 columns and 50 rows.
+
+    A thread reads the output, so that a write of `top` never waits.
+    """
 
     def __init__(self, veth: VethPair, *options: str) -> None:
         self._keyboard, terminal = pty.openpty()
@@ -58,7 +61,7 @@ class TopTerminal(WatchingProcess):
 
     @property
     def bursts(self) -> list[Painting]:
-        """The bursts of output so far. The last burst may continue."""
+        """The bursts of output since the start. The last burst may continue."""
         return list(self._bursts)
 
     def _read(self) -> None:
@@ -76,7 +79,7 @@ class TopTerminal(WatchingProcess):
                 self._bursts.append(Painting(now_s, now_s, len(data)))
 
     def wait_for_quiet(self) -> None:
-        """Waits until no output has come for some time."""
+        """Waits until the process has written no output for 2 * _PAUSE_S seconds."""
         while self._bursts and time.monotonic() - self._bursts[-1].end_s < 2 * _PAUSE_S:
             time.sleep(_PAUSE_S / 4)
 

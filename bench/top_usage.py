@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU share, memory and speed of `otel-epping top` with the default settings, in a pseudo-terminal of 200x50.
+"""CPU share, memory and speed of `otel-epping top` with the default settings.
+
+The pseudo-terminal has 200 columns and 50 rows.
 
 Every 2 s, each subnet receives a segment and replies with a segment. The segments and replies are real packets that
-pass through the interface (active_subnets.py). So each subnet has new counts and new RTTs in each reading. The
-histograms contain as many RTTs as they would contain after a day of traffic (fill_maps.py).
+pass through the interface (active_subnets.py). The time between two readings is 2 s or more. So each subnet has new
+counts and new RTTs in each reading. The histograms contain as many RTTs as after a day of traffic (fill_maps.py).
 
 cpu         user and system time of all threads, in % of a core, while no key is pressed
-reading     time between two readings, which `top` increases to limit its CPU share
+reading     time between two readings. `top` increases this time to limit the CPU share
 redraw      CPU time of the main thread for each reading. The main thread draws the screen; another thread reads the
             counts and computes the numbers
-key         time from a key to the last byte of the new screen, with readings in parallel. The keys sort, scroll,
-            filter, group and change the tab
+key         time from a key to the last byte of the new screen, with readings in parallel. The first 11 keys sort,
+            scroll and change the tab. The next key opens the filter. The later keys edit the filter or scroll
 """
 
 import threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that watches the near end of the veth pair with our program, and its CPU time and memory."""
+"""Runs an otel-epping process that watches the near end of the veth pair. Measures the CPU time and the memory."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class WatchingProcess:
-    """Runs `otel-epping COMMAND -i b0 OPTION...` in the near namespace. `environment` adds variables.
+    """Runs `otel-epping COMMAND -i b0 OPTION...` in the near namespace. `environment` has additional variables.
 
     This context manager kills the process on exit.
     """
@@ -50,7 +50,7 @@ class WatchingProcess:
 
     @property
     def log(self) -> str:
-        """All that the process has written to standard error so far."""
+        """The text that the process has written to standard error since the start."""
         self._log.seek(0)
         return self._log.read()
 
@@ -61,7 +61,7 @@ class WatchingProcess:
             if self.process.poll() is not None:
                 raise EppingError(f"the process ended with status {self.process.returncode}", self.log)
             if time.monotonic() > deadline:
-                raise EppingError(f"the process needs more than {timeout_s:.0f} s until {what}", self.log)
+                raise EppingError(f"after {timeout_s:.0f} s, the process still waits until {what}", self.log)
             time.sleep(every_s)
 
     def program(self) -> int | None:
@@ -70,9 +70,7 @@ class WatchingProcess:
             return programs.attached_program(self._veth.ifindex, "egress")
 
     def maps(self) -> dict[str, int]:
-        """Returns the descriptors of the maps that the program uses. The key of a descriptor consists of the
-        first 15 characters of the map's name.
-        """
+        """Returns the descriptors of the maps that the program uses, by the first 15 characters of the map's name."""
         program = self.program()
         assert program
         return programs.maps_of(program)

@@ -70,7 +70,10 @@ class ColumnKey(NamedTuple):
 
     @property
     def is_current(self) -> bool:
-        """True for current values, such as the number of active flows. The value of a period is its last value."""
+        """True for current values, such as the number of active flows.
+
+        The value of a period is the last value in the period.
+        """
         return self.metric in _CURRENT
 
     def matches(self, metric: str, attributes: Mapping[str, str]) -> bool:
@@ -104,7 +107,7 @@ class ColumnNumbers(Numbers[ColumnKey]):
     def matching(self, metric: str, attributes: Mapping[str, str]) -> list[int] | None:
         """Returns the numbers of the columns of `metric` that have all given attributes.
 
-        Returns None if no column of `metric` has attributes with these names, so that the counts are unknown.
+        Returns None if no column of `metric` has attributes with these names. In this case, the counts are unknown.
         """
         columns = [(number, column) for number, column in enumerate(self) if column.metric == metric]
         if not any(attributes.keys() <= dict(column.attributes).keys() for _, column in columns):
@@ -113,9 +116,9 @@ class ColumnNumbers(Numbers[ColumnKey]):
 
 
 class Numbering:
-    """The numbers that a history and its sources share.
+    """The numbers that a history and the sources of the history share.
 
-    lines    what the rows of a table stand for
+    lines    the networks or groups for which the rows of a table stand
     columns  the counters of lines
     methods  the names of the methods of histograms. "" stands for RTTs of all methods, as on the overflow point
     """
@@ -127,7 +130,7 @@ class Numbering:
         self._are_networks: Flags = np.zeros(0, np.bool_)
 
     def copy(self) -> "Numbering":
-        """Returns a copy, which does not change when a source gives more numbers."""
+        """Returns a copy. The copy does not change when a source gives more numbers."""
         copy = Numbering()
         copy.lines, copy.columns, copy.methods = self.lines.copy(), self.columns.copy(), self.methods.copy()
         copy._are_networks = self._are_networks

@@ -20,7 +20,7 @@ _FAR = 2**40  # greater than any bucket number
 def downscale(buckets: SparseHistograms, halvings: Indexes) -> SparseHistograms:
     """Returns the histograms at lower scales. The result is exact.
 
-    halvings  (rows,) by how much the scale of each row is lowered. Each step merges pairs of buckets
+    halvings  (rows,) the number by which the scale of each row is lowered. Each lower scale merges pairs of buckets
     """
     if not halvings.any():
         return buckets
@@ -45,9 +45,10 @@ def is_trimmed(buckets: SparseHistograms) -> bool:
 
 
 def add(whole: SparseHistograms, rows: Indexes, part: SparseHistograms) -> SparseHistograms:
-    """Adds each row of `part` to a row of `whole`. Does the same as SparseHistograms.add(), in a third of the time.
+    """Adds each row of `part` to a row of `whole`. `rows` has the numbers of these rows of `whole`.
 
-    Returns the sum, which may share memory with the counts of `whole`. Row numbers may repeat.
+    Row numbers may repeat. Returns the sum. The sum may share memory with the counts of `whole`. SparseHistograms.add()
+    returns the same sum, but needs three times as long.
     """
     lengths = part.lengths
     used = lengths > 0
@@ -84,10 +85,10 @@ def quantiles(
 ) -> Floats:
     """Returns quantiles of each row in seconds: (len(qs), rows). A row without RTTs has NaN.
 
-    The result is the same as of series/histogram.quantile().
+    The result of series/histogram.quantile() is the same.
 
     scales          (rows,) the scale of each row
-    min_ns, max_ns  (rows,) minimum and maximum RTT, ns; 0 if they are unknown
+    min_ns, max_ns  (rows,) minimum and maximum RTT, ns; 0 if these are unknown
     """
     found = np.full((len(qs), len(buckets.first)), np.nan)
     cumulative = np.concatenate([np.zeros(1, np.uint64), np.cumsum(buckets.counts, dtype=np.uint64)])
@@ -113,7 +114,7 @@ def outer_bounds_ns(buckets: SparseHistograms, scales: Indexes) -> tuple[Floats,
     """Returns the upper bound of the lowest bucket with RTTs, and the lower bound of the highest, in ns: (rows,) each.
 
     The minimum RTT of a row is at most the first bound, and the maximum RTT is at least the second bound. A row without
-    RTTs has infinite bounds. The bounds are 1 ns wider, because they are rounded.
+    RTTs has infinite bounds. The bounds are 1 ns wider because of rounding.
     """
     upper, lower = np.full(len(scales), np.inf), np.full(len(scales), -np.inf)
     used = np.flatnonzero(buckets.counts)

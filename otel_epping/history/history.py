@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A history: the slices of a measurement, and their exact sums over any time and any grouping."""
+"""A history: the slices of a measurement. The sums over any time and any grouping are exact."""
 
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,8 +27,9 @@ class Age(NamedTuple):
     step_ns: int
 
 
-# For a live table: seconds for one minute, 10 s for 5 minutes, minutes for one hour, 10 minutes for 6 hours, hours for
-# one day, 6 hours for one week, and days. Each length is a multiple of the length before.
+# For a live table. Slices are not merged for one minute. The length of older slices is 10 s up to an age of 5 minutes,
+# 1 minute up to one hour, 10 minutes up to 6 hours, 1 hour up to one day, 6 hours up to one week, and then one day.
+# Each length is a multiple of the previous length.
 LIVE_AGES = (
     Age(60 * _S, 10 * _S),
     Age(300 * _S, 60 * _S),
@@ -43,11 +44,11 @@ class History:
     """The slices of a measurement.
 
     numbering  the numbers of lines, columns and methods. The sources of the history must use the same numbering
-    notes      what the sources could not use, and other remarks of the sources, one sentence each
+    notes      remarks about unused data and other remarks of the sources, one sentence each
     failures   the notes about captures that could not be read to the end
     bin_ns     width of the bins in which the source counted RTTs; 0 if the source has exponential histograms
 
-    `ages` says how old slices are merged. By default, slices are not merged. The sums stay exact.
+    `ages` contains the ages at which slices are merged. By default, slices are not merged. The sums stay exact.
     """
 
     def __init__(self, numbering: Numbering | None = None, ages: Sequence[Age] = ()) -> None:
@@ -97,7 +98,7 @@ class History:
     def total(self, begin_ns: int | None = None, end_ns: int | None = None) -> Total:
         """Returns the sum of all slices, or of the slices whose middle is in the range from begin_ns to end_ns.
 
-        The sum of all slices is kept up to date, so it takes no time. It changes when a slice is added.
+        The sum of all slices is always up to date, so this sum takes no time. This sum changes when a slice is added.
         """
         if begin_ns is None and end_ns is None:
             self._total.match()
@@ -158,7 +159,7 @@ class History:
         return slices[0] if len(slices) == 1 else self._sum(slices).stored()
 
     def periods(self, step_ns: int | None) -> Iterator[list[StoredSlice]]:
-        """Yields the slices of each period, as over_time() sums them."""
+        """Yields the slices of each period. over_time() returns the sums of these slices."""
         if step_ns is None:
             yield from ([stored] for stored in self._slices)
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line: what a row of a table stands for."""
+"""A line: the network or the group for which a row of a table stands."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ _TAG = f"{semconv.NETWORK_TAG}."
 class Line(NamedTuple):
     """A network or a group of networks, at one interface and on one side.
 
-    Lines of different agents, interfaces or sides are never merged, because they are different measurements, and
+    Lines of different agents, interfaces or sides are never merged, because such lines are different measurements, and
     because a forwarded packet is counted at each interface.
 
     kind             NETWORK; OVERFLOW: the overflow point; UNANSWERED: all subnets that never answered
@@ -94,7 +94,7 @@ class Line(NamedTuple):
 
 
 def split_attributes(attributes: Mapping[str, Any], agent: str = "") -> tuple[Line, dict[str, Any]]:
-    """Splits the attributes of a data point. Returns its line, and the attributes that do not belong to the line."""
+    """Splits the attributes of a data point. Returns the line, and the attributes that do not belong to the line."""
     rest = dict(attributes)
     if rest.pop(semconv.OVERFLOW, False):
         return Line(OVERFLOW, agent=agent), rest

@@ -17,7 +17,7 @@ class LineRtts:
     """The RTTs of n lines.
 
     buckets  (n,) number of RTTs in each bucket. Bucket numbers are OTLP indexes
-    scales   (n,) the scale of each histogram, which is the lowest scale of its parts; NO_SCALE if there is no RTT
+    scales   (n,) the scale of each histogram: the lowest scale of the added histograms; NO_SCALE if there is no RTT
     """
 
     def __init__(self, lines: int = 0) -> None:
@@ -26,7 +26,7 @@ class LineRtts:
         self._sum_ns: Counts = np.zeros(lines, np.uint64)
         self._min_ns: Counts = np.full(lines, NO_MIN_NS, np.uint64)
         self._max_ns: Counts = np.zeros(lines, np.uint64)
-        # The lines with a histogram that has no sum, and with a histogram that has no minimum or no maximum.
+        # True for a line if a histogram without a sum, or without a minimum or a maximum, was added.
         self._has_no_sum: Flags = np.zeros(lines, np.bool_)
         self._has_no_extremes: Flags = np.zeros(lines, np.bool_)
 
@@ -37,19 +37,19 @@ class LineRtts:
 
     @property
     def min_ns(self) -> Counts:
-        """Minimum RTT of each line, ns; 0 if there is no RTT or if it is unknown: (n,)."""
+        """Minimum RTT of each line, ns; 0 if there is no RTT or if the minimum is unknown: (n,)."""
         return self._extremes()[0]
 
     @property
     def max_ns(self) -> Counts:
-        """Maximum RTT of each line, ns; 0 if there is no RTT or if it is unknown: (n,)."""
+        """Maximum RTT of each line, ns; 0 if there is no RTT or if the maximum is unknown: (n,)."""
         return self._extremes()[1]
 
     def _extremes(self) -> tuple[Counts, Counts]:
         """Returns minima and maxima.
 
-        If a histogram has no minimum, the minimum of the other histograms may be greater than RTTs in the buckets. Then
-        the minimum is unknown. The same applies to the maximum.
+        If an added histogram has no minimum, the RTTs in the buckets can be less than the minimum of the other
+        histograms. In this case, the minimum is unknown. The same applies to the maximum.
         """
         min_ns, max_ns = np.where(self._min_ns == NO_MIN_NS, np.uint64(0), self._min_ns), self._max_ns
         rows = np.flatnonzero(self._has_no_extremes)

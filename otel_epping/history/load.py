@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latency under load: how much longer the RTTs of a line are while the line has much traffic."""
+"""Latency under load: RTTs of a line while the line has much traffic, minus RTTs while the line has little traffic."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ QUANTILE = 0.8
 TENTH = 10
 # A line with fewer periods with traffic has no latency under load.
 MIN_PERIODS = 20
-# The possible lengths of periods. The longest length with which the history has MIN_PERIODS periods is used.
+# The possible lengths of periods. The longest length with which the history has MIN_PERIODS periods is used. If there
+# is no such length, the shortest length is used.
 PERIODS_NS = (60 * 10**9, 10 * 10**9, 10**9)
 
 
@@ -28,9 +29,9 @@ class LoadLatency(NamedTuple):
 
     added      busy - quiet, in seconds; unknown if there are fewer than MIN_PERIODS periods with traffic, or fewer than
                MIN_SAMPLES RTTs in the busiest or in the quietest periods
-    busy       the 80th percentile of the RTTs in the busiest tenth of the line's periods, in seconds
+    busy       the 80th percentile of the RTTs in the busiest tenth of the line's periods with traffic, in seconds
     quiet      the 80th percentile of the RTTs in the quietest tenth of the line's periods with traffic, in seconds
-    samples    the number of RTTs in the busiest or in the quietest periods, whichever is smaller
+    samples    the smaller number of RTTs: in the busiest or in the quietest periods
     periods    number of periods with traffic
     period_ns  the length of the periods, ns
     """
@@ -46,7 +47,7 @@ class LoadLatency(NamedTuple):
 def latency_under_load(history: History, period_ns: int | None = None) -> LoadLatency:
     """Returns the latency under load of all lines.
 
-    `period_ns` is the length of the periods. By default, the length is one of PERIODS_NS, or the usual length of a
+    `period_ns` is the length of the periods. By default, the length is one of PERIODS_NS, or the median length of a
     slice if the slices are longer.
     """
     if period_ns is None:

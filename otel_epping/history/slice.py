@@ -20,11 +20,11 @@ class Rtts:
 
     lines    (n,) the number of each histogram's line
     methods  (n,) the number of each histogram's method
-    scales   (n,) the scale of each histogram. A sum of histograms has the lowest scale of its parts
+    scales   (n,) the scale of each histogram. A sum of histograms has the lowest scale of these histograms
     buckets  (n,) number of RTTs in each bucket. Bucket numbers are OTLP indexes
     sum_ns   (n,) sum of RTTs, ns
-    min_ns   (n,) minimum RTT, ns; 0 if it is unknown
-    max_ns   (n,) maximum RTT, ns; 0 if it is unknown
+    min_ns   (n,) minimum RTT, ns; 0 if the minimum is unknown
+    max_ns   (n,) maximum RTT, ns; 0 if the maximum is unknown
     """
 
     lines: Indexes
@@ -78,7 +78,7 @@ class Slice:
     lines     (n,) the numbers of lines, each once
     counters  (n, columns) the counts of each line. There may be fewer columns than in the numbering
     rtts      the histograms of lines. These lines need not be in `lines`
-    agent     values without a line. Columns of the numbering are not used for them
+    agent     values without a line, by metric and attributes. These values have no columns in the numbering
     """
 
     begin_ns: int

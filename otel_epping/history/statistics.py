@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The statistics of lines that `top` and `report` show, for all lines at once. docs/statistics.md defines them.
+"""The statistics of lines that `top` and `report` show, for all lines at once.
+
+docs/statistics.md defines the statistics.
 
 Each array has a row for each line. NaN means that a value is unknown. A value is unknown if the source does not have
 the counts, or if there are too few samples.
@@ -29,17 +31,17 @@ class LineStatistics(NamedTuple):
 
     samples      number of RTTs
     is_certain   true if there are at least MIN_SAMPLES RTTs
-    p50, p95, p99, mean, maximum  of the RTTs
+    p50, p95, p99, mean, maximum  the quantiles, the mean and the maximum of the RTTs
     minimum      the minimum RTT of the session, or of the sum if no session is given
     excess       mean RTT - minimum RTT
     impact       bytes x excess per second, in byte seconds per second
     bits_from, bits_to  traffic from and to the network, bit/s
-    packets      number of packets, both ways
-    octets       number of bytes, both ways
+    packets      number of packets, in both directions
+    octets       number of bytes, in both directions
     loss_from, loss_to  retransmitted segments / TCP segments, from and to the network
     ce_from, ce_to      packets marked CE / packets with ECN, from and to the network
     coverage     TCP packets with timestamps / TCP packets
-    tcp_packets  number of TCP packets, both ways
+    tcp_packets  number of TCP packets, in both directions
     flows        number of active TCP flows
     """
 
@@ -119,7 +121,7 @@ def minimum_rtts(rtts: LineRtts) -> Floats:
 
 
 def _sum(total: Total, metric: str, **attributes: str) -> Floats:
-    """Returns the sum of a metric as numbers with a value for "unknown"."""
+    """Returns the sum of a metric as floats: (n,). NaN means that the sum is unknown."""
     counts = total.sum(metric, **attributes)
     if counts is None:
         return np.full(total.lines, np.nan)
@@ -146,7 +148,7 @@ def _share(part: Floats, whole: Floats) -> Floats:
 
 
 def change(now: LineRtts, baseline: LineRtts, q: float = 0.95) -> Floats:
-    """Returns the quantile now minus the quantile of the baseline, in seconds, if both have enough samples."""
+    """Returns the current quantile minus the quantile of the baseline, in seconds; NaN with too few samples."""
     (after,), (before,) = now.quantiles(q), baseline.quantiles(q)
     is_certain = (now.counts >= MIN_SAMPLES) & (baseline.counts >= MIN_SAMPLES)
     return np.asarray(np.where(is_certain, after - before, np.nan))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form in which a history keeps its slices: each array has the smallest integer type that holds its values."""
+"""The form in which a history stores slices. Each array has the smallest integer type that holds the values."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ class StoredRtts:
         return sum(array.nbytes for array in arrays)
 
     def load(self) -> Rtts:
-        """Returns the histograms. Their method is 0."""
+        """Returns the histograms. The method of the histograms is 0."""
         starts = starts_of(self._lengths.astype(np.int64))
         buckets = SparseHistograms(self._first.astype(np.int64), starts, self._counts)
         sum_ns, min_ns, max_ns = (each.astype(np.uint64) for each in self._sums)

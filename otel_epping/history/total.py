@@ -29,7 +29,7 @@ class Total:
         self.counters: Counts = np.zeros((len(numbering.columns), len(numbering.lines)), np.uint64)
         self.agent: AgentValues = {}
         self._rtts: dict[int, LineRtts] = {}  # the RTTs of each method
-        # The times of the current values.
+        # The end of the latest slice of each line, ns: the time of the current values.
         self._current_ns: Times = np.zeros(len(numbering.lines), np.int64)
         self._agent_ns = 0
 
@@ -58,7 +58,7 @@ class Total:
 
         Use the short names of attributes, for example direction="to". Returns None if the counts are unknown, because
         no source has the metric, or because no source has the metric with these attributes.
-        The lines OVERFLOW and UNANSWERED have no attributes, so their sums are 0 if attributes are given.
+        The lines OVERFLOW and UNANSWERED have no attributes, so the sums of these lines are 0 if attributes are given.
         """
         self.match()
         columns = self.numbering.columns.matching(metric, attributes)
@@ -68,14 +68,17 @@ class Total:
         return found
 
     def agent_sum(self, metric: str, **attributes: str) -> float | None:
-        """Returns the sum of all values without a line of a metric that have the given attributes, or None."""
+        """Returns the sum of the values of a metric that have the given attributes, but no line.
+
+        Returns None if there is no such value.
+        """
         found = [value for column, value in self.agent.items() if column.matches(metric, attributes)]
         return sum(found) if found else None
 
     def rtts(self, methods: Collection[str] | None = None) -> LineRtts:
         """Returns the RTTs of each line: the sums of the histograms of the given methods, or of all methods.
 
-        Do not change the result. It may change when a slice is added to the sum.
+        Do not change the result. The result may change when a slice is added to the sum.
         """
         self.match()
         names = self.numbering.methods
@@ -105,7 +108,7 @@ class Total:
         """Makes room for all lines and columns of the numbering."""
         columns, lines = len(self.numbering.columns), len(self.numbering.lines)
         if self.counters.shape != (columns, lines):
-            # More room than needed would cost memory in each sum. New lines are rare after the first slices.
+            # Spare entries would use memory in each sum. New lines are rare after the first slices.
             counters = np.zeros((columns, lines), np.uint64)
             counters[: self.counters.shape[0], : self.counters.shape[1]] = self.counters
             self.counters = counters
@@ -139,7 +142,7 @@ class Total:
                 self.agent[key] = value
 
     def copy(self) -> "Total":
-        """Returns a copy, which does not change when a slice is added to this sum, or when a source finds new lines."""
+        """Returns a copy. Slices added to this sum and new lines of a source do not change the copy."""
         self.match()
         copy = Total(self.numbering.copy())
         copy.covered, copy.counters, copy.agent = self.covered, self.counters.copy(), dict(self.agent)

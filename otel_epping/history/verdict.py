@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict: one sentence that says which networks are slow, how certain that is, and whether load is the cause."""
+"""The verdict: sentences that name the slow networks, the number of their RTTs, and whether load is the cause."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from otel_epping.history.load import LoadLatency, latency_under_load
 from otel_epping.history.statistics import MIN_SAMPLES, LineStatistics, line_statistics
 from otel_epping.kernel.arrays import Flags, Indexes
 
-# Why a network is slow.
+# The causes of a slow network.
 LOAD, NOT_LOAD, UNKNOWN = "load", "not load", "unknown"
 # The ratings of a network.
 GOOD, FAIR, SLOW = "good", "fair", "slow"
@@ -25,12 +25,12 @@ _MAX_NAMED = 3
 class Thresholds:
     """The thresholds of the verdict and of colours. Times are in seconds, shares are from 0 to 1.
 
-    fair         mean RTT minus minimum RTT from which a network is fair, but not good
-    slow         mean RTT minus minimum RTT from which a network is slow
-    load         latency under load from which load is a cause
-    loss         retransmitted segments / TCP segments from which loss is named
-    ce           packets marked CE / packets with ECN from which congestion is named
-    min_samples  number of RTTs that a network needs for a verdict
+    fair         lowest excess (mean RTT - minimum RTT) with the rating FAIR
+    slow         lowest excess with the rating SLOW
+    load         lowest latency under load that makes load the cause
+    loss         lowest share of retransmitted segments that the sentence mentions
+    ce           lowest share of packets marked CE, of the packets with ECN, that the sentence mentions
+    min_samples  lowest number of RTTs with which a network is judged
     """
 
     fair: float = 0.015
@@ -51,12 +51,12 @@ class SlowNetwork(NamedTuple):
     """A slow network. Times are in seconds. NaN means that a value is unknown.
 
     number   the number of the line
-    excess   mean RTT minus minimum RTT
+    excess   mean RTT - minimum RTT
     p95      95th percentile of the RTTs
     samples  number of RTTs
     load     latency under load
-    loss     share of retransmitted segments, of the direction with more loss
-    ce       share of packets marked CE, of the direction with more marks
+    loss     share of retransmitted segments, in the direction with the greater share
+    ce       share of packets marked CE, in the direction with the greater share
     cause    LOAD, NOT_LOAD or UNKNOWN
     """
 
@@ -73,7 +73,7 @@ class SlowNetwork(NamedTuple):
 class Verdict(NamedTuple):
     """The verdict.
 
-    sentence   the verdict in one or two sentences
+    sentence   the verdict in one to three sentences
     slow       the slow networks, in the order of impact
     judged     number of networks with enough RTTs
     uncertain  number of networks with too few RTTs
@@ -97,7 +97,7 @@ def verdict(
 ) -> Verdict:
     """Returns the verdict about all networks of a history.
 
-    statistics, load  the statistics of the history, if they are known already
+    statistics, load  statistics and latency under load of the history, if these are computed already
     label             returns the text for a network
     """
     thresholds = thresholds or Thresholds()
@@ -108,7 +108,7 @@ def verdict(
     is_seen = (found.samples > 0) | (found.packets > 0)
     uncertain = int(np.count_nonzero(networks & is_seen & (found.samples < thresholds.min_samples)))
     slow = judged[found.excess[judged] >= thresholds.slow]
-    # Without counts of bytes, the impact is unknown, and the slowest network comes first.
+    # Without counts of bytes, the impact is unknown. Then the slowest network comes first.
     slow = slow[np.lexsort((-found.excess[slow], -np.nan_to_num(found.impact[slow])))]
     worst = [_slow_network(number, found, under_load, thresholds) for number in slow.tolist()]
     samples = int(found.samples[networks].sum())
@@ -134,7 +134,7 @@ def _slow_network(number: int, found: LineStatistics, under_load: LoadLatency, t
 
 
 def _names(lines: Sequence[Line], label: Callable[[Line], str]) -> list[str]:
-    """Returns the text for each line. Lines with the same label are distinguished by their interface and side."""
+    """Returns the text for each line. Lines with the same label are distinguished by agent, interface and side."""
     labels = [label(line) for line in lines]
     often = Counter(labels)
     return [
@@ -204,6 +204,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _ms(seconds: float) -> str:
-    """Returns a time in ms with two or three digits."""
+    """Returns a time in ms. A time of less than 10 ms has one decimal place."""
     ms = seconds * 1e3
     return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows networks and their round-trip times in a terminal: `otel-epping top`."""
+"""Shows networks and RTTs in a terminal: `otel-epping top`."""

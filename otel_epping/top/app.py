@@ -15,12 +15,12 @@ from otel_epping.top.table import TableLines, sort_keys
 from otel_epping.top.view import WINDOWS_S
 from otel_epping.top.widgets import NetworkTable, Page, Text
 
-# While a capture is played, the slider moves by one interval in this time.
+# While a capture is played, the slider moves by one interval after each _PLAY_S seconds.
 _PLAY_S = 0.5
 
 
 class TopApp(TopScreen):
-    """The screen with its keys. The actions change the view, and ask for updates."""
+    """The screen with keys and the mouse. The actions change the view, and request updates."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(number + 1), f"tab({number})", show=False) for number in range(len(TABS))),
@@ -67,7 +67,7 @@ class TopApp(TopScreen):
         self.exit()
 
     def action_leave_table(self) -> None:
-        """Ends the screen. The head and the table stay in the terminal."""
+        """Ends the screen, and prints the lines above the table and the table in the terminal."""
         lines = []
         if self._update:
             table = TableLines(self._update.frame, self._view, self.size.width, self._glyphs)
@@ -94,22 +94,22 @@ class TopApp(TopScreen):
         self._draw()
 
     def action_invert(self) -> None:
-        """Inverts the order."""
+        """Inverts the order of the rows."""
         self._sort_by(self._view.sort)
 
     def action_filter(self) -> None:
-        """Opens the line for the filter."""
+        """Opens the input line of the filter."""
         words = self.query_one("#words", Input)
         words.value, words.display = self._view.filter.text, True
         words.focus()
 
     def on_input_changed(self, message: Input.Changed) -> None:
-        """Applies the good words of the filter at once, and shows what is wrong with the others."""
+        """Applies the valid words of the filter at once. Shows the problem of the first invalid word."""
         if self.query_one("#words").display:
             self._set_filter(message.value)
 
     def on_input_submitted(self, _: Input.Submitted) -> None:
-        """Closes the line for the filter."""
+        """Closes the input line of the filter."""
         self.query_one("#words").display = False
         self._draw()
 
@@ -132,14 +132,14 @@ class TopApp(TopScreen):
         self._request()
 
     def action_window(self) -> None:
-        """Chooses the next window."""
+        """Sets the window to the next duration of WINDOWS_S."""
         windows = WINDOWS_S
         place = windows.index(self._view.window_s) if self._view.window_s in windows else -1
         self._view = replace(self._view, window_s=windows[(place + 1) % len(windows)])
         self._request()
 
     def action_freeze(self) -> None:
-        """Freezes the screen or lets it continue. With captures, plays or pauses."""
+        """Freezes a live screen or continues the updates. Plays or pauses captures."""
         if not self._is_live:
             self._is_playing = not self._is_playing
             if self._is_playing and self._position is None:
@@ -160,7 +160,7 @@ class TopApp(TopScreen):
         self._draw()
 
     def action_reset(self) -> None:
-        """Resets the view."""
+        """Resets the view and the time slider. Pseudonyms stay as they are."""
         first = self._first_view
         self._view = replace(
             first, filter=filter.NetworkFilter(), sort=DEFAULT_SORT, ascending=False, show=self._view.show
@@ -185,11 +185,14 @@ class TopApp(TopScreen):
             self._request()
 
     def on_network_table_opened(self, _: NetworkTable.Opened) -> None:
-        """Opens the page about the network that was clicked on."""
+        """Opens the page about the clicked network."""
         self.action_open()
 
     def action_close(self) -> None:
-        """Closes the filter line, the help or the page about a network."""
+        """Closes the input line and removes the filter, or removes the displayed problem.
+
+        Without an input line or a problem, closes the help and the page about a network.
+        """
         words = self.query_one("#words", Input)
         if words.display:
             words.display = False
@@ -210,17 +213,17 @@ class TopApp(TopScreen):
         self.call_after_refresh(self._draw_foot)
 
     def action_page(self, pages_down: int) -> None:
-        """Moves by a page."""
+        """Moves the cursor by a page, or scrolls by a page."""
         self.action_move(pages_down * max(self.query_one(NetworkTable).size.height - 2, self.size.height - 8))
 
     def action_ends(self, end: int) -> None:
-        """Moves to the first or the last row."""
+        """Moves the cursor to the first or the last row, or scrolls to the begin or the end."""
         self.action_move((1 if end else -1) * 10**9)
 
     # ---- mouse
 
     def on_text_clicked(self, message: Text.Clicked) -> None:
-        """Opens the tab or moves the slider that was clicked on."""
+        """Opens the clicked tab, or moves the slider to the clicked time."""
         if message.widget.id == "tabs":
             position = 0
             for number, name in enumerate(TABS):
@@ -234,7 +237,7 @@ class TopApp(TopScreen):
             self._slide_to(round(share * (len(self._update.ends_ns) - 1)))
 
     def on_network_table_heading_clicked(self, message: NetworkTable.HeadingClicked) -> None:
-        """Sorts by the column that was clicked on."""
+        """Sorts by the column whose heading was clicked."""
         table = self.query_one(NetworkTable).table
         if table and (key := table.column_at(message.x)):
             self._sort_by(key)

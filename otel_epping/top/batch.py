@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the table of networks without a terminal: as text, as CSV or as JSON. Needs no package for terminals."""
+"""Prints the table of networks as text, CSV or JSON. The packages textual and rich are not needed."""
 
 import csv
 import dataclasses
@@ -23,7 +23,7 @@ _LABELS = ("kind", "subnet", "name", "as", "organization", "country", "interface
 class Printer:
     """Makes the output of each iteration.
 
-    `format` is `table`, `csv` or `json`. `source` is the name of the interfaces or captures.
+    `format` is `table`, `csv` or `json`. `source` names the interfaces or the captures.
     """
 
     def __init__(self, format: str, source: str) -> None:
@@ -33,7 +33,8 @@ class Printer:
     def output(self, frame: Frame, view: View, reasons: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
         """Returns the text of a frame, without a newline at the end.
 
-        `reasons` explain why there are no RTTs. `notes` are remarks about captures. CSV contains neither of them.
+        `reasons` explain why there are no RTTs. `notes` are remarks about captures. CSV contains neither
+        reasons nor notes.
         """
         shown = shown_lines(frame, view)
         is_first, self._is_first = self._is_first, False
@@ -48,7 +49,7 @@ class Printer:
 
 
 def _labels(line: Line, view: View) -> dict[str, Any]:
-    """Returns what identifies a line."""
+    """Returns the labels that identify a line."""
     shown = {
         "subnet": view.show("subnet", line.subnet) if line.subnet else "",
         "name": view.show("network", line.name) if line.name else "",
@@ -117,7 +118,7 @@ def _paragraph(lines: Sequence[str]) -> list[str]:
 
 
 def table(frame: Frame, view: View, shown: Indexes) -> list[str]:
-    """Returns the lines of the table with all columns, as wide as needed. Columns without values are left out."""
+    """Returns the lines of the table. Columns are as wide as their texts. Columns without values are left out."""
     lines = [frame.lines[line] for line in shown.tolist()]
     columns = [["network", *(view.label(line) for line in lines)]]
     for field in ("side", "interface", "system", "country"):

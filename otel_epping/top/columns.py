@@ -20,11 +20,12 @@ class TableColumn:
     key       the name of the column in filters, in the option --sort, and in CSV and JSON
     heading   the heading
     width     the width in characters
-    help      what the column shows
+    help      the description of the column
     values    returns the value of each line of a frame, in the unit `unit`
     show      returns the text of a value
     unit      the factor between the unit of filters, CSV and JSON, and the unit of `values`
-    is_time   true for round-trip times: lines with few samples come last if the table is sorted by the column
+    is_time   true for RTTs and differences of RTTs. If the table is sorted by such a column, lines with few samples
+              come last
     """
 
     key: str
@@ -54,17 +55,17 @@ COLUMNS = (
         "impact",
         "impact",
         6,
-        "Share of the impact of all networks, in %. Impact is traffic x (mean RTT - minimum RTT): how much delay "
-        "the traffic of the network had beyond its minimum RTT. This is the default order",
+        "Share of the impact of all networks, in %. Impact is traffic x (mean RTT - minimum RTT): the "
+        "delay of the network's traffic beyond the minimum RTT. By default, the table is sorted by impact",
         lambda frame: frame.impact_share,
     ),
     _time("p50", "p50 ms", 6, "Median RTT, ms", lambda frame: frame.statistics.p50),
-    _time("p95", "p95 ms", 6, "95 % of the RTTs are shorter, ms", lambda frame: frame.statistics.p95),
+    _time("p95", "p95 ms", 6, "95th percentile of the RTTs, ms", lambda frame: frame.statistics.p95),
     TableColumn(
         "change",
         "change",
         7,
-        "p95 minus p95 of the baseline, ms. The baseline is the first minute, until you set another with b",
+        "p95 minus p95 of the baseline, ms. The baseline is the first minute, until b sets another baseline",
         lambda frame: frame.change_s,
         text.change,
         1e3,
@@ -74,7 +75,7 @@ COLUMNS = (
         "n",
         "n",
         6,
-        "Number of RTT samples. Lines with fewer than 20 are dim, because their RTTs are uncertain",
+        "Number of RTT samples. Lines with fewer than 20 samples are dim, because the RTTs are uncertain",
         lambda frame: frame.statistics.samples.astype(np.float64),
         text.count,
     ),
@@ -96,7 +97,7 @@ COLUMNS = (
         "min",
         "min",
         6,
-        "Minimum RTT of the session, ms. It is about the RTT without queues",
+        "Minimum RTT of the session, ms. The minimum RTT is approximately the RTT without queues",
         lambda frame: frame.statistics.minimum,
     ),
     _time("excess", "excess", 6, "Mean RTT - minimum RTT, ms", lambda frame: frame.statistics.excess),
@@ -104,8 +105,9 @@ COLUMNS = (
         "load",
         "load",
         6,
-        "Latency under load, ms: p80 of the busiest 10 % of the periods - p80 of the quietest 10 %. "
-        "Known after 20 periods with traffic; a period is 1 s, 10 s or 1 min, depending on the session",
+        "Latency under load, ms: p80 of the RTTs in the busiest 10 % of the periods - p80 of the RTTs in the quietest "
+        "10 %. The value is known after 20 periods with traffic. A period is 1 s, 10 s or 1 min, or the time between "
+        "two readings if this time is longer",
         lambda frame: frame.under_load_s,
     ),
     _share(
@@ -129,7 +131,7 @@ COLUMNS = (
         "Packets marked as congested (ECN CE) / packets with ECN, the greater of both directions, %",
         lambda frame: np.fmax(frame.statistics.ce_from, frame.statistics.ce_to),
     ),
-    _time("p99", "p99 ms", 6, "99 % of the RTTs are shorter, ms", lambda frame: frame.statistics.p99),
+    _time("p99", "p99 ms", 6, "99th percentile of the RTTs, ms", lambda frame: frame.statistics.p99),
     _time("max", "max ms", 6, "Maximum RTT, ms", lambda frame: frame.statistics.maximum),
     TableColumn(
         "packets", "packets", 7, "Packets from and to the network", lambda f: f.statistics.packets, text.scaled
@@ -142,9 +144,10 @@ DEFAULT_SORT = "impact"
 NETWORK_WIDTH = 20
 STRIP_WIDTH = 12
 _SIDE_WIDTH, _INTERFACE_WIDTH, _AS_WIDTH, _COUNTRY_WIDTH = 4, 8, 22, 2
-# In a terminal with fewer columns, the side and the interface are left out.
+# A terminal with fewer columns than _NARROW shows neither the side nor the interface.
 _NARROW = 60
-# The columns in the order in which they are left out in a narrow terminal, last first.
+# The most important columns come first. A narrow terminal leaves out columns from the end of _NEEDED, but never p95 or
+# the column by which the table is sorted.
 _NEEDED = ("impact", "p50", "p95", "change", "n", "mbit")
 _STRIP_AFTER = "mbit"
 
@@ -153,9 +156,9 @@ _STRIP_AFTER = "mbit"
 class Layout:
     """The columns that fit into the terminal.
 
-    labels   (field of Line, heading, width) for each column of text, first the network
+    labels   (field of Line, heading, width) for each column of text. The first column is the network
     columns  the columns of numbers
-    strip    the width of the histogram strip; 0 if there is no room
+    strip    the width of the histogram strip; 0 if there are too few columns
     """
 
     labels: tuple[tuple[str, str, int], ...]

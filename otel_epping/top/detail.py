@@ -158,7 +158,7 @@ def _flows(frame: Frame, line: int) -> Iterator[Line]:
 
 
 def _other_sides(frame: Frame, network: NetworkLine, view: View) -> Iterator[Line]:
-    """Yields the same network at other interfaces and on the other side."""
+    """Yields a line for each side and interface of the network, if there are several."""
     place = network._replace(side="", interface="")
     same = [at for at, each in enumerate(frame.lines) if each._replace(side="", interface="") == place]
     if len(same) < 2:

@@ -33,7 +33,7 @@ LineTest = Callable[[Line], bool]
 
 
 def _has(name: str) -> Callable[[str], LineTest]:
-    """Returns a function that makes a test: the field `name` of a line contains a text, in any case."""
+    """Returns a function that makes a test: the field `name` of a line contains a text. The test ignores case."""
 
     def make(value: str) -> LineTest:
         folded = value.casefold()
@@ -76,7 +76,7 @@ def _net(value: str) -> LineTest:
     return matches
 
 
-# The words about texts: name -> (what the word selects, the function that makes the test).
+# The filter words that compare texts: name -> (the selected networks, the function that makes the test).
 TEXT_WORDS: dict[str, tuple[str, Callable[[str], LineTest]]] = {
     "name": ("networks whose name, subnet or organisation contains a text", _name),
     "as": ("networks of an AS", _as),
@@ -95,7 +95,7 @@ class NetworkFilter:
 
     text      the words as the user wrote them
     methods   the methods whose RTTs are used; None stands for all methods
-    problems  what is wrong with each bad word, and what is allowed. Bad words select nothing and exclude nothing
+    problems  a message about each invalid word, with the allowed words or values. Invalid words are ignored
     """
 
     text: str = ""

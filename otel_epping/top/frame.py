@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frame: the numbers of all lines at one moment, as the table shows them."""
+"""A frame: the numbers of all lines in a window of time. The table shows a frame."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class Frame:
     """The numbers of a window of time. Each array has a row for each line.
 
     total        the counts of the window
-    lines        the lines
+    lines        the networks or groups of the rows
     rtts         the RTTs of the window, of the chosen methods
     axis         the axis of histogram strips
-    statistics   the statistics of the window. The minimum RTT is that of the session
-    change_s     p95 of the window minus p95 of the baseline, in seconds; NaN if it is unknown
-    under_load_s latency under load in seconds; NaN if it is unknown
+    statistics   the statistics of the window. The minimum RTT is the minimum RTT of the session
+    change_s     p95 of the window minus p95 of the baseline, in seconds; NaN if the change is unknown
+    under_load_s latency under load in seconds; NaN if the latency is unknown
     loss         retransmitted segments / TCP segments, of both directions
-    seen_ns      the time of the latest packet of each line, with the precision of a slice
+    seen_ns      the end of the latest slice with packets of each line, Unix time, ns
     session_s    duration of the session in seconds
     """
 
@@ -56,7 +56,7 @@ class Frame:
 
     @property
     def impact_share(self) -> Floats:
-        """The impact of each network / the impact of all networks. NaN for lines that are no networks."""
+        """The impact of each network / the impact of all networks. NaN for lines that are not networks."""
         impact = np.where(self.total.numbering.are_networks(), self.statistics.impact, np.nan)
         return np.asarray(impact / (np.nansum(impact) or 1))
 
@@ -73,7 +73,7 @@ class Summary:
     networks       number of networks in the window
     samples_s      RTT samples per second
     coverage       TCP packets with timestamps / TCP packets
-    aggregated     share of the packets that are not counted for a network, because of a limit
+    aggregated     share of the packets of the line "all others", because the number of subnets is limited
     unanswered     share of the packets of subnets that never answered
     never_answered number of subnets that never answered, in the latest interval
     """
@@ -119,9 +119,9 @@ def make_frame(
     under_load_s: Floats | None = None,
     methods: Collection[str] | None = None,
 ) -> Frame:
-    """Computes a frame. `baseline` are the RTTs with which the window is compared; `methods` are the methods to use.
+    """Computes a frame. `baseline` has the RTTs with which the window is compared.
 
-    `window` must not change later.
+    `methods` has the methods whose RTTs are used. `window` must not change later.
     """
     rtts = window.rtts(methods)
     lines = window.lines

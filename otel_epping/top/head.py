@@ -34,7 +34,7 @@ def title(update: Update, view: View, *, is_frozen: bool) -> str:
 
 
 def numbers(frame: Frame, view: View) -> str:
-    """Returns the numbers that say how complete the measurement is."""
+    """Returns the numbers that show how complete the measurement is."""
     found = summary(frame)
     parts = [f"{found.networks:,} {'networks' if view.group_by == SUBNET else 'groups'}"]
     if not math.isnan(found.samples_s):
@@ -56,9 +56,9 @@ def verdict(frame: Frame, view: View) -> str:
     if not found.samples.any():
         return ""
     if view.group_by not in (SUBNET, NAME):
-        return "A group has networks at different distances: compare groups by their change."
+        return "Networks of a group have different minimum RTTs: compare groups by change."
     if not found.samples[are_networks].any():
-        return "No network has room of its own: use a larger --max-subnets."
+        return 'No network has RTTs. If "all others" has RTTs, use a larger --max-subnets.'
     if not is_certain.any():
         return f"No network has {MIN_SAMPLES} RTT samples yet: all numbers are uncertain."
     is_slow = is_certain & (found.excess >= _WORST_EXCESS_S)
@@ -70,7 +70,7 @@ def verdict(frame: Frame, view: View) -> str:
 
 
 def states(update: Update, view: View) -> Iterator[str]:
-    """Yields what changes the table: the order, the filter, the group and the baseline."""
+    """Yields the settings of the table: the order, the filter, the group and the baseline."""
     yield f"sort {view.sort}{' (reversed)' if view.ascending else ''}"
     if view.group_by != "subnet":
         yield f"group {view.group_by}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that reads the counts and computes frames, so that keys are answered at once."""
+"""The thread that reads the counts and computes frames. The screen reacts to keys while this thread reads."""
 
 import logging
 import threading
@@ -16,17 +16,17 @@ from otel_epping.top.timeline import Timeline, TimelineCache
 
 _log = logging.getLogger(__name__)
 
-# The thread uses at most this share of a CPU: the time between two readings grows with the time that a reading takes.
-# But the time between two readings is at most _MAX_INTERVAL_S, or the delay that the user wants.
+# The time between two readings grows with the CPU time of a reading, so that the thread uses at most this share of a
+# CPU. The time grows to at most _MAX_INTERVAL_S. The time is never shorter than the delay that the user sets.
 _MAX_SHARE, _MAX_INTERVAL_S = 0.04, 10.0
 
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """What the screen needs.
+    """A request of the screen for an update.
 
     window_s   the duration of the window in seconds; None is the whole session
-    group_by   what a line stands for
+    group_by   the attribute by which networks are grouped
     methods    the methods whose RTTs are used; None stands for all methods
     has_time   true if the screen needs a timeline
     end_ns     the end of the window, for captures; None is the end of the capture
@@ -43,21 +43,21 @@ class FrameRequest:
 
 @dataclass(frozen=True)
 class Update:
-    """What the screen shows.
+    """The answer to a request: the content of the screen.
 
     frame      the numbers
-    request    the request to which this is the answer
+    request    the answered request
     timeline   the timeline, if it was requested
     name       the interfaces or the captures
     is_live    true for interfaces
-    reasons    why there are no RTTs, if there are none
-    faults     what is wrong with interfaces and hooks
+    reasons    sentences that explain why there are no RTTs; empty if there are RTTs
+    faults     the faults of interfaces and hooks, one sentence each
     notes      remarks about captures
     baseline   the begin and the end of the baseline, Unix time, ns; (0, 0) if there is none
     session    the begin and the end of the session, Unix time, ns
     ends_ns    the ends of the intervals of a capture, Unix time, ns; empty for interfaces
-    interval_s time between two readings
-    spent_s    time that the latest reading and its frame took
+    interval_s time between two readings, in seconds
+    spent_s    CPU time of the latest reading and its frame, in seconds
     """
 
     frame: Frame
@@ -102,7 +102,7 @@ class Measuring(threading.Thread):
         self._others: Sequence[tuple[str, float]] = ()
 
     def ask(self, request: FrameRequest) -> None:
-        """Asks for another update. The update comes soon, and all later updates have the same request."""
+        """Requests an update without waiting. The thread uses the request for all updates until the next request."""
         self._request = request
         self._wake.set()
 

@@ -24,9 +24,9 @@ Line = list[Segment]
 BOLD, PLAIN, DIM = Style(bold=True), Style(), Style(dim=True)
 _LABEL_WIDTH = 24
 _MAX_ROWS = 200
-# The upper ends of the levels of the heat map: p95 - minimum RTT, in seconds. The last level has no end.
+# The upper limits of the levels of the heat map: p95 - minimum RTT, in seconds. The last level has no upper limit.
 LEVELS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-# Colours of viridis from dark to light, as numbers of the 256 colours: light colours are long delays.
+# The colours of viridis, as numbers in the palette of 256 colours. A light colour stands for a long delay.
 _COLOURS = (25, 31, 37, 36, 35, 77, 149, 226)
 _STYLES = tuple(Style(color=f"color({number})") for number in _COLOURS)
 
@@ -130,7 +130,7 @@ def traffic(update: Update, width: int, glyphs: Glyphs) -> Iterator[Line]:
 
 
 def health(update: Update, messages: Sequence[str], glyphs: Glyphs) -> Iterator[Line]:
-    """Yields what limits the measurement. `messages` are the latest log messages."""
+    """Yields the faults, the limits and the losses of the measurement. `messages` are the latest log messages."""
     total = update.frame.total
     yield line_of("Faults", BOLD)
     yield from (line_of(f"  {each}") for each in update.faults or ["none"])
@@ -145,7 +145,7 @@ def health(update: Update, messages: Sequence[str], glyphs: Glyphs) -> Iterator[
         number = total.agent_sum(metric_table.TIMESTAMPS_FAILED.name, fault=fault) or 0
         yield line_of(f"  {fault:12} {text.scaled(number):>7}")
     yield []
-    yield line_of("Room", BOLD)
+    yield line_of("Limits", BOLD)
     for title, used, limit in (
         ("slots of subnets", agent_metrics.SUBNET_USAGE, agent_metrics.SUBNET_LIMIT),
         ("TCP flows", agent_metrics.FLOW_USAGE, agent_metrics.FLOW_LIMIT),
@@ -160,7 +160,8 @@ def health(update: Update, messages: Sequence[str], glyphs: Glyphs) -> Iterator[
         yield line_of("Interfaces: packets that otel-epping sees, and packets that the kernel counts", BOLD)
         yield from _interfaces(update)
         yield []
-        yield line_of(f"A reading takes {update.spent_s * 1e3:.0f} ms, one every {text.duration(update.interval_s)}.")
+        spent, interval = f"{update.spent_s * 1e3:.0f} ms", text.duration(update.interval_s)
+        yield line_of(f"A reading takes {spent} of CPU time. The time between two readings is {interval}.")
     for title, lines in (("Remarks", update.notes), ("Log", messages)):
         if lines:
             yield []
@@ -170,12 +171,12 @@ def health(update: Update, messages: Sequence[str], glyphs: Glyphs) -> Iterator[
 
 _OUTCOMES = {
     "begun": "samples were started",
-    "measured": "got a reply: these are RTTs",
+    "measured": "got a reply: each sample is an RTT",
     "expired": "got no reply in time",
     "superseded": "a later packet was answered first",
     "repeated": "the packet was retransmitted, so the reply is ambiguous",
     "abandoned": "the flow restarted or was evicted",
-    "not_begun": "not started: four packets of the flow waited already",
+    "not_begun": "not started: four samples of the flow were pending",
 }
 
 
@@ -228,11 +229,11 @@ def help_page(width: int) -> Iterator[Line]:
     yield from _described("p95>100", "a column with > < >= <= or =", width)
     yield from _described("site:Berlin", "a tag of named networks", width)
     yield []
-    yield line_of("Dim rows have fewer than 20 samples. Rows in italics had no packet lately.", DIM)
+    yield line_of("Dim rows have fewer than 20 samples. Dim italic rows have no recent packet.", DIM)
 
 
 def _described(word: str, meaning: str, width: int) -> Iterator[Line]:
-    """Yields a word and its meaning, which is wrapped."""
+    """Yields a word and its meaning. A long meaning is wrapped."""
     indent = 16
     room = max(width - indent - 1, 20)
     lines = [""]

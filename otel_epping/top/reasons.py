@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explains why the table is empty, or why networks have no round-trip times."""
+"""Explains why the table is empty, or why networks have no RTTs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +19,7 @@ def reasons(
     """Returns sentences that explain why there are no RTTs. Returns [] if there are RTTs.
 
     name    the interfaces or the capture
-    faults  what is wrong with interfaces
+    faults  the faults of interfaces and hooks
     others  (name, packets per second) of other interfaces with traffic
     """
     if frame.statistics.samples.any():
@@ -34,24 +34,24 @@ def _reasons(total: Total, name: str, others: Sequence[tuple[str, float]], *, is
         yield f"No packet was seen on {name} in {total.seconds:.0f} s." if is_live else f"{name} contains no packet."
         if is_live and others:
             busy = ", ".join(f"{other} ({rate:,.0f} packets/s)" for other, rate in others[:_MAX_OTHERS])
-            yield f"Interfaces with traffic: {busy}. Choose one of them with -i."
+            yield f"Interfaces with traffic: {busy}. Choose an interface with -i."
         elif is_live:
             yield "No other interface has traffic either."
         return
     seen = "1 packet was" if packets == 1 else f"{packets:,.0f} packets were"
     yield f"{seen} seen on {name}, but no round-trip time was measured yet."
     if not packets - kinds["non_ip"] - kinds["malformed"]:
-        yield "None of them is an IP packet."
+        yield "No packet is an IP packet."
         return
     yield from _of_directions(total)
     tcp = kinds["tcp"]
     if not tcp:
-        yield f"There is no TCP: {_shares(kinds, packets)}. Only TCP, DNS, QUIC and ICMP echo are measured."
+        yield f"No packet is a TCP packet: {_shares(kinds, packets)}. Only TCP, DNS, QUIC and ICMP echo are measured."
         return
     timed = total.sum(metric_table.SUBNET_PACKETS.name, traffic_class="tcp_timestamp")
     if timed is None or not np.any(timed):
         yield "No TCP packet has timestamps, so RTTs are measured less often, by sequence numbers and handshakes."
-    yield "The first RTTs appear when a packet is answered."
+    yield "The first RTT appears when a packet gets a reply."
 
 
 def _of_directions(total: Total) -> Iterator[str]:

@@ -94,12 +94,12 @@ def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
-    """Handles a signal: ends the command, after the program is detached."""
+    """Handles a signal. The command ends after the program is detached."""
     raise SystemExit(128 + number)
 
 
 def _show_captures(settings: Settings, files: FilesFollower, view: View, options: Options) -> None:
-    """Shows what could be read of captures. Raises EppingError with the last failure, after the others are printed."""
+    """Shows the readable parts of captures. Prints all failures but the last, which is raised as EppingError."""
     names = ["standard input" if file == STANDARD_INPUT else file for file in options.files]
     name = names[0] if len(names) == 1 else f"{len(names)} files"
     history = _read(settings, files, options)
@@ -118,7 +118,7 @@ def _show_captures(settings: Settings, files: FilesFollower, view: View, options
 
 
 def _view(settings: Settings, files: FilesFollower, options: Options) -> View:
-    """Returns what is shown first. Raises EppingError if the filter or the column is wrong."""
+    """Returns the first view. Raises EppingError if the filter or the column is invalid."""
     tags = frozenset(files.networks.tags if files.networks else ())
     parsed = filter.parse(options.words, tags)
     if parsed.problems:
@@ -132,7 +132,7 @@ def _view(settings: Settings, files: FilesFollower, options: Options) -> View:
 
 
 def _grouping(settings: Settings, files: FilesFollower) -> Grouping:
-    """Returns what a line stands for. The screen groups lines, so they have all tags."""
+    """Returns the grouping of the session. Lines have all tags, because the screen can group lines by each tag."""
     tags = settings.network_tags or (files.networks.tags if files.networks else ())
     return Grouping(SUBNET, tags, files.databases)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `otel-epping top` shows: the lines above the table, the table or a page, and the last line. Needs textual."""
+"""The screen of `otel-epping top`: lines above the table, the table or a page, and the last line. Needs textual."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -27,12 +27,12 @@ NETWORKS, _HEAT_MAP, _TRAFFIC, _HEALTH = range(4)
 _HINTS = "? help  s sort  / filter  Enter detail  w window  Space freeze  q quit"
 _BACK = "Esc back  ? help  q quit"
 _SLIDER_STATE = 16
-# In a terminal with fewer rows, only the first line above the table is shown, and no tabs.
+# A terminal with fewer rows shows no tabs, and only the first line above the table.
 _LOW = 12
 
 
 class TopScreen(App[str]):
-    """What is on the screen. Keys and the mouse are in TopApp.
+    """The content of the screen. TopApp handles the keys and the mouse.
 
     The result is the text to print after the end of the screen, or None. `problem` is shown in the last line until the
     user presses Esc.
@@ -97,7 +97,10 @@ class TopScreen(App[str]):
         self._draw()
 
     def on_updated(self, message: Updated) -> None:
-        """Shows an update, unless it is of a time when the screen was not frozen."""
+        """Shows an update. Ignores an update whose window ends at another time than the current window.
+
+        While the screen is frozen, also ignores each further answer to the displayed request.
+        """
         if message.update.request.end_ns != self._end_ns():
             return
         if self._frozen_ns is not None and self._update and self._update.request == message.update.request:
@@ -175,7 +178,7 @@ class TopScreen(App[str]):
         self.query_one("#tabs").display = not is_low
 
     def _draw_foot(self) -> None:
-        """Draws the last line: the keys and the position, or what is wrong."""
+        """Draws the last line: the keys and the position, or the problem."""
         table, page = self.query_one(NetworkTable), self.query_one(Page)
         hints = _BACK if self._is_help or self._opened is not None else _HINTS
         position = table.position if table.display else page.position
@@ -209,13 +212,13 @@ class TopScreen(App[str]):
         return self._frozen_ns
 
     def _request(self) -> None:
-        """Asks for an update that fits the present view."""
+        """Requests an update for the current view."""
         self._ask(self.request)
         self._draw()
 
     @property
     def request(self) -> FrameRequest:
-        """The request that fits the present view."""
+        """The request for the current view."""
         view = self._view
         has_time = self._tab == _HEAT_MAP or self._opened is not None
         return FrameRequest(

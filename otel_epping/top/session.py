@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session: all slices since the start, and the frames that are computed from them."""
+"""The session: all slices since the start. Computes frames from the slices."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -22,20 +22,22 @@ from otel_epping.top.frame import Frame, make_frame
 
 _NS = 10**9
 _NEVER_NS = 2**63 - 1
-# By default, the baseline is the first minute. A window that overlaps with the first minute is not compared with it.
+# By default, the baseline is the first minute. A window that overlaps with this minute is not compared with the
+# baseline.
 BASELINE_NS = 60 * _NS
-# A window is summed again when it is longer than wanted by a part of _PARTS. Otherwise, new slices are only added.
+# New slices are added to the sum of the window. When the sum is longer than the duration of the window by more than
+# 1/_PARTS of this duration, the slices of the window are summed again.
 _PARTS = 6
-# Latency under load is computed again after this time, or earlier in a short session.
+# Latency under load is computed again after this time, or after half of the session if the session is short.
 _LOAD_NS = 60 * _NS
 
 
 class Session:
     """All slices of a measurement. Only one thread at a time may use a session.
 
-    `history` contains the slices. By default, the session starts with an empty history that merges its old slices, so
-    the memory is limited. If the feed finds more than `max_lines` lines, the lines that were not seen for the longest
-    time are added to the line of all others. The feed may have at most half as many slots.
+    `history` contains the slices. By default, the session starts with an empty history. This history merges old
+    slices, so the memory is limited. If the feed finds more than `max_lines` lines, the lines without packets for the
+    longest time are added to the line "all others". The number of slots of the feed may be at most half of `max_lines`.
     """
 
     def __init__(self, history: History | None = None, max_lines: int | None = None) -> None:
@@ -73,7 +75,7 @@ class Session:
         return slice
 
     def _forget_lines(self, feed: WatchedInterfaces, kept: int) -> None:
-        """Adds lines to the line of all others, until `kept` lines are left. The sums stay exact."""
+        """Adds lines to the line "all others", until `kept` lines are left. The sums stay exact."""
         numbering = self.history.numbering
         are_needed = ~numbering.are_networks()
         are_needed[feed.lines_in_use] = True
@@ -89,7 +91,7 @@ class Session:
         self._window, self._under_load_s, self._load_ns = None, None, 0
 
     def add(self, slice: Slice) -> None:
-        """Adds a slice, which must be later than all earlier slices."""
+        """Adds a slice. The slice must be later than all slices of the session."""
         self.history.add(slice)
         self._seen_ns = grow(self._seen_ns, len(self.history.numbering.lines))
         self._seen_ns[slice.lines[slice.counters.any(axis=1)]] = slice.end_ns
@@ -144,7 +146,7 @@ class Session:
         baseline = None
         if self._baseline and (self._is_baseline_chosen or window.begin_ns >= self._baseline[2]):
             baseline = self._baseline[0].copy()
-        # It is not known when the lines of a given history were seen last. They do not fade.
+        # A given history does not contain the time of the latest packet of a line. Such lines do not fade.
         seen_ns = grow(self._seen_ns, window.lines, 0 if len(self._seen_ns) else window.end_ns).copy()
         if group_by != SUBNET:
             to, numbering = self._groups(group_by)

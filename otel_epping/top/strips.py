@@ -12,8 +12,8 @@ from otel_epping.history.histograms import Floats
 from otel_epping.history.line_rtts import NO_SCALE, LineRtts
 from otel_epping.kernel.arrays import Counts
 
-# The axis contains all RTTs except this share at each end. RTTs outside of the axis are shown at its ends. RTTs of
-# hosts on the same machine do not make the axis longer.
+# The axis contains all RTTs except this share at each end. RTTs outside of the axis are shown at the ends of the axis.
+# The axis begins at _LEAST_S or more, because RTTs between hosts on one machine would make the axis much longer.
 _OUTSIDE = 0.002
 _LEAST_S = 1e-4
 _STEPS = (1, 2, 5)
@@ -43,7 +43,7 @@ def axis_of(rtts: LineRtts, line: int | None = None) -> Axis:
     lengths, counts = buckets.lengths, buckets.counts
     if not counts.sum():
         return DEFAULT_AXIS
-    # Bucket numbers at scale 0 are exact enough for the ends of an axis, and there are few of them.
+    # Buckets at scale 2 are exact enough for the ends of an axis. Higher scales would need more buckets.
     index = np.repeat(buckets.first - buckets.starts[:-1], lengths) + np.arange(len(counts))
     scales = np.where(scales == NO_SCALE, 0, scales)
     quarter = np.floor(4.0 * index / np.repeat(np.exp2(scales), lengths)).astype(np.int64)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of networks as lines of styled text. Only the lines that are visible are made, so the number of networks
-does not matter."""
+"""The table of networks as lines of styled text.
+
+Only visible lines are formatted, so the time to format lines does not depend on the number of networks.
+"""
 
 from rich.segment import Segment
 from rich.style import Style
@@ -14,21 +16,21 @@ from otel_epping.top.strips import strip_values
 from otel_epping.top.text import Glyphs
 from otel_epping.top.view import SORT_BY_NAME, View, shown_lines
 
-# The colours are of the palette of the terminal. Each state also has an attribute, for terminals without colours.
+# The colours belong to the palette of the terminal. Each state also has an attribute, for terminals without colours.
 PLAIN, HEADING, SORTED = Style(), Style(bold=True), Style(bold=True, reverse=True)
 FEW, STALE, SUMMED = Style(dim=True), Style(dim=True, italic=True), Style(italic=True)
 CURSOR = Style(reverse=True)
 LOW, MIDDLE, HIGH = Style(color="cyan"), Style(color="yellow"), Style(color="red", bold=True)
-# A row fades if its latest packet is older than this share of the window, and at least _STALE_S.
+# A row fades if its latest packet is older than this share of the window, and older than _STALE_S seconds.
 _STALE_SHARE, _STALE_S = 0.25, 10.0
-# The colours of networks, by their rating: the same thresholds as of the verdict.
+# The colours of networks by rating. The verdict has the same thresholds.
 _STYLES = {FAIR: MIDDLE, SLOW: HIGH}
 _THRESHOLDS = Thresholds()
 _RATED = ("p50", "p95", "excess", "change")
 
 
 def style_of(added_s: float) -> Style:
-    """Returns the colour for a time by which RTTs are longer than the minimum RTT or than before."""
+    """Returns the colour for an excess or for a change of p95, in seconds."""
     return _STYLES.get(_THRESHOLDS.rating(added_s), PLAIN)
 
 

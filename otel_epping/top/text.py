@@ -35,7 +35,7 @@ class Glyphs:
         self.down, self.up = ("v", "^") if is_ascii else ("▼", "▲")
 
     def strip(self, values: Sequence[float] | Floats, maximum: float | None = None) -> str:
-        """Returns a character for each value. A value above 0 never looks like 0, and NaN looks like 0.
+        """Returns a character for each value. A value above 0 never has the character of 0. NaN has the character of 0.
 
         `maximum` is the value of the highest character; by default, the maximum of the values.
         """
@@ -78,7 +78,7 @@ def _cells_of(character: str) -> int:
 def has_unicode(environ: Mapping[str, str] = os.environ) -> bool:
     """Returns true if the locale of the terminal has the encoding UTF-8 (locale(7)).
 
-    Python sets LC_CTYPE=C.UTF-8 if the locale is C (PEP 538), so this value says nothing about the terminal.
+    Python sets LC_CTYPE=C.UTF-8 if the locale is C (PEP 538), so C.UTF-8 does not show the encoding of the terminal.
     """
     ctype = environ.get("LC_CTYPE", "")
     names = (environ.get("LC_ALL", ""), "" if ctype == "C.UTF-8" else ctype, environ.get("LANG", ""))
@@ -97,13 +97,13 @@ def milliseconds(seconds: float) -> str:
 
 
 def change(seconds: float) -> str:
-    """Returns a difference in ms with its sign."""
+    """Returns a difference in ms with the sign."""
     text = milliseconds(seconds)
     return text if text in (UNKNOWN, "0.000") or text.startswith("-") else f"+{text}"
 
 
 def count(number: float) -> str:
-    """Returns a number of things in at most 6 characters, for example 12,345 and 1.23M."""
+    """Returns a count in at most 6 characters, for example 12,345 and 1.23M."""
     if math.isnan(number):
         return UNKNOWN
     return f"{number:,.0f}" if number < 99_999.5 else scaled(number)
@@ -153,7 +153,7 @@ def date_and_clock(time_ns: int) -> str:
 
 
 def moment(time_ns: int, session: tuple[int, int]) -> str:
-    """Returns the local time of day of a Unix time, also with the date if the session is longer than a day.
+    """Returns the local time of day of a Unix time. Adds the date if the session is longer than a day.
 
     `session` are the begin and the end of the session, Unix time, ns.
     """

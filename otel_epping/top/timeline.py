@@ -31,12 +31,15 @@ class Timeline(NamedTuple):
     bits: Floats
 
     def ends(self) -> tuple[str, str]:
-        """Returns the texts of the begin and of the end."""
+        """Returns the begin and the end of the timeline as texts."""
         begin_ns, end_ns = int(self.begins_ns[0]), int(self.ends_ns[-1])
         return text.moment(begin_ns, (begin_ns, end_ns)), text.moment(end_ns, (begin_ns, end_ns))
 
     def columns(self, width: int) -> Times:
-        """Returns the number of the interval of each of `width` equal parts of time; -1 where there is no interval."""
+        """Divides the time into `width` equal parts. Returns the number of the interval at the middle of each part.
+
+        The number is -1 if the middle is in a gap.
+        """
         if not len(self.begins_ns):
             return np.full(width, -1)
         begin, end = int(self.begins_ns[0]), int(self.ends_ns[-1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user chose to see, and which lines of a frame are shown in which order."""
+"""The choices of the user. Selects and sorts the lines of a frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ WINDOWS_S: tuple[float | None, ...] = (10.0, 60.0, 300.0, None)
 
 @dataclass(frozen=True)
 class View:
-    """What the user chose.
+    """The choices of the user.
 
     window_s   the duration of the window in seconds; None is the whole session
-    group_by   what a line stands for (Line.grouped())
+    group_by   the attribute by which networks are grouped (Line.grouped())
     filter     the filter
     sort       the key of the column, or SORT_BY_NAME
-    ascending  true if the order is reversed
+    ascending  true if the order is reversed. By default, the greatest value or the first name comes first
     show       returns the text to show for a name or an address
     """
 
@@ -86,7 +86,7 @@ def shown_lines(frame: Frame, view: View) -> Indexes:
     """Returns the numbers of the lines to show, in order.
 
     Lines that sum many networks come last. If the table is sorted by an RTT, lines with few samples come after all
-    other networks, because their RTTs are uncertain. Lines without a value come after lines with a value.
+    other networks, because the RTTs of these lines are uncertain. Lines without a value come after lines with a value.
     """
     are_networks = frame.total.numbering.are_networks()
     shown = np.flatnonzero(frame.present & (view.filter.matching(frame) | ~are_networks))

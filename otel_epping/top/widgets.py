@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The widgets of the screen. Each draws only the lines that are visible."""
+"""The widgets of the screen. Each widget draws only the visible lines."""
 
 from collections.abc import Sequence
 
@@ -79,7 +79,7 @@ class Page(ScrollView, can_focus=True):
         return f"lines {top + 1}-{min(top + height, lines)} of {lines}" if lines > height > 0 else ""
 
     def set_lines(self, lines: Sequence[Line]) -> None:
-        """Shows these lines. The position stays."""
+        """Shows these lines. The scroll position does not change."""
         self._lines = lines
         self.virtual_size = Size(self.size.width, len(lines))
         self.refresh()
@@ -128,7 +128,7 @@ class NetworkTable(Widget, can_focus=True):
         return int(self.table.shown[self.cursor]) if self.table and self.rows else None
 
     def set_table(self, table: TableLines) -> None:
-        """Shows a table. The cursor stays at its place."""
+        """Shows a table. The cursor stays in the row with the same number."""
         self.table = table
         self.move_to(self.cursor)
 

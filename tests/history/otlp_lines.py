@@ -113,7 +113,7 @@ def buckets(history: History, subnet: str) -> tuple[int, dict[int, int]]:
 
 
 def content(history: History, scale: int | None = None) -> dict[Any, Any]:
-    """Returns all counts of the lines of a history, in a form that can be compared.
+    """Returns all counts of the lines of a history, as values that a test can compare.
 
     If `scale` is set, the histograms are converted to this scale.
     """

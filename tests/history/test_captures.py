@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests histories of captures. tests/report/test_three_ways.py compares their sums with the table of `replay`."""
+"""Tests histories of captures. tests/report/test_three_ways.py compares the sums with the table of `replay`."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from tests.support.databases import write_database
 pytestmark = pytest.mark.parallel
 
 MS = 1_000_000
-HEADER = bytes(12)  # the addresses of Ethernet
+HEADER = bytes(12)  # destination and source address of Ethernet
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
 def capture_of(path: Path, conversations: dict[int, Conversation]) -> Path:
-    """Write a capture. The key of each conversation is the time of its first packet in ns."""
+    """Write a capture. The key of each conversation is the time of the first packet in ns."""
     packets = [
         Packet(begin_ns + time_ns, HEADER + ETHERTYPES[each.version] + data, len(data) + 14, ETHERNET)
         for begin_ns, each in conversations.items()
@@ -67,12 +67,12 @@ def test_the_time_of_a_history_is_the_time_of_the_packets(tmp_path: Path) -> Non
 def test_a_long_time_without_packets_is_a_gap(tmp_path: Path) -> None:
     history = conversation_history(tmp_path, [BEGIN_NS, BEGIN_NS + 7_200 * SECOND])
     assert history.total().seconds < 60
-    assert "times without packets that are longer than one hour, and do not count as measured: 1" in history.notes
+    assert "gaps of more than one hour without packets, which do not count as measured time: 1" in history.notes
 
 
 @pytest.mark.parametrize("packets_at_once", [4096, 40])
 def test_the_length_of_slices_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packets_at_once: int) -> None:
-    """If a capture is read at once, the length is known from the beginning, so no slices are merged."""
+    """If a capture is one batch, the length of slices is known before the first slice. So no slices are merged."""
     monkeypatch.setattr("otel_epping.replay.capture.pcap.MAX_PACKETS", packets_at_once)
     coarsen, lengths_ns = History.coarsen, list[int]()
 
@@ -128,6 +128,6 @@ def test_subnets_that_never_answer_share_a_line_even_if_lines_are_groups(tmp_pat
 
 
 def frame(ip: bytes) -> tuple[bytes, int]:
-    """Return an IPv4 packet with an Ethernet header, and its length."""
+    """Return an IPv4 packet with an Ethernet header, and the length of the packet."""
     data = HEADER + ETHERTYPES[4] + ip
     return data, len(data)

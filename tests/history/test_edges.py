@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests sources at their edges: each odd file gives either the right counts and a note, or an error that says why."""
+"""Tests sources with unusual files: a file gives the right counts and a note, or an error with the cause."""
 
 import gzip
 import json
@@ -120,7 +120,7 @@ def test_other_files_are_errors(tmp_path: Path, content: bytes, message: str) ->
 
 
 def test_files_in_any_order(tmp_path: Path) -> None:
-    """logrotate gives older files higher numbers, so the shell names them in the wrong order."""
+    """logrotate gives higher numbers to older files, so the shell expands `log*` in the wrong order of time."""
     totals = [cumulative(minute) for minute in range(40)]
     for name, part in (("log", totals[20:]), ("log.1", totals[10:20]), ("log.2", totals[:10])):
         (tmp_path / name).write_bytes(text(part))
@@ -164,7 +164,7 @@ def test_recordings_come_from_pipes_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["min", "max", "sum"])
 @pytest.mark.parametrize("order", [1, -1])
 def test_some_histograms_without_a_minimum_a_maximum_or_a_sum(tmp_path: Path, missing: str, order: int) -> None:
-    """The statistics never contradict the buckets: 5 RTTs of about 13 ms are known only by their bucket."""
+    """The statistics never contradict the buckets: 5 RTTs of about 13 ms are known only by the bucket."""
     known = rtts(A, 0, 60, [5], offset=-60) | {"sum": 0.4, "min": 0.075, "max": 0.076}
     odd = rtts(A, 60, 120, [5], offset=-100) if missing != "max" else rtts(A, 60, 120, [5], offset=-50)
     del odd[missing]

@@ -27,7 +27,7 @@ def table(rows: list[tuple[int, list[int]]]) -> SparseHistograms:
 
 
 def counts_of(rows: SparseHistograms) -> list[dict[int, int]]:
-    """Map, for each row, the numbers of the buckets with RTTs to their counts."""
+    """Return the counts of each row by bucket number, without empty buckets."""
     runs = (rows.run(row) for row in range(len(rows.first)))
     return [{first + place: int(n) for place, n in enumerate(run) if n} for first, run in runs]
 

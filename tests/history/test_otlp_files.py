@@ -64,7 +64,7 @@ def test_a_recording_has_the_counts_of_the_live_history(
         kernel.now_ns = STARTED_NS + step * 60 * S
         live.add(source.take())
         recording.export()
-    # An exported histogram has at most 160 buckets, so its scale can be lower.
+    # An exported histogram has at most 160 buckets, so the scale can be lower than the scale of a live history.
     assert content(read(path), 0) == content(live, 0)
 
 
@@ -109,7 +109,7 @@ def test_the_first_point_of_an_older_series_is_a_baseline(tmp_path: Path) -> Non
     assert history.total().seconds == 120
     # The minimum has not changed, so the minimum of the increments is unknown.
     assert history.total().rtts().min_ns.tolist() == [0]
-    assert history.notes == ["2 series began earlier than the source: their earlier counts are not used"]
+    assert history.notes == ["2 series began earlier than the source: the earlier counts are not used"]
 
 
 def test_a_file_with_one_cumulative_export_has_all_counts_since_the_start(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def read(path: Path, text: str) -> History:
 
 
 def rtts(history: History, line: Line) -> tuple[int, int, int, int]:
-    """Returns the number of RTTs of a line, and their sum, minimum and maximum in ns."""
+    """Returns the number of the RTTs of a line, and the sum, the minimum and the maximum in ns."""
     number, found = history.lines.index(line), history.total().rtts()
     return tuple(  # type: ignore[return-value]
         int(each[number]) for each in (found.counts, found.sum_ns, found.min_ns, found.max_ns)
@@ -89,7 +89,7 @@ REPORT = [
         json.dumps(REPORT),
         json.dumps(REPORT, indent=4),
         json.dumps(REPORT, separators=(",", ":")),
-        json.dumps(REPORT)[:-1],  # the end is missing, as after a kill of ePPing
+        json.dumps(REPORT)[:-1],  # the end of the array is missing, as if ePPing was killed
         "".join(f"{json.dumps(each)}\n" for each in REPORT),
     ],
 )

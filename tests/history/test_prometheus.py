@@ -135,7 +135,7 @@ def test_values_are_differences(server: Server) -> None:
     assert active.max() == 5
     assert history.total().seconds == 2 * STEP_S
     assert history.notes == [
-        "1 series began earlier than the source: their earlier counts are not used",
+        "1 series began earlier than the source: the earlier counts are not used",
         f"{server.url} has no histograms of RTTs: it must store native histograms",
         f"{server.url} warns: slow",
     ]

@@ -84,7 +84,7 @@ def test_lines_with_the_same_label_are_told_apart() -> None:
 
 
 def load_verdict(busy_ms: int, idle_ms: int) -> Verdict:
-    """Return the verdict about a network. Its RTTs are 10 ms or `busy_ms` in busy minutes, and 10 ms or `idle_ms` in
+    """Return the verdict about a network. The RTTs are 10 ms or `busy_ms` in busy minutes, and 10 ms or `idle_ms` in
     other minutes.
     """
     history = History()

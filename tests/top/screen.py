@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the screen without a terminal, and reads its text."""
+"""Runs the screen without a terminal, and reads the text of the screen."""
 
 import asyncio
 import threading
@@ -60,7 +60,7 @@ class Screen:
         return "\n".join(lines)
 
     async def shows(self, *words: str) -> str:
-        """Wait until the screen contains all words, and return its text."""
+        """Wait until the screen contains all words, and return the text of the screen."""
         for _ in range(int(_WAIT_S / 0.02)):
             await self.pilot.pause(0.02)
             if all(word in self.text for word in words):
@@ -68,7 +68,7 @@ class Screen:
         raise AssertionError(f"{words} not in\n{self.text}")
 
     async def hides(self, word: str) -> str:
-        """Wait until the screen does not contain a word, and return its text."""
+        """Wait until the screen does not contain a word, and return the text of the screen."""
         for _ in range(int(_WAIT_S / 0.02)):
             await self.pilot.pause(0.02)
             if word not in self.text:
@@ -92,7 +92,7 @@ def run(
     is_ascii: bool = False,
     delay_s: float = 0.0,
 ) -> TopApp:
-    """Run a test of the screen. Without a feed, the session is a capture. Return the app after its end."""
+    """Run a test of the screen. Without a feed, the session is a capture. Return the app after the end of the app."""
     view = view or View()
     request = FrameRequest(view.window_s, view.group_by, view.filter.methods)
     measuring = Measuring(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the screen without a terminal: its content, keys, mouse, and sizes."""
+"""Tests the screen without a terminal: content, keys, mouse and sizes."""
 
 import re
 from dataclasses import replace
@@ -270,7 +270,7 @@ def test_a_table_without_room_for_networks_says_so() -> None:
     session.add(replace(slice, lines=slice.lines[[0, 2]], counters=slice.counters[[0, 2]]))
 
     async def test(screen: Screen) -> None:
-        await screen.shows("all others", "No network has room of its own: use a larger --max-subnets")
+        await screen.shows("all others", 'No network has RTTs. If "all others" has RTTs, use a larger --max-subnets')
 
     run(test, session, FakeFeed(provider))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `otel-epping top` with captures that are empty, tiny, damaged or foreign, and with clocks that jump."""
+"""Tests `otel-epping top` with captures that are empty, short, damaged or of other formats."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def batch(ns: Namespace, *arguments: str) -> tuple[Any, str]:
 
 
 def packets_of(document: Any) -> float:
-    """Return the number of packets. Each packet counts for the subnets of its sender and of its receiver."""
+    """Return the number of packets. Each packet counts for the subnets of the sender and of the receiver."""
     return float(sum(row["packets"] for row in document["networks"]) / 2)
 
 

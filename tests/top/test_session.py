@@ -48,7 +48,7 @@ def test_a_window_has_the_slices_of_its_time_while_slices_are_added(window_s: fl
         if window_s is None or 2 * number <= window_s:
             assert window.seconds == 2 * number
         else:
-            # A window is shortened when it is a sixth too long. Slices that are older than a minute are merged to 10 s.
+            # A window that is a sixth too long is summed again. Slices older than a minute are merged to 10 s.
             assert window_s - 2 <= window.seconds <= max(window_s * 7 / 6, window_s + 10)
         assert window.rtts().counts.sum() == window.seconds / 2 * 6 * 30
         assert window.end_ns == session.end_ns

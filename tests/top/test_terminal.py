@@ -58,7 +58,7 @@ def assert_restored(terminal: Terminal) -> None:
 
 
 def pid_of_top(terminal: Terminal) -> int:
-    """Return the process of the command, and wait until it exists."""
+    """Wait until the process of the command exists, and return the process."""
     found: list[int] = []
 
     def find() -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the texts of numbers, and the graphs that are made of characters."""
+"""Tests the texts of numbers, and the strips and bars of characters."""
 
 import math
 import re

@@ -12,7 +12,7 @@ from tests.support.patience import PATIENCE_S
 
 
 class Terminal:
-    """A terminal. The command runs in `namespace`. At its end, the terminal shows its exit code and `stty -a`."""
+    """A terminal. The command runs in `namespace`. At the end, the terminal shows the exit code and `stty -a`."""
 
     def __init__(
         self, namespace: Namespace, socket: Path, command: str, size: tuple[int, int], environment: dict[str, str]
@@ -39,7 +39,7 @@ class Terminal:
         return subprocess.run([*self._tmux, *arguments], check=True, capture_output=True, text=True).stdout
 
     def press(self, *keys: str) -> None:
-        """Press keys, by their names in tmux."""
+        """Press keys. tmux defines the names of the keys."""
         self._run("send-keys", *keys)
 
     def resize(self, columns: int, rows: int) -> None:
@@ -62,14 +62,14 @@ class Terminal:
 
     @property
     def pids(self) -> list[int]:
-        """The processes of the pane: the shell and its descendants."""
+        """The processes of the pane: the shell and all descendants."""
         found = [int(self.state("pane_pid")[0])]
         for pid in found:
             found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         return found
 
     def shows(self, *words: str) -> str:
-        """Wait until the terminal shows all words, and return its text."""
+        """Wait until the terminal shows all words, and return the text of the terminal."""
         return self.becomes(lambda text: all(word in text for word in words), str(words))
 
     def becomes(self, is_right: Callable[[str], bool], what: str) -> str:

@@ -16,16 +16,17 @@ from otel_epping.history.sources.slice_builder import counter_matrix
 from otel_epping.kernel.arrays import Flags, Indexes, grow
 
 EARLIEST_NS = 1
-"""The first_ns of an agent with which the first points of all series count."""
+"""If first_ns has this value, the counts of the first point of each series are used."""
 
 
 class AgentSlices:
-    """What is known of an agent: a resource with its own service.instance.id.
+    """The state of an agent. An agent is a resource with a service.instance.id that no other resource has.
 
     key       identifies the agent
     host      the name of its host, or ""
     label     the value of Line.agent until all agents are known
-    first_ns  a series that started earlier began before the time of the source; None as long as this is not known
+    first_ns  earliest start time of the series whose first point is used; None until this time is known. A series that
+              started earlier has counts from before the time of the source
     """
 
     def __init__(self, key: str, host: str, label: str, numbering: Numbering, unusable: Unusable) -> None:
@@ -42,7 +43,7 @@ class AgentSlices:
         self._has_deltas: Flags = np.zeros(0, np.bool_)  # by series
 
     def slice(self, time_ns: int, points: TimePoints) -> Slice:
-        """Returns the slice of all points of a time. Call this in the order of time."""
+        """Returns the slice of all points of a time. Call this method in the order of time."""
         first_ns = self.first_ns or EARLIEST_NS
         series, start_ns, values = _columns(points.deltas)
         rtts = histogram_rows(*points.delta_rtts)
@@ -62,7 +63,7 @@ class AgentSlices:
             distinct, numbers = np.unique(starts, return_counts=True)
             begin_ns = int(distinct[numbers.argmax()])
         self.ended_ns = max(self.ended_ns, time_ns)
-        if len(self._places) < len(self.series.places):  # the conversion takes 5 % of the time of all reading
+        if len(self._places) < len(self.series.places):  # the conversion takes 5 % of the reading time
             self._places = np.array(self.series.places, np.int64)
         places = self._places
         of_counters = places[np.concatenate([series, totals[0], current])]
@@ -78,7 +79,7 @@ class AgentSlices:
         return Slice(min(begin_ns, time_ns), time_ns, lines, counters, Rtts.joined(tables), own)
 
     def _without_deltas(self, points: PointColumn) -> PointColumn:
-        """Removes cumulative points of series that have deltas, because both have the same counts."""
+        """Removes cumulative points of series that have deltas. The points and the deltas have the same counts."""
         kept = ~self._has_deltas[np.array(points.series, np.int64)]
         if kept.all():
             return points
@@ -96,12 +97,12 @@ def _as_rtts(rows: HistogramRows, places: Indexes) -> Rtts:
 
 
 def label_of(number: int) -> str:
-    """Returns the label of an agent. The label of the first agent is empty, because often it is the only one."""
+    """Returns the label of an agent. Most sources have one agent, so the first label is empty."""
     return f"agent {number}" if number else ""
 
 
 def with_names(history: History, agents: Sequence[AgentSlices]) -> History:
-    """Replaces the labels of agents: by the names of their hosts if they are distinct, otherwise by their keys."""
+    """Replaces the label of each agent by the name of the host if no other agent has this name, or else by the key."""
     if len(agents) <= 1:
         return history
     hosts = Counter(agent.host for agent in agents)
@@ -131,5 +132,5 @@ def notes_of(unusable: Unusable) -> list[str]:
     if unusable.resets:
         found.append(f"{unusable.resets:,} series were reset, for example because the agent was restarted")
     if unusable.baselines:
-        found.append(f"{unusable.baselines:,} series began earlier than the source: their earlier counts are not used")
+        found.append(f"{unusable.baselines:,} series began earlier than the source: the earlier counts are not used")
     return found

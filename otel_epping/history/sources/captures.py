@@ -28,12 +28,12 @@ from otel_epping.series.grouping import NAME, SUBNET, Grouping
 
 _MS, _S = 10**6, 10**9
 _NEVER_NS = 2**63 - 1
-# The possible lengths of slices. Each length is a multiple of the length before, so that slices can be merged.
+# The possible lengths of slices. Each length is a multiple of the previous length, so that slices can be merged.
 _STEPS_NS = (
     *(each * _MS for each in (10, 20, 100, 200)),
     *(each * _S for each in (1, 2, 10, 20, 60, 120, 600, 1_200, 3_600, 7_200, 21_600, 43_200, 86_400, 604_800)),
 )
-# If there are more slices, the length of slices is increased, so that a history has 40 to 200 slices.
+# If there are more slices, the length of slices is increased.
 _MAX_SLICES = 200
 # A longer time without packets is a gap in the measurement, for example between two files.
 _MAX_GAP_NS = 3_600 * _S
@@ -50,12 +50,12 @@ def read_captures(
 ) -> History:
     """Returns the history of captures: the files in `paths`, in the order of `paths`.
 
-    grouping  what a line stands for
+    grouping  the grouping of networks in lines
     networks  the named networks
-    step_ns   the length of slices; by default, a length with which the history has 40 to 200 slices
+    step_ns   the length of slices; by default, the shortest length with which the history has at most 200 slices
     progress  function that is called with the number of bytes that were read since the last call
 
-    The notes of the history say which packets and files could not be used. Raises EppingError if no file could be
+    The notes of the history describe the packets and the files that are not used. Raises EppingError if no file can be
     opened.
     """
     files = InputFiles(paths)
@@ -76,7 +76,7 @@ def read_captures(
 
 
 class _ReaderOfAll:
-    """A reader whose readings report each subnet as answered, so that each subnet has a line from its first packet.
+    """A reader whose readings report each subnet as answered. So each subnet has a line from the first packet.
 
     Otherwise, the counts of a subnet would be in the line UNANSWERED up to the first slice in which the subnet answers.
     """
@@ -106,10 +106,10 @@ class _CollectorOfAll:
 class CaptureSlicer:
     """Feeds packets to a replayer, and takes a slice whenever `step_ns` of packet time have passed.
 
-    A packet belongs to the slice in which it comes, even if its time is a little earlier than the slice. If the time
-    goes back by more than the length of a slice, a new slice begins with the next batch of packets.
+    A packet belongs to the slice in which the packet arrives, even if the packet has an earlier time. If the first
+    packet of a batch is earlier than the begin of the slice by more than the length of a slice, a new slice begins.
 
-    notes  steps of the packets' clock, one sentence each
+    notes  a sentence with the number of gaps, if there are gaps
     """
 
     def __init__(self, replayer: Replayer, grouping: Grouping | None = None, step_ns: int | None = None) -> None:
@@ -125,12 +125,12 @@ class CaptureSlicer:
         self._source = LiveSource(collector, self._history.numbering, self._grouping)
         self._is_automatic = step_ns is None
         self._step_ns = step_ns or _STEPS_NS[0]
-        self._begin_ns = self._end_ns = 0  # of the current slice; 0 before the first packet with a time
+        self._begin_ns = self._end_ns = 0  # the current slice; 0 before the first packet with a time
         self._latest_ns = 0  # time of the latest packet of the current slice
         self._gaps = 0
 
     def feed(self, batch: PacketBatch) -> None:
-        """Runs the program on packets, in order."""
+        """Runs the program on the packets, in the order of the batch."""
         timed = batch.times_ns[batch.times_ns != UNTIMED_NS]
         if len(timed) and not self._end_ns:
             if self._is_automatic:
@@ -163,7 +163,7 @@ class CaptureSlicer:
         self._take()
         if self._gaps:
             self.notes.append(
-                f"times without packets that are longer than one hour, and do not count as measured: {self._gaps:,}"
+                f"gaps of more than one hour without packets, which do not count as measured time: {self._gaps:,}"
             )
         answered = self._answered()
 
@@ -205,11 +205,12 @@ class CaptureSlicer:
 def _first_step(times_ns: Int64Array) -> int:
     """Returns the shortest length of slices with which the first packets have at most _MAX_SLICES slices.
 
-    Most captures of a few seconds are one batch, so their slices are never merged. To take a slice takes 2 to 4 ms.
+    Most captures of a few seconds are one batch, so the slices of these captures are never merged. Each slice takes
+    2 to 4 ms.
     """
     for step_ns in _STEPS_NS:
         numbers = np.unique(times_ns // step_ns)
-        # A time without packets is one more slice.
+        # A gap between packets adds one slice.
         if len(numbers) + np.count_nonzero(np.diff(numbers) > 1) <= _MAX_SLICES:
             break
     return step_ns

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognises what a source is, by its content, and reads it into a history."""
+"""Recognises the kind of a source by the content of the source, and reads sources into a history."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _PPING_FIELDS = (b'"bin_width_ns"', b'"ip_prefix"', b'"src_ip"', b'"protocol_cou
 
 
 class Kind(Enum):
-    """What a source is. The value is the text for messages."""
+    """The kind of a source. The value is the text for messages."""
 
     CAPTURE = "a capture"
     OTLP = "an OTLP file"
@@ -31,9 +31,9 @@ class Kind(Enum):
 
 
 def kind_of(source: str) -> Kind:
-    """Returns what a source is: a URL of Prometheus' HTTP API, or a file, whose content shows what it is.
+    """Returns the kind of a source. A URL is Prometheus' HTTP API. The content of a file shows the kind of the file.
 
-    Raises EppingError if the file cannot be read, or if its content is not known. Use read_source() for `-`.
+    Raises EppingError if the file cannot be read, or if the content is of no known kind. Use read_source() for `-`.
     """
     if _is_url(source):
         return Kind.PROMETHEUS
@@ -66,7 +66,7 @@ def _kind_of(file: InputFile) -> Kind:
 def source_size(sources: Sequence[str]) -> int:
     """Returns the sum of the numbers that read_sources() passes to `progress`.
 
-    The sum is the sum of the bytes of all files, and RANGE_SIZE for each URL.
+    A file counts with the number of its bytes, and a URL counts with RANGE_SIZE.
     """
     total = 0
     for source in sources:
@@ -89,9 +89,9 @@ def read_sources(
     """Returns one history of all sources, which must be of the same kind. Captures must be in the order of time.
 
     config, grouping, networks  how captures are measured, as for read_captures()
-    progress                    function that is called with what was read since the last call (source_size())
+    progress                    function that is called with the size read since the last call (source_size())
 
-    Raises EppingError if nothing of the sources can be used. The notes of the history say what could not be used.
+    Raises EppingError if no source has usable data. The notes of the history describe unused data.
     """
     kinds = {source: Kind.PROMETHEUS if _is_url(source) else None for source in sources}
     files: dict[str, InputFile] = {}
@@ -123,7 +123,7 @@ def read_sources(
 
 
 def _read_json(kind: Kind | None, sources: Sequence[str], files: Sequence[InputFile], progress: Progress) -> History:
-    """Reads sources that are no captures. These imports need msgspec, which the extra `report` installs."""
+    """Reads sources other than captures. These imports need msgspec. The extra `report` installs msgspec."""
     if kind is Kind.PROMETHEUS:
         from otel_epping.history.sources.prometheus import read_prometheus
 

@@ -31,14 +31,14 @@ from otel_epping.otel.series_groups import SeriesGroup
 from otel_epping.series.grouping import Grouping
 from otel_epping.series.limits import Limits
 
-# Larger differences between the system clock and the time that has passed are steps of the system clock.
+# A larger difference between the system clock and the elapsed time is a step of the system clock.
 _MAX_STEP_NS = 10**9
 
 
 class LiveSource:
     """Takes slices from a collector. Create the source before the first packet is counted.
 
-    `numbering` is the numbering of the history to which the slices are added. `grouping` says what a line stands for.
+    `numbering` is the numbering of the history to which the slices are added. `grouping` defines the lines.
     `elapsed_ns` reads a clock that cannot be set.
     """
 
@@ -70,8 +70,8 @@ class LiveSource:
         """Returns the counts since the previous call, as a slice.
 
         By default, the slice begins at the time of the previous reading and ends at the time of the new reading. If the
-        system clock was set forward in between, the slice begins later, so that its length is the time that has really
-        passed. Raises OSError if a map cannot be read.
+        system clock was set forward between the readings, the slice begins later, so that the slice has the length of
+        the elapsed time. Raises OSError if a map cannot be read.
         """
         self._producer.read()
         previous_ns, self._previous_elapsed_ns = self._previous_elapsed_ns, self._elapsed_ns()
@@ -103,7 +103,7 @@ class LiveSource:
         self._lines, self._numbering = to[self._lines], numbering
 
     def _register(self, group: SeriesGroup) -> None:
-        """Gives numbers to all columns, also to those without counts, because their counts are known to be 0."""
+        """Gives numbers to all columns. The counts of a column without a number would be unknown, but are 0."""
         self._methods = np.array(
             [self._numbering.methods.find(str(labels.get(semconv.METHOD, ""))) for labels in group.method_labels],
             np.int64,

@@ -18,20 +18,20 @@ from otel_epping.history.sources.otlp_json import NotOtlpError, ResourceData, at
 from otel_epping.history.sources.otlp_points import Times, sort_metric
 from otel_epping.history.sources.reading import InputFile
 
-# The points of one reading may be spread over many lines. A slice is built when no point was added to it for
+# The points of one reading may be spread over many lines. A slice is built when no point was added to the slice for
 # _SETTLED_LINES lines, or when more than _MAX_POINTS points wait.
 _SETTLED_LINES = 16
 _MAX_POINTS = 500_000
-# Up to this number of intervals before the first export, a series that starts is a series that started in the time of
-# the file: the file begins with the first interval of the agent.
+# If a series starts at most this number of intervals before the first export, the file begins with the first interval
+# of the agent. In this case, all counts of the series belong to the time of the file.
 _FIRST_INTERVALS = 2
-# If the slices of a history need more than _MAX_BYTES, pairs of them are merged.
+# If the slices of a history need more than _MAX_BYTES, pairs of slices are merged.
 _MAX_BYTES = 400 << 20
 _CHECK_SLICES = 64
-# Repeated lines are recognised by their length and by this number of bytes at their begin and at their end.
+# A repeated line is recognised by the length of the line, and by this number of bytes at the begin and at the end.
 _COMPARED_BYTES = 4096
 _FIRST_TIME = re.compile(rb'"timeUnixNano"\s*:\s*"?(\d{1,20})')
-# Slices that are further apart are of a clock that was set in between.
+# If two consecutive slices begin more than this time apart, the clock was set between these slices.
 _CLOCK_SET_NS = 366 * 86_400 * 10**9
 _S = 10**9
 
@@ -77,7 +77,7 @@ class OtlpReader:
             notes.append(f"{file.name}: {file.damage}; only the data before the damage are used")
 
     def finish(self) -> History:
-        """Returns the history, whose notes say what could not be used."""
+        """Returns the history. The notes of the history describe the data that are not used."""
         agents = list(self._by_key.values())
         for agent in agents:
             for time_ns in sorted(agent.times):
@@ -159,7 +159,10 @@ class OtlpReader:
             self._history.coarsen(self._step_ns)
 
     def _build_first(self, agent: AgentSlices, first_ns: int | None) -> None:
-        """Builds the slices that waited. A file with only one export has no interval, so all its counts are used."""
+        """Builds the slices that waited for `first_ns`.
+
+        If the file has only one export, `first_ns` is None and all counts are used.
+        """
         agent.first_ns = EARLIEST_NS if first_ns is None else first_ns
         for time_ns, points in agent.first:
             self._add_slice(agent.slice(time_ns, points))
@@ -169,7 +172,7 @@ class OtlpReader:
 def _without_wrong_times(history: History) -> History:
     """Removes the slices that are more than a year before or after most slices.
 
-    For example, some routers start with the time 1970, until they get the time from a server.
+    For example, the clock of some routers starts in 1970, and is set when the router gets the time from a server.
     """
     times = np.array(history.intervals, np.int64).reshape(-1, 2)
     groups = np.cumsum(np.diff(times[:, 0], prepend=times[:1, 0]) > _CLOCK_SET_NS)
@@ -182,8 +185,8 @@ def _without_wrong_times(history: History) -> History:
     found = history.only(kept)
     lost = int(history.total().rtts().counts.sum()) - int(found.total().rtts().counts.sum())
     found.notes.append(
-        f"intervals that are not used, because the clock of the agent was wrong: {np.count_nonzero(~kept):,}, with "
-        f"{lost:,} RTTs; most other intervals are more than a year away"
+        "intervals that are more than a year before or after most intervals are not used, because the clock of the "
+        f"agent was wrong: {np.count_nonzero(~kept):,}, with {lost:,} RTTs"
     )
     return found
 

@@ -13,14 +13,14 @@ from otel_epping.kernel.sparse_histograms import SparseHistograms, starts_of
 
 _SIGN = np.uint64(2**63)
 _NS = 1e9
-_MAX_S = 1.8e10  # in ns, it has 64 bits
+_MAX_S = 1.8e10  # the value in ns needs 64 bits
 Stored = tuple[int, int, list[int], float, float, float]
-"""A histogram: scale, offset, counts; and the sum, minimum and maximum in seconds, 0 if they are unknown."""
+"""Scale, offset and counts of a histogram; sum, minimum and maximum RTT in seconds. 0 means unknown."""
 
 
 @dataclass
 class Unusable:
-    """Numbers of data points that are not used, by cause, and of other remarkable points."""
+    """The number of unused data points for each cause, and the numbers of other data points that notes mention."""
 
     foreign: dict[str, int] = field(default_factory=dict)
     without_time: int = 0
@@ -47,7 +47,7 @@ class HistogramRows:
     max_ns: Counts
 
     def take(self, rows: Indexes | Flags) -> "HistogramRows":
-        """Returns some of the rows."""
+        """Returns the given rows."""
         rows = np.arange(len(self.series))[rows]
         return HistogramRows(
             self.series[rows],
@@ -97,7 +97,7 @@ class CumulativeSeries:
     def counters(
         self, series: Indexes, start_ns: Times, values: Indexes, time_ns: int, first_ns: int
     ) -> tuple[Indexes, Indexes, Times]:
-        """Returns the series with increments, the increments, and when they began."""
+        """Returns the series with increments, the increments, and the begins of the increments."""
         kept, continues, begin_ns = self._follow(series, start_ns, time_ns, first_ns)
         series, values, begin_ns, continues = series[kept], values[kept], begin_ns[kept], continues[kept]
         before = np.where(continues, self._values[series], 0)
@@ -110,7 +110,9 @@ class CumulativeSeries:
     def histograms(
         self, rows: HistogramRows, stored: list[Stored], time_ns: int, first_ns: int
     ) -> tuple[HistogramRows, Times]:
-        """Returns the increments of histograms, and when they began. `stored` has the same histograms as `rows`.
+        """Returns the increments of histograms, and the begins of the increments.
+
+        `rows` and `stored` contain the same histograms.
 
         The minimum of an increment is known only if the minimum of the series has changed. The same applies to the
         maximum.
@@ -139,14 +141,14 @@ class CumulativeSeries:
         min_ns[again[min_ns[again] == before.min_ns]] = 0
         max_ns[again[max_ns[again] == before.max_ns]] = 0
         grown = HistogramRows(rows.series, rows.start_ns, scales, buckets, sum_ns, min_ns, max_ns)
-        # A wrong row is left out before its counts are added up, because it has counts beyond 2^63.
+        # The differences of decreased counts are 2^63 or more. Rows with such differences are not added up.
         counted = (begin_ns >= 0) & ~wrong
         grown, begin_ns = grown.take(counted), begin_ns[counted]
         counted = grown.buckets.totals() != 0
         return grown.take(counted), begin_ns[counted]
 
     def _follow(self, series: Indexes, start_ns: Times, time_ns: int, first_ns: int) -> tuple[Flags, Flags, Times]:
-        """Notes new points, and returns three arrays with a row for each point.
+        """Stores the times of new points. Returns three arrays with a row for each point.
 
         kept       False for a point that is not later than the previous point of its series, and for a repeated point
         continues  True if the series has an earlier point, and was not reset since

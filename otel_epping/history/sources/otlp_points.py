@@ -59,7 +59,7 @@ class Series:
     def find(self, metric: str, raws: list[bytes], unusable: Unusable) -> list[int | None]:
         """Returns the number of each series, or None if its attributes are invalid. Gives numbers to new series.
 
-        The series are often the same as in the previous request. To compare them is faster than to find them.
+        Most requests have the series of the previous request. A comparison with these series is faster than a search.
         """
         latest, numbers = self._found.get(metric, ([], []))
         if raws != latest:
@@ -111,7 +111,7 @@ def _column() -> PointColumn:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """Returns the value of an attribute with the type that otel-epping gives it."""
+    """Returns the value of an attribute, converted to the type of otel-epping's attribute."""
     if name in semconv.AGGREGATES:
         return value is True
     if name == semconv.AS_NUMBER:
@@ -121,7 +121,7 @@ def _typed(name: str, value: Any) -> Any:
 
 @dataclass
 class TimePoints:
-    """The points of one agent and time. The value of a histogram is a Stored, and other values are numbers.
+    """The points of one agent and time. The values of histograms have the type Stored. Other values are numbers.
 
     deltas, totals          the counts of delta and cumulative counters
     current                 current values
@@ -155,7 +155,7 @@ Times = dict[int, TimePoints]
 
 
 def sort_metric(metric: MetricData, series: Series, times: Times, unusable: Unusable) -> None:
-    """Adds the points of a metric to the points of their times."""
+    """Adds each point of a metric to the points of the same time."""
     data = metric.data
     if data is None or not data.dataPoints:
         return
@@ -239,7 +239,7 @@ def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
         if not found or len(point.bucketCounts) != len(point.explicitBounds) + 1 or point.bucketCounts[-1]:
             return None
         (scale, first), counts = found, point.bucketCounts[:-1]
-    # Values outside of the buckets are zeros and negative values (exponential), which no RTT has.
+    # Values outside of the buckets are zeros and negative values (exponential). No RTT has such a value.
     if sum(counts) != point.count:
         return None
     if not -_MAX_POWER <= first / 2**scale <= (first + len(counts)) / 2**scale <= _MAX_POWER:

@@ -3,7 +3,7 @@
 
 The formats are defined in pping/pping.c of github.com/xdp-project/bpf-examples (print_aggstats_json(),
 print_event_json()). `-F json` writes one array, and `-F jsonl` writes an object per line. `otel-epping watch` and
-`otel-epping replay --events` write the same objects for single RTTs. docs/recordings.md describes what is used.
+`otel-epping replay --events` write the same objects for single RTTs. docs/recordings.md describes the used fields.
 """
 
 import ipaddress
@@ -29,7 +29,7 @@ _MAX_SUM_NS = 2**62
 # ePPing's defaults (pping.h, pping.c).
 _BIN_WIDTH_NS, _INTERVAL_NS = 4_000_000, 10 * _S
 _PREFIX_LENGTHS = {4: 24, 6: 48}
-# Single RTTs are put into slices of the first of these lengths with which there are at most _MAX_SLICES slices.
+# The possible lengths of slices of single RTTs. The shortest length with at most _MAX_SLICES slices is used.
 _STEPS_NS = tuple(each * _S for each in (1, 2, 10, 20, 60, 120, 600, 1_200, 3_600, 86_400))
 _MAX_SLICES = 500
 
@@ -86,7 +86,7 @@ class _Reader:
         self._reported_ns = self._time_ns = 0
 
     def notes(self) -> Iterator[str]:
-        """Yields what could not be used, and the resolution of the RTTs."""
+        """Yields sentences about the resolution of the RTTs, and about data that are not used."""
         for width_ns in sorted(self.widths_ns):
             yield (
                 f"ePPing counted RTTs in bins of {width_ns / 1e6:g} ms, so RTTs and their quantiles have an error of "
@@ -134,7 +134,7 @@ class _Reader:
         if not self._time_ns or self._rtts:
             return
         begin_ns = self._time_ns - self._interval_ns
-        # The first report, and a report after a gap, begin one interval before their end.
+        # The first report, and each report after a gap, begins one interval before the end of the report.
         if 0 < self._time_ns - self._reported_ns < 2 * self._interval_ns:
             begin_ns = self._reported_ns
         self._history.add(self._builder.build(begin_ns, self._time_ns))
@@ -169,7 +169,11 @@ class _Reader:
         )
 
     def _bucket(self, number: int, bins: int, found: PpingObject) -> int:
-        """Returns the bucket of the middle of a bin, as far as RTTs are in it. The last bin may have longer RTTs."""
+        """Returns the bucket of the middle of the part of a bin that can contain RTTs.
+
+        If the minimum RTT is in the bin, the part begins at the minimum RTT. The last bin also counts longer RTTs, so
+        the part of the last bin ends at the maximum RTT.
+        """
         lower, upper = number * self._bin_width_ns, (number + 1) * self._bin_width_ns
         upper = found.max_rtt if number == bins - 1 and found.max_rtt > lower else upper
         return _index((max(lower, min(found.min_rtt, upper)) + upper) // 2)
@@ -237,7 +241,7 @@ def _column(metric: Metric, **attributes: str) -> ColumnKey:
 
 @lru_cache(65536)
 def _line(text: str, length_v4: int, length_v6: int) -> Line:
-    """Returns the line of a prefix or an address. ePPing counts subnets beyond its limit for 0.0.0.0/0 and ::/0."""
+    """Returns the line of a prefix or an address. ePPing counts subnets over the limit for 0.0.0.0/0 and ::/0."""
     lengths = {4: length_v4, 6: length_v6}
     network = ipaddress.ip_network(text, strict=False)
     if "/" not in text:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decodes the JSON output of ePPing: an array of objects (`-F json`), or an object per line (`-F jsonl`).
 
-An array may be one line of many gigabytes, and has no end if ePPing was killed. So the text is split into objects.
+An array may be one line of many gigabytes. The array has no end if ePPing was killed. So the text is split into
+objects.
 """
 
 import re
@@ -25,7 +26,7 @@ _MAX_OBJECT_BYTES = 1 << 20
 
 
 class PpingObject(Struct, gc=False):
-    """An object of any kind. The fields show which kind it is."""
+    """An object of any kind. The fields show the kind of the object."""
 
     timestamp: _Unsigned | None = None
     # Metadata
@@ -37,7 +38,7 @@ class PpingObject(Struct, gc=False):
     ip_prefix: str | None = None
     rx_stats: dict[str, Amounts] = {}
     tx_stats: dict[str, Amounts] = {}
-    # The same before October 2023: rx were the packets to the subnet
+    # The fields of a subnet before October 2023. rx was the direction to the subnet
     rx_packets: _Unsigned = 0
     rx_bytes: _Unsigned = 0
     tx_packets: _Unsigned = 0
@@ -75,7 +76,7 @@ def _texts(file: InputFile) -> Iterator[bytes]:
     rest = b""
     for block in file.blocks():
         *complete, rest = _SEPARATOR.split(rest + block)
-        # All separators lack their braces.
+        # split() has removed a closing and an opening brace at each separator.
         yield from (_braced(text) for text in complete)
         if len(rest) > _MAX_OBJECT_BYTES:
             yield rest

@@ -2,8 +2,8 @@
 """Reads slices from Prometheus' HTTP API, with native histograms. Mimir and Thanos have the same API.
 
 The source reads the values of counters and histograms at each step of a range query, and computes the differences of
-consecutive values, as for cumulative counts in OTLP files. PromQL's increase() is not used, because it extrapolates, so
-its results are not the counts. docs/recordings.md describes the limits of this method.
+consecutive values, as for cumulative counts in OTLP files. PromQL's increase() is not used. This
+function extrapolates, so the results differ from the counts. docs/recordings.md describes the limits of this method.
 """
 
 import math
@@ -119,7 +119,7 @@ class _Range:
         return agent
 
     def _add_slice(self, agent: AgentSlices, time_ns: int, points: TimePoints) -> None:
-        """Adds the slice of a step. The first step of an agent has only baselines, so it gives no slice."""
+        """Adds the slice of a step. The first step of an agent has only baselines, so this step gives no slice."""
         columns = points.totals, points.total_rtts
         values = [(series, _count(value)) for column in columns for series, value in zip(*column[::2], strict=True)]
         starts = self._start_ns(agent, values)
@@ -163,7 +163,7 @@ def _count(value: Any) -> float:
 
 
 def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator[tuple[int, float, Stored | None]]:
-    """Yields time, value and histogram of each step. The value of a histogram is its count."""
+    """Yields time, value and histogram of each step. The value of a histogram is the number of RTTs."""
     is_rtts = metric.kind == _RTTS
     for time_s, text in series.values:
         if is_rtts or not math.isfinite(value := float(text)):
@@ -213,11 +213,11 @@ def _place(lower: str, upper: str) -> tuple[int, int] | None:
 
 
 def read_prometheus(urls: Sequence[str], progress: Progress = lambda _: None) -> History:
-    """Returns the history of a range of time in Prometheus (PrometheusApi). Raises EppingError if it has no counts."""
+    """Returns the history of a range of time in Prometheus (PrometheusApi). Raises EppingError without any counts."""
     if len(urls) != 1:
         raise EppingError("several ranges of Prometheus cannot be added up: name one URL")
     api = PrometheusApi(urls[0])
     try:
         return _Range(api, progress).read()
-    except (ValueError, OverflowError) as error:  # a number is not a number
+    except (ValueError, OverflowError) as error:  # a value is not a number
         raise EppingError(f"{api.name}: the answer is not of Prometheus' HTTP API: {error}") from None

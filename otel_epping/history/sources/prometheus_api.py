@@ -65,11 +65,11 @@ class PrometheusApi:
     """The HTTP API at a URL: http://HOST:PORT/PREFIX?start=TIME&end=TIME&step=DURATION&match={LABEL="VALUE"}.
 
     start, end  the range of time: RFC 3339, Unix seconds, or a duration before now such as 24h; by default, 24 hours
-    step        time between two points, for example 5m; by default, it depends on the range
+    step        time between two points, for example 5m; the default depends on the range
     match       selects series by labels
 
-    The variable PROMETHEUS_HEADERS contains further headers, as OTEL_EXPORTER_OTLP_HEADERS. If the URL contains a user
-    and a password, they are sent as basic authentication. Raises EppingError if the URL is invalid.
+    The variable PROMETHEUS_HEADERS contains headers in the format of OTEL_EXPORTER_OTLP_HEADERS. If the URL contains a
+    user and a password, the client sends them as basic authentication. Raises EppingError if the URL is invalid.
     """
 
     def __init__(self, url: str) -> None:

@@ -14,7 +14,8 @@ from otel_epping.otel.metric_table import METRICS
 
 _UNITS = {"s": "seconds", "By": "bytes"}
 _TAGS = (f"{semconv.NETWORK_TAG}.", f"{semconv.NETWORK_TAG}.".replace(".", "_"))
-# With `otlp.promote_scope_metadata`, series have labels with otel-epping's version, which do not identify an agent.
+# With `otlp.promote_scope_metadata`, series have labels with the version of otel-epping. These labels do not
+# identify an agent.
 _SCOPE = "otel_scope_"
 _BOOLEANS = (semconv.OVERFLOW, semconv.UNANSWERED)
 

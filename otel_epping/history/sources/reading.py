@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads text files line by line, also if they are compressed. A line may have many megabytes."""
+"""Reads text files line by line. The files may be compressed, and a line may have many megabytes."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -18,16 +18,16 @@ from otel_epping.replay.capture.decompress import (
 Progress = Callable[[int], object]
 """A function that is called with the number of bytes that were read from the file since the previous call."""
 RANGE_SIZE = 1000
-"""The number of "bytes" that a range of time in Prometheus counts as, because the number of its bytes is not known."""
+"""The size of a range of time in Prometheus, for progress. The number of bytes is unknown before the answer."""
 
 HEAD_BYTES = 4096
 _READ_BYTES = 1 << 18
 _MAX_LINE_BYTES = 1 << 28
-# If the Collector's file exporter compresses, it writes the number of compressed bytes in front of each message. With
-# its feature gate exporter.file.nativeCompression, it writes an ordinary zstd file.
+# The Collector's file exporter writes the number of compressed bytes in front of each compressed message. With the
+# feature gate exporter.file.nativeCompression, the exporter writes an ordinary zstd file.
 _LENGTH = struct.Struct(">I")
 _ZSTD = b"\x28\xb5\x2f\xfd"
-# Some editors and shells begin a text file with a byte order mark. RFC 8259 allows to ignore it.
+# Some editors and shells begin a text file with a byte order mark. RFC 8259 allows a parser to ignore this mark.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -36,7 +36,7 @@ class InputFile:
 
     name    the name of the file for messages
     head    the first HEAD_BYTES decompressed bytes, or all bytes if the file is shorter
-    damage  why the file could not be read to its end, or ""
+    damage  the reason why the file could not be read to the end, or ""
 
     Raises EppingError if the file cannot be opened or is empty, or if a package for its compression is missing.
     """
@@ -73,7 +73,7 @@ class InputFile:
         self._file.close()
 
     def lines(self) -> Iterator[bytes]:
-        """Yields the lines without their ends, up to the end of the file or the first damage. May be called once.
+        """Yields the lines without line ends, up to the end of the file or the first damage. May be called once.
 
         The last line may be incomplete if `damage` is set.
         """
@@ -94,7 +94,7 @@ class InputFile:
             yield b"".join(parts)
 
     def blocks(self) -> Iterator[bytes]:
-        """Yields the bytes of the file, up to its end or the first damage. May be called once, instead of lines()."""
+        """Yields the bytes of the file, up to the end or the first damage. May be called once, instead of lines()."""
         data = self.head
         while data:
             yield data

@@ -20,7 +20,7 @@ from otel_epping.process import descriptors
 from otel_epping.series.grouping import Grouping
 from otel_epping.settings.model import Settings
 
-# Maximum time between two looks at the interfaces and the hooks.
+# Maximum time between two checks of the interfaces and the hooks, in seconds.
 _STEP_S = 0.2
 
 
@@ -29,7 +29,7 @@ class WatchedInterfaces:
 
     The constructor loads the program, drops the capabilities of the calling thread, and attaches the program. Threads
     that are started later have no capabilities either. The file of names and the databases are followed. `grouping`
-    says what a line stands for. `numbering` is the numbering of the history to which the slices are added.
+    defines the lines. `numbering` is the numbering of the history to which the slices are added.
 
     Raises EppingError if the program cannot be loaded or attached.
 
@@ -68,7 +68,7 @@ class WatchedInterfaces:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is wrong with the hooks and the interfaces now, one sentence each."""
+        """The current faults of the hooks and the interfaces, one sentence each."""
         missing = [f"no interface matches {text} now" for text in self._interfaces.unmatched()]
         down = [
             f"interface {link.name} is down: ip link set {link.name} up"
@@ -78,10 +78,10 @@ class WatchedInterfaces:
         return (*missing, *down, *self._collector.attachments.faults)
 
     def wait(self, until_s: float, is_stopped: Callable[[float], bool]) -> bool:
-        """Looks after the interfaces and the hooks until the time `until_s` of the monotonic clock.
+        """Supervises the interfaces and the hooks until the time `until_s` of the monotonic clock.
 
-        Calls `is_stopped` with the time to wait, in seconds. Returns False when the result is true, and True at the
-        end of the time.
+        Calls `is_stopped` with the time to wait, in seconds. Returns False when the result is true, and True at
+        the time `until_s`.
         """
         while True:
             if not self._hooks.wait_s():
@@ -101,7 +101,7 @@ class WatchedInterfaces:
 
     @property
     def lines_in_use(self) -> Indexes:
-        """The lines that the next slice may contain, apart from new lines."""
+        """The known lines that the next slice may contain."""
         return self._source.lines_in_use
 
     def renumber(self, to: Indexes, numbering: Numbering) -> None:

@@ -2,9 +2,9 @@
 """Appends requests to a file: one line of OTLP/JSON for each request.
 
 The Collector's receiver otlpjsonfile reads such files. The official exporter opentelemetry-exporter-otlp-json-file is
-not used, for three reasons. Its only release, 0.66b1, needs opentelemetry-exporter-otlp-common 0.66b1, and the OTLP
-exporters of SDK 1.45.2 need 0.66b2, so pip cannot install both. If the disk is full, it leaves a part of a line in the
-file. It also continues to write to a file that logrotate has renamed.
+not used, for three reasons. The only release, 0.66b1, needs opentelemetry-exporter-otlp-common 0.66b1, and the OTLP
+exporters of SDK 1.45.2 need 0.66b2, so pip cannot install both. If the disk is full, the exporter leaves a part of a
+line in the file. The exporter also continues to write to a file that logrotate has renamed.
 """
 
 import fcntl
@@ -29,10 +29,10 @@ _MAX_WRITE_S = 30.0
 
 
 class FileSender(RequestSender):
-    """Appends requests to the file `path`. If a request cannot be written completely, nothing of it is written.
+    """Appends requests to the file `path`. If a request cannot be written completely, no byte of the request is kept.
 
     If the file was renamed or deleted since the previous request, for example by logrotate, a new file is created.
-    Raises EppingError if the file cannot be opened, or if another process writes to it.
+    Raises EppingError if the file cannot be opened, or if another process writes to the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -47,7 +47,7 @@ class FileSender(RequestSender):
         raise NotImplementedError
 
     def _try(self, request: Request, timeout_s: float) -> Answer:
-        # The two messages have the same fields: MetricsData is what an OTLP file has in each line.
+        # A line of an OTLP file is a MetricsData message. ExportMetricsServiceRequest has the same fields.
         message = ExportMetricsServiceRequest.FromString(request.body)
         content = MessageToDict(message, use_integers_for_enums=True)
         line = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
@@ -74,7 +74,7 @@ class FileSender(RequestSender):
 
 
 def _open(path: str) -> int:
-    """Opens a file for appending. If its last line is incomplete, because a process was killed, ends the line."""
+    """Opens a file for appending. Ends an incomplete last line, which remains if a process was killed."""
     # Without O_NONBLOCK, opening a FIFO would wait for a reader.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     try:
@@ -94,7 +94,7 @@ def _open(path: str) -> int:
 
 
 def _append(fd: int, data: bytes) -> None:
-    """Writes all bytes, or raises OSError and writes no byte."""
+    """Appends all bytes. If a write fails, removes the written bytes and raises OSError."""
     size = os.fstat(fd).st_size
     rest = memoryview(data)
     try:
