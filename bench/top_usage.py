@@ -11,8 +11,8 @@ cpu         user and system time of all threads, in % of a core, while no key is
 reading     time between two readings. `top` increases this time to limit the CPU share
 redraw      CPU time of the main thread for each reading. The main thread draws the screen; another thread reads the
             counts and computes the numbers
-key         time from a key to the last byte of the new screen, with readings in parallel. The first 11 keys sort,
-            scroll and change the tab. The next key opens the filter. The later keys edit the filter or scroll
+key         time from a key to the last byte of the new screen, with readings in parallel. The keys sort, scroll, change
+            the tab, edit and use the filter, and reset the table
 """
 
 import threading
@@ -31,7 +31,7 @@ _SIZES = (1_000, 10_000)
 _PERIOD_S, _MEASURED_S, _SETTLE_S, _START_S = 2.0, 60.0, 15.0, 30.0
 # Two readings are at least this time apart.
 _SAME_READING_S = 0.5
-_KEYS = (b"s", b"S", b"i", b"\x1b[B", b"\x1b[6~", b"2", b"1", b"3", b"1", b"4", b"1", b"/", b"n", b">", b"5", b"r")
+_KEYS = (b"s", b"S", b"i", b"\x1b[B", b"\x1b[6~", b"2", b"1", b"3", b"1", b"4", b"1", b"/", b"n", b">", b"5", b"\r", b"r")
 _BETWEEN_KEYS_S = 0.3
 
 

@@ -31,8 +31,8 @@ _COLUMNS = (
         "impact",
         "Traffic x excess: the bytes in flight only because RTTs are longer than the minimum RTT.",
     ),
-    ReportColumn("p50", "p50", "time", "Half of the RTTs are shorter."),
-    ReportColumn("p95", "p95", "time", "95 % of the RTTs are shorter."),
+    ReportColumn("p50", "p50", "time", "Median RTT."),
+    ReportColumn("p95", "p95", "time", "95th percentile of the RTTs."),
     ReportColumn("minimum", "min", "time", "The minimum RTT is about the RTT without queues."),
     ReportColumn("excess", "excess", "time", "Mean RTT - minimum RTT."),
     ReportColumn(
