@@ -31,7 +31,8 @@ _SIZES = (1_000, 10_000)
 _PERIOD_S, _MEASURED_S, _SETTLE_S, _START_S = 2.0, 60.0, 15.0, 30.0
 # Two readings are at least this time apart.
 _SAME_READING_S = 0.5
-_KEYS = (b"s", b"S", b"i", b"\x1b[B", b"\x1b[6~", b"2", b"1", b"3", b"1", b"4", b"1", b"/", b"n", b">", b"5", b"\r", b"r")
+_SORT_AND_TABS = (b"s", b"S", b"i", b"\x1b[B", b"\x1b[6~", b"2", b"1", b"3", b"1", b"4", b"1")
+_KEYS = (*_SORT_AND_TABS, b"/", b"n", b">", b"5", b"\r", b"r")
 _BETWEEN_KEYS_S = 0.3
 
 
