@@ -37,9 +37,16 @@ def fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
+# The server of the conversations. The exports themselves pass between addresses of 127.0.0.0/24.
+SERVER, SUBNET = "127.1.0.1", "127.1.0.0/24"
+
+
 def octets(*paths: Path) -> int:
-    found = read_sources([str(path) for path in paths]).total().sum(metric_table.SUBNET_BYTES.name)
-    return 0 if found is None else int(found.sum())
+    """Return the recorded number of bytes of SUBNET."""
+    history = read_sources([str(path) for path in paths])
+    found = history.total().sum(metric_table.SUBNET_BYTES.name)
+    assert found is not None
+    return sum(int(found[number]) for number, line in enumerate(history.lines) if line.subnet == SUBNET)
 
 
 def wait_for_lines(path: Path, number: int) -> None:
@@ -59,24 +66,27 @@ def test_a_recording_is_complete_after_a_rename_and_after_a_full_disk(
         try:
             wait_for_lines(path, 1)
             assert_unprivileged(agent, log="")
-            converse(ns)
+            converse(ns, address=SERVER)
             wait_for_lines(path, 3)
             path.rename(renamed)
-            converse(ns)
+            converse(ns, address=SERVER)
             wait_for_lines(path, 1)
             fill(disk / "filling")
             deadline = time.monotonic() + PATIENCE_S
             while "cannot record" not in log.read_text():
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            converse(ns)
+            converse(ns, address=SERVER)
             (disk / "filling").unlink()
             agent.terminate()
             assert agent.wait(PATIENCE_S) == 0, log.read_text()
         finally:
             agent.kill()
-        latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.SUBNET_BYTES.name))
-        exported = [one for one in sink.points(metric_table.SUBNET_BYTES.name) if one.point.time_unix_nano == latest_ns]
+        points = [
+            one for one in sink.points(metric_table.SUBNET_BYTES.name) if one.attributes.get("epping.subnet") == SUBNET
+        ]
+        latest_ns = max(one.point.time_unix_nano for one in points)
+        exported = [one for one in points if one.point.time_unix_nano == latest_ns]
     assert octets(renamed, path) == sum(one.point.as_int for one in exported) > 0
     assert f"cannot record to {path}: No space left on device" in log.read_text()
     assert "Traceback" not in log.read_text()
@@ -89,7 +99,7 @@ def test_a_recording_needs_no_other_exporter(ns: Namespace, disk: Path) -> None:
     agent = ns.popen([*AGENT, "run", "-i", "lo", "--interval", "100ms"], env=environment(settings))
     try:
         wait_for_lines(path, 1)
-        converse(ns)
+        converse(ns, address=SERVER)
         agent.terminate()
         assert agent.wait(PATIENCE_S) == 0
     finally:

@@ -257,14 +257,15 @@ def test_the_whole_demo_agrees_and_leaves_nothing(whole: Demo) -> None:
 def test_the_report_of_the_demo_names_the_network_that_is_slow_under_load(whole: Demo) -> None:
     assert whole.process.wait(PATIENCE_S) == 0, whole.text()
     worst = re.escape(str(LOADED.subnet))
-    verdict = rf"slow: {worst} adds \d+ ms \(p95 \d+ ms, [\d,]+ samples\), under load: \d+ ms more when busy"
+    verdict = rf"slow: {worst} adds \d+ ms \(p95 \d+ ms, [\d,]+ samples\), because of load: \d+ ms more when busy"
     assert re.search(verdict, whole.text())
     page = (whole.output.parent / "demo.html").read_text()
     assert re.search(verdict, page)
     arrived = dict(re.findall(r"^ *([0-9a-f.:]+/\d+) +\d+ +(\d+) ", whole.text(), re.M))
     reported = dict(re.findall(r">([0-9a-f.:]+/\d+)</a></td><td>tcp_timestamp</td><td [^>]*data-v=\"(\d+)\"", page))
     assert len(arrived) == len(DEFAULT_NETWORKS) + 1
-    assert arrived.items() <= reported.items()
+    # The traffic continues while the agent stops, and the agent reads the last counts for each exporter.
+    assert all(abs(int(reported[subnet]) - int(samples)) <= 10 for subnet, samples in arrived.items())
 
 
 def test_the_demo_ends_with_the_commands_for_the_interface_with_the_default_route(whole: Demo) -> None:

@@ -144,11 +144,11 @@ def public() -> Iterator[Path]:
         yield Path(folder)
 
 
-def converse(ns: Namespace, turns: int = 20) -> None:
-    """Send requests and answers over a TCP connection of the namespace's loopback interface."""
+def converse(ns: Namespace, turns: int = 20, address: str = "127.0.0.1") -> None:
+    """Send requests and answers over TCP on the loopback interface of the namespace. `address` is the server."""
     with (
         ns.entered(),
-        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_server((address, 0)) as listener,
         socket.create_connection(listener.getsockname()) as near,
         listener.accept()[0] as far,
     ):
