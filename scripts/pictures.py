@@ -33,7 +33,7 @@ from otel_epping.top.widgets import Failed, Updated
 from tests.support.browser import Browser
 
 _COLUMNS, _LINES = 110, 24
-_WIDTH, _HEIGHT = 1440, 1540
+_WIDTH, _HEIGHT = 1440, 1690
 # Fonts that are common on the computers of readers. The SVG contains the length of each text, so columns are aligned
 # with any of these fonts.
 _FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
