@@ -54,7 +54,9 @@ class SlowNetwork(NamedTuple):
     excess   mean RTT - minimum RTT
     p95      95th percentile of the RTTs
     samples  number of RTTs
-    load     latency under load
+    load     latency under load: busy - quiet
+    quiet    80th percentile of the RTTs in the quietest periods
+    busy     80th percentile of the RTTs in the busiest periods
     loss     share of retransmitted segments, in the direction with the greater share
     ce       share of packets marked CE, in the direction with the greater share
     cause    LOAD, NOT_LOAD or UNKNOWN
@@ -65,6 +67,8 @@ class SlowNetwork(NamedTuple):
     p95: float
     samples: int
     load: float
+    quiet: float
+    busy: float
     loss: float
     ce: float
     cause: str
@@ -125,12 +129,14 @@ def verdict(
 
 
 def _slow_network(number: int, found: LineStatistics, under_load: LoadLatency, thresholds: Thresholds) -> SlowNetwork:
-    load = float(under_load.added[number])
+    load, quiet, busy = (float(each[number]) for each in (under_load.added, under_load.quiet, under_load.busy))
     cause = UNKNOWN if np.isnan(load) else LOAD if load >= thresholds.load else NOT_LOAD
     loss = np.fmax(found.loss_from[number], found.loss_to[number])
     ce = np.fmax(found.ce_from[number], found.ce_to[number])
     excess, p95, samples = found.excess[number], found.p95[number], found.samples[number]
-    return SlowNetwork(number, float(excess), float(p95), int(samples), load, float(loss), float(ce), cause)
+    return SlowNetwork(
+        number, float(excess), float(p95), int(samples), load, quiet, busy, float(loss), float(ce), cause
+    )
 
 
 def _names(lines: Sequence[Line], label: Callable[[Line], str]) -> list[str]:
@@ -189,7 +195,7 @@ def _why(network: SlowNetwork, thresholds: Thresholds) -> str:
     """Returns the end of a clause about a network: whether load is the cause, loss, and congestion marks."""
     reasons = []
     if network.cause == LOAD:
-        reasons.append(f"because of load: {_ms(network.load)} more when busy")
+        reasons.append(f"because of load: {_ms(network.quiet)} when quiet, {_ms(network.busy)} when busy")
     elif network.cause == NOT_LOAD:
         reasons.append("not because of load")
     if network.loss >= thresholds.loss:

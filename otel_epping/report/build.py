@@ -16,7 +16,7 @@ from otel_epping.report.features import coverage, features
 from otel_epping.report.load import against_traffic, under_load
 from otel_epping.report.measurement import LineTexts, Measured, Source
 from otel_epping.report.networks import heat_map, smoke, worst
-from otel_epping.report.text import count, duration, moment, plural
+from otel_epping.report.text import count, duration, moment, ms, plural
 from otel_epping.report.timeline import PeriodTable
 from otel_epping.version import __version__
 
@@ -113,6 +113,7 @@ def _verdict(measurement: Measured, timeline: PeriodTable, thresholds: Threshold
     judged = int(samples[samples >= thresholds.min_samples].sum())
     sentences = [
         found.sentence,
+        f"A network is slow if its mean RTT is at least {ms(thresholds.slow)} ms above its minimum RTT. "
         f"The verdict uses {plural(judged, 'RTT')} of {plural(found.judged, 'network')} with at least "
         f"{thresholds.min_samples} RTTs each.",
     ]

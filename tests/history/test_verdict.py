@@ -100,7 +100,7 @@ def load_verdict(busy_ms: int, idle_ms: int) -> Verdict:
 def test_load_is_the_cause_or_not() -> None:
     under_load, always = load_verdict(300, 20), load_verdict(100, 100)
     assert [each.cause for each in under_load.slow] == [LOAD]
-    assert under_load.sentence.endswith(", because of load: 280 ms more when busy.")
+    assert under_load.sentence.endswith(", because of load: 20 ms when quiet, 300 ms when busy.")
     assert [each.cause for each in always.slow] == [NOT_LOAD]
     assert always.sentence.endswith("samples), not because of load.")
 
