@@ -128,4 +128,5 @@ def test_all_oracles_are_documented() -> None:
     assert {" ".join(command[1:]) for command in _documented()} == {
         *(f"tests/oracles {name}" for name in ("pping", "tshark", "coverage", "links", "all")),
         "tests/oracles/epping.py",
+        "tests/oracles/perses.py",
     }
