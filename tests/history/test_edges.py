@@ -50,6 +50,7 @@ TOTALS = [cumulative(minute) for minute in range(40)]
 WHOLE, HALF = 120, len(text(DELTAS[:20]))
 FRAMES = zstd.compress(TEXT[:HALF]), zstd.compress(TEXT[HALF:])
 # A router starts in 1970, exports twice, and gets the time from a server before its third export.
+FIVE = line(io(number(A, 0, 60, 100)), durations(rtts(A, 0, 60, [2, 3])), agent="a")
 WITHOUT_CLOCK = [export(1 + SINCE_1970 // 60), export(2 + SINCE_1970 // 60), export(-1, begin=SINCE_1970 + 180)]
 
 
@@ -69,6 +70,8 @@ WITHOUT_CLOCK = [export(1 + SINCE_1970 // 60), export(2 + SINCE_1970 // 60), exp
         pytest.param(text([*WITHOUT_CLOCK, *DELTAS]), WHOLE, "clock of the agent was wrong: 3, with 9 RTTs", id="1970"),
         pytest.param(text([*DELTAS, export(10**8)]), WHOLE, "agent was wrong: 1, with 3 RTTs", id="year 2213"),
         pytest.param(text(WITHOUT_CLOCK[:2]), 6, "", id="only 1970"),
+        pytest.param(text([WITHOUT_CLOCK[0], FIVE]), 5, "agent was wrong: 1, with 3 RTTs", id="one export in 1970"),
+        pytest.param(text([FIVE, export(10**8)]), 5, "agent was wrong: 1, with 3 RTTs", id="one export in 2213"),
         pytest.param(gzip.compress(TEXT[:HALF]) + gzip.compress(TEXT[HALF:]), WHOLE, "", id="two members of gzip"),
         pytest.param(b"".join(FRAMES), WHOLE, "", id="two frames of zstd"),
         pytest.param(FRAMES[0] + FRAMES[1][:-9], WHOLE // 2, "the zstd file is truncated", id="cut zstd"),

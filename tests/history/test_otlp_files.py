@@ -353,4 +353,5 @@ def test_damaged_lines_are_counted(tmp_path_factory: pytest.TempPathFactory, dat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         history = read(folder / "fuzzed")
-    assert any(label.startswith(B) for label in octets(history))
+    # If one of two times is damaged, the wrong time cannot always be found. A note says which interval is not used.
+    assert any(label.startswith(B) for label in octets(history)) or "more than a year" in str(history.notes)

@@ -5,6 +5,7 @@ docs/recordings.md describes which files and which data points are usable.
 """
 
 import re
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -179,7 +180,12 @@ def _without_wrong_times(history: History) -> History:
     usual = times[:, 1] - times[:, 0] <= _CLOCK_SET_NS
     if not usual.any():
         return history
-    kept = usual & (groups == np.bincount(groups[usual]).argmax())
+    # If several groups have the same number of slices, the latest group that is not in the future is used: clocks that
+    # are not set yet are in the past.
+    sizes = np.bincount(groups[usual])
+    largest = np.flatnonzero(sizes == sizes.max())
+    begins_ns = np.array([times[groups == group, 0].min() for group in largest])
+    kept = usual & (groups == largest[max(np.count_nonzero(begins_ns <= time.time_ns()) - 1, 0)])
     if kept.all():
         return history
     found = history.only(kept)
