@@ -185,7 +185,8 @@ def _without_wrong_times(history: History) -> History:
     sizes = np.bincount(groups[usual])
     largest = np.flatnonzero(sizes == sizes.max())
     begins_ns = np.array([times[groups == group, 0].min() for group in largest])
-    kept = usual & (groups == largest[max(np.count_nonzero(begins_ns <= time.time_ns()) - 1, 0)])
+    past = int(np.count_nonzero(begins_ns <= time.time_ns()))
+    kept = usual & (groups == largest[max(past - 1, 0)])
     if kept.all():
         return history
     found = history.only(kept)
