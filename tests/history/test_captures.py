@@ -109,6 +109,9 @@ def test_a_capture_without_packets_and_a_file_that_is_no_capture(tmp_path: Path)
     assert any(str(other) in note for note in history.notes)
     with pytest.raises(EppingError, match=r"other\.pcap"):
         read_captures([str(other)], config)
+    other.write_bytes(pcap([])[:20])
+    with pytest.raises(EppingError, match="truncated in the file header"):
+        read_captures([str(other)], config)
 
 
 def test_subnets_that_never_answer_share_a_line_even_if_lines_are_groups(tmp_path: Path) -> None:

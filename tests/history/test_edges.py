@@ -111,7 +111,6 @@ def test_odd_files_give_the_right_counts(tmp_path: Path, content: bytes, samples
         pytest.param(f"[{DELTAS[0]}]".encode(), "Expected `object`, got `array`", id="array"),
         pytest.param(line(io(number(A, 0, 60, 1), temporality=0)).encode(), "neither deltas nor", id="no temporality"),
         pytest.param(line({"name": "up", "gauge": {"dataPoints": [{}]}}).encode(), "other metrics", id="foreign"),
-        pytest.param(PCAP[:20], "truncated in the file header", id="cut capture"),
         pytest.param(b'[{"timestamp":1,"src_ip":', "no RTTs or counts of ePPing: 1 objects", id="cut ePPing"),
     ],
 )  # fmt: skip
