@@ -110,7 +110,7 @@ def test_prometheus_has_the_counts_of_the_live_history(exported: Exported) -> No
 
 def test_labels_select_series(exported: Exported) -> None:
     assert counts(exported.read('&match={job="otel-epping"}')) == counts(exported.read())
-    with pytest.raises(EppingError, match="no increase of metrics of otel-epping"):
+    with pytest.raises(EppingError, match="no metrics of otel-epping in the range of time"):
         exported.read('&match=job="other"')
 
 
