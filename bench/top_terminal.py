@@ -59,6 +59,10 @@ class TopTerminal(WatchingProcess):
         """The latest output."""
         return self._output.decode(errors="replace")
 
+    def is_painted(self) -> bool:
+        """Returns true if there was output."""
+        return bool(self._bursts)
+
     @property
     def bursts(self) -> list[Painting]:
         """The bursts of output since the start. The last burst may continue."""

@@ -48,7 +48,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         progress(f"top_usage: {subnets:,} subnets")
         with VethPair() as veth, TopTerminal(veth) as top:
             top.wait_until(top.program, _START_S, "it is attached to both hooks")
-            top.wait_until(lambda top=top: top.bursts, _START_S, "the screen is painted")  # type: ignore[misc]
+            top.wait_until(top.is_painted, _START_S, "the screen is painted")
             traffic, stop = SubnetTraffic(veth), threading.Event()
             active_subnets.activate(top, traffic, subnets, layouts, EppingConfig.scale)
             sending = threading.Thread(target=_send, args=(traffic, subnets - 1, stop))

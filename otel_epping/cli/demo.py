@@ -55,7 +55,8 @@ def _with_report(output: Path) -> bool:
         record = Path(folder, "demo")
         agrees = lab_demo.run(record)
         options = ReportOptions([str(record)], str(output), "html", 0, Thresholds(), is_merged=False, is_redacted=False)
-        run(Settings(), names.open_files(Settings()), Grouping(), options)
+        settings = Settings()
+        run(settings, names.open_files(settings), Grouping(), options)
     return agrees
 
 

@@ -53,7 +53,7 @@ class Update:
     reasons    sentences that explain why there are no RTTs; empty if there are RTTs
     faults     the faults of interfaces and hooks, one sentence each
     notes      remarks about captures
-    baseline   the begin and the end of the baseline, Unix time, ns; (0, 0) if there is none
+    baseline   the begin and the end of the baseline, Unix time, ns; (0, 0) without a baseline
     session    the begin and the end of the session, Unix time, ns
     ends_ns    the ends of the intervals of a capture, Unix time, ns; empty for interfaces
     interval_s time between two readings, in seconds

@@ -39,7 +39,7 @@ from tests.integration.backends import (
     query,
     query_range,
 )
-from tests.support.lab_agent import Agent, figure, talking
+from tests.support.lab_agent import Agent, figure, talking, watched
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DASHBOARD = json.loads((EXAMPLES / "grafana" / "dashboard.json").read_text())
@@ -192,20 +192,12 @@ def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             Agent(lab, folder, name, tap.http_endpoint.removesuffix("/v1/metrics"), "1s", **settings[name])
             for name, tap in taps.items()
         ]
-        try:
-            for agent in agents:
-                agent.watching()
-            with talking(lab):
-                for _ in range(3):  # after the first time, the counters exist
-                    time.sleep(TRAFFIC_S / 3)
-                    lab.router.run("ip", "route", "add", "blackhole", "10.1.0.2/32")
-                    time.sleep(DROPPING_S)
-                    lab.router.run("ip", "route", "del", "blackhole", "10.1.0.2/32")
-            for agent in agents:
-                assert agent.stop() == 0, agent.log
-        finally:
-            for agent in agents:
-                agent.kill()
+        with watched(agents), talking(lab):
+            for _ in range(3):  # after the first time, the counters exist
+                time.sleep(TRAFFIC_S / 3)
+                lab.router.run("ip", "route", "add", "blackhole", "10.1.0.2/32")
+                time.sleep(DROPPING_S)
+                lab.router.run("ip", "route", "del", "blackhole", "10.1.0.2/32")
         middle.stop()
         assert not re.search(r"\terror\t", middle.log), middle.log
         time.sleep(2)  # until Prometheus has evaluated the rules with the last points

@@ -29,7 +29,7 @@ from tests.history.otlp_lines import content
 from tests.integration import comparison
 from tests.integration.backends import COLLECTOR_GRPC, Backend, Tap, collector, prometheus, query
 from tests.integration.comparison import Series
-from tests.support.lab_agent import Agent, figure, talking
+from tests.support.lab_agent import Agent, figure, talking, watched
 
 CUMULATIVE, DELTA = "cumulative", "delta"
 INTERVAL = "1s"
@@ -100,16 +100,8 @@ def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 OTEL_EPPING_RECORD=str(recordings / DELTA),
             ),
         ]
-        try:
-            for agent in agents:
-                agent.watching()
-            with talking(lab):
-                time.sleep(TRAFFIC_S)
-            for agent in agents:
-                assert agent.stop() == 0, agent.log
-        finally:
-            for agent in agents:
-                agent.kill()
+        with watched(agents), talking(lab):
+            time.sleep(TRAFFIC_S)
         middle.stop()
         assert not re.search(r"\t(warn|error)\t", middle.log), middle.log
         passed = {name: comparison.read(files[name]) for name in (CUMULATIVE, DELTA, "accumulated")}

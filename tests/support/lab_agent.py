@@ -16,7 +16,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -110,6 +110,23 @@ class Agent:
         """The greatest resident memory that the agent has had, with the pages of files."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0])
+
+
+@contextmanager
+def watched(agents: Sequence[Agent]) -> Iterator[None]:
+    """Wait until all agents watch their interfaces, and run the body of the `with` statement. Then stop the agents.
+
+    Each agent must end with exit code 0.
+    """
+    try:
+        for agent in agents:
+            agent.watching()
+        yield
+        for agent in agents:
+            assert agent.stop() == 0, agent.log
+    finally:
+        for agent in agents:
+            agent.kill()
 
 
 @contextmanager

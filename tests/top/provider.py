@@ -51,12 +51,17 @@ class Provider:
     def line(number: int) -> Line:
         """Return the line of a network. Each third network has a name and a tag."""
         subnet = str(ipaddress.ip_network((0x14000000 + number * 256, 24)))
-        place = {"interface": "wan0", "side": "external"}
-        system = {"as_number": 64500 + number % 50, "as_organization": f"Provider {number % 50}", "country": "DE"}
+        line = Line(
+            as_number=64500 + number % 50,
+            as_organization=f"Provider {number % 50}",
+            country="DE",
+            interface="wan0",
+            side="external",
+        )
         if number % 3 == 0:
             tags = (("site", f"Tower {number % 7}"),)
-            return Line(name=f"Customer {number}", tags=tags, **place, **system)  # type: ignore[arg-type]
-        return Line(subnet=subnet, network_type="ipv4", **place, **system)  # type: ignore[arg-type]
+            return line._replace(name=f"Customer {number}", tags=tags)
+        return line._replace(subnet=subnet, network_type="ipv4")
 
     def slice(self, seconds: float = 2.0, samples: int = 30, active: int | None = None) -> Slice:
         """Return a slice in which the first `active` networks have about `samples` RTTs each."""

@@ -3,6 +3,7 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,12 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 FOLDER = Path(__file__).parent / "snapshots"
 BEGIN_NS = 1_800_000_000 * SECOND
-AT_WAN = {"interface": "wan0", "side": "external"}
-FULL = Line(name="Tower Hill", as_number=64500, as_organization="Example Fibre", country="DE", **AT_WAN)  # type: ignore[arg-type]
+external = partial(Line, interface="wan0", side="external")
+FULL = external(name="Tower Hill", as_number=64500, as_organization="Example Fibre", country="DE")
 NETWORKS = [
     FULL,
-    Line(subnet="192.0.2.0/24", network_type="ipv4", as_number=64501, as_organization="Example Cloud", **AT_WAN),  # type: ignore[arg-type]
-    Line(subnet="2001:db8:1::/48", network_type="ipv6", **AT_WAN),  # type: ignore[arg-type]
+    external(subnet="192.0.2.0/24", network_type="ipv4", as_number=64501, as_organization="Example Cloud"),
+    external(subnet="2001:db8:1::/48", network_type="ipv6"),
     Line(subnet="10.1.0.0/24", network_type="ipv4", interface="wan0", side="internal"),
 ]
 DELAYS_MS = (30, 12, 180, 0.2)
