@@ -131,18 +131,21 @@ class History:
 
     def renumbered(self, to: Indexes, numbering: Numbering) -> "History":
         """Returns a history with another numbering. `to` is the new number of each line (Numbering.grouped())."""
-        history = History(numbering, self._ages)
-        history.notes, history.failures, history.bin_ns = self.notes, self.failures, self.bin_ns
+        history = self._without_slices(numbering)
         for stored in self._slices:
             history._insert(grouped_slice(stored, to, numbering))
         return history
 
     def only(self, kept: Flags) -> "History":
         """Returns a history of the slices for which `kept` is true, in the order of time."""
-        history = History(self.numbering, self._ages)
-        history.notes, history.bin_ns = self.notes, self.bin_ns
+        history = self._without_slices(self.numbering)
         for stored in compress(self._slices, kept.tolist()):
             history._insert(stored)
+        return history
+
+    def _without_slices(self, numbering: Numbering) -> "History":
+        history = History(numbering, self._ages)
+        history.notes, history.failures, history.bin_ns = self.notes, self.failures, self.bin_ns
         return history
 
     def _insert(self, stored: StoredSlice) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from otel_epping.history.line import Line
 from otel_epping.kernel.arrays import Indexes
-from otel_epping.networks.pseudonyms import unchanged
 from otel_epping.top import head, text
 from otel_epping.top.columns import COLUMNS
 from otel_epping.top.frame import Frame, summary
@@ -53,10 +52,10 @@ def _labels(line: Line, view: View) -> dict[str, Any]:
     shown = {
         "subnet": view.show("subnet", line.subnet) if line.subnet else "",
         "name": view.show("network", line.name) if line.name else "",
-        "as": line.as_number if view.show is unchanged else None,
+        "as": None if view.is_redacted else line.as_number,
         "organization": view.show("organization", line.as_organization) if line.as_organization else "",
     }
-    tags = {} if view.show is not unchanged else dict(line.tags)
+    tags = {} if view.is_redacted else dict(line.tags)
     return {each: getattr(line, each) if each not in shown else shown[each] for each in _LABELS} | {"tags": tags}
 
 
