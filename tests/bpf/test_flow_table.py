@@ -2,6 +2,7 @@
 """Tests the flow table: its entries, eviction from a full set, and two CPUs that process packets at the same time."""
 
 import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.parallel
 
 
 PLACES, WAYS = 4096, 16  # the setting max_flows of the bench, and the size of a set in bpf/flow_maps.h
+CONFIG = EppingConfig(packet_clock=True, max_subnets=512, max_flows=PLACES, sample_interval_ns=0)
 TOO_MANY = 4 * PLACES
 TAKEN, ANSWERED = 1, 2  # bits of a tag, bpf/flow_table.h
 CLOSED = 3
@@ -63,10 +65,17 @@ class Speakers:
 
 
 @pytest.fixture
-def speakers(every: Bench) -> Speakers:
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    """A program of this file. The flows of this file fill sets of the table, so other tests must not share the
+    table."""
+    return bench_of(CONFIG)
+
+
+@pytest.fixture
+def speakers(bench: Bench) -> Speakers:
     """Two hosts that exchange packets. The flow table is empty at first."""
-    forget_flows(every.collector.program.maps)
-    return Speakers(every)
+    forget_flows(bench.collector.program.maps)
+    return Speakers(bench)
 
 
 def taken(bench: Bench) -> int:
@@ -84,74 +93,74 @@ def taken(bench: Bench) -> int:
     return len(rows)
 
 
-def test_each_flow_gets_one_entry_and_keeps_it(every: Bench, speakers: Speakers) -> None:
-    before = rtts(every)[0]
-    with every.counting() as counted:
+def test_each_flow_gets_one_entry_and_keeps_it(bench: Bench, speakers: Speakers) -> None:
+    before = rtts(bench)[0]
+    with bench.counting() as counted:
         for turn in (1, 2, 3):
             speakers.both(range(1000), START_NS + turn * 100 * MS, turn)
-    assert counted["flows_created"] == 1000 == taken(every)
+    assert counted["flows_created"] == 1000 == taken(bench)
     assert counted["flow_insert_failed"] == 0
     # The first segment of each flow may be a retransmission, so the program does not time it.
-    assert rtts(every)[0] - before == 2000
+    assert rtts(bench)[0] - before == 2000
 
 
-def test_flows_with_similar_addresses_get_separate_entries(every: Bench, speakers: Speakers) -> None:
+def test_flows_with_similar_addresses_get_separate_entries(bench: Bench, speakers: Speakers) -> None:
     """The IPv6 addresses differ only in the last byte of the first half and in the last byte of the second half.
     In real networks, addresses often differ only in the last byte of each half."""
-    feeder = Feeder(every.collector.program.entry_points[EGRESS])
+    feeder = Feeder(bench.collector.program.entry_points[EGRESS])
     segment = builders.tcp((443, 443), 0, 1, ACK, builders.timestamp(1, 1), b"data")
     flows = [bytes.fromhex(f"20010db8000000{net:02x}00000000000000{host:02x}") for net in BYTES for host in BYTES]
-    with every.counting() as counted:
+    with bench.counting() as counted:
         for now_ns in (START_NS, START_NS + MS):
             for address in flows:
                 feeder.set(
                     builders.link((), 6) + builders.ip(address, bytes.fromhex("20010db9" + 24 * "0"), 6, segment)
                 )
                 feeder.run(now_ns)
-    assert counted["flows_created"] == len(flows) == taken(every)
+    assert counted["flows_created"] == len(flows) == taken(bench)
 
 
-def test_a_full_table_keeps_the_flows_that_came_first(every: Bench, speakers: Speakers) -> None:
+def test_a_full_table_keeps_the_flows_that_came_first(bench: Bench, speakers: Speakers) -> None:
     flows = range(TOO_MANY)
-    with every.counting() as counted:
+    with bench.counting() as counted:
         speakers.both(flows, START_NS)
-    assert counted["flows_created"] == PLACES == taken(every)
+    assert counted["flows_created"] == PLACES == taken(bench)
     assert counted["flow_insert_failed"] == 2 * (TOO_MANY - PLACES)
 
-    before = rtts(every)[0]
-    with every.counting() as counted:
+    before = rtts(bench)[0]
+    with bench.counting() as counted:
         speakers.both(flows, START_NS + 500 * MS, 2)
-    assert rtts(every)[0] - before == PLACES
+    assert rtts(bench)[0] - before == PLACES
     assert counted["flows_created"] == 0
 
     # The set is full, so a new flow evicts an entry whose flow has been silent for a second.
-    with every.counting() as counted:
+    with bench.counting() as counted:
         speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 2 * SECOND)
-    assert counted["flows_created"] == PLACES == taken(every)
+    assert counted["flows_created"] == PLACES == taken(bench)
 
 
-def test_a_flow_seen_in_one_direction_is_evicted_at_once(every: Bench, speakers: Speakers) -> None:
+def test_a_flow_seen_in_one_direction_is_evicted_at_once(bench: Bench, speakers: Speakers) -> None:
     for flow in range(TOO_MANY):
         speakers.data(flow, START_NS)
-    assert taken(every) == PLACES
-    with every.counting() as counted:
+    assert taken(bench) == PLACES
+    with bench.counting() as counted:
         speakers.both(range(TOO_MANY, TOO_MANY + 1000), START_NS + MS)
     assert counted["flows_created"] == 1000
-    before = rtts(every)[0]
+    before = rtts(bench)[0]
     speakers.both(range(TOO_MANY, TOO_MANY + 1000), START_NS + 100 * MS, 2)
-    assert rtts(every)[0] - before == 1000
+    assert rtts(bench)[0] - before == 1000
 
 
-def test_the_entry_of_a_closed_flow_is_evicted_at_once(every: Bench, speakers: Speakers) -> None:
+def test_the_entry_of_a_closed_flow_is_evicted_at_once(bench: Bench, speakers: Speakers) -> None:
     speakers.both(range(TOO_MANY), START_NS)
     for flow in range(TOO_MANY // 4):
         speakers.reset(flow, START_NS + 10 * MS)
-    closed = np.count_nonzero(every.array("flows")["closed_ends"] == CLOSED)
+    closed = np.count_nonzero(bench.array("flows")["closed_ends"] == CLOSED)
     assert closed > PLACES // 8
-    with every.counting() as counted:
+    with bench.counting() as counted:
         speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 20 * MS)
     assert counted["flows_created"] == closed
-    assert taken(every) == PLACES
+    assert taken(bench) == PLACES
 
 
 def test_the_place_of_a_flow_cannot_be_predicted() -> None:
@@ -170,16 +179,16 @@ def test_the_place_of_a_flow_cannot_be_predicted() -> None:
     assert sum(first[key] == second[key] for key in first) < 8
 
 
-def test_two_cpus_create_entries_at_the_same_time(every: Bench, speakers: Speakers) -> None:
+def test_two_cpus_create_entries_at_the_same_time(bench: Bench, speakers: Speakers) -> None:
     """Each host of a flow sends on its own CPU. No flow gets two entries, and every flow has an entry at the end."""
     flows = range(1000)
-    with every.counting() as counted, ThreadPoolExecutor(2) as pool:
+    with bench.counting() as counted, ThreadPoolExecutor(2) as pool:
         for speak in ("data", "reply"):
-            one, other = Speakers(every), Speakers(every)
+            one, other = Speakers(bench), Speakers(bench)
 
             def talk(these: Speakers, how: str = speak) -> None:
                 for flow in flows:
                     getattr(these, how)(flow, START_NS)
 
             list(pool.map(talk, (one, other)))
-    assert counted["flows_created"] == 1000 == taken(every)
+    assert counted["flows_created"] == 1000 == taken(bench)
