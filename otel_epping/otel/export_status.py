@@ -68,13 +68,16 @@ class ExportStatus:
             cause = self.cause(failure)
             if self._causes.setdefault(exporter, Once()).is_new(failure.kind or kind_of(cause)):
                 fields = {"exporter": exporter, "cause": cause}
-                _log.warning("export failed, counts stay pending for the next export: %s", cause, extra=fields)
+                _log.warning(
+                    "%s: export failed, counts stay pending for the next export: %s", exporter, cause, extra=fields
+                )
             self._failures[exporter] = self._failures.get(exporter, 0) + 1
         elif exporter in self._failures:
             exports = self._failures.pop(exporter)
             self._causes.pop(exporter, None)
             _log.warning(
-                "exports succeed again after %d failed exports; pending counts were delivered",
+                "%s: exports succeed again after %d failed exports; pending counts were delivered",
+                exporter,
                 exports,
                 extra={"exporter": exporter, "failed_exports": exports},
             )

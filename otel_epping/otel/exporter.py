@@ -77,6 +77,7 @@ class ProducerExporter(MetricExporter):
     accepted the rest of the request. Rejected points must not be resent (OTLP specification, "Partial Success").
     `settings` decide what is exported. After each export, `on_result` is called. Its argument is the failure of the
     export, or None after a success. With `explicit_buckets`, histograms are exported with explicit buckets.
+    `name` is the exporter's name in the log; by default, the name of the class of `inner`.
     `certificates` are the files that `inner` uses for TLS. With `request_sender`, the encoded requests are passed to
     this sender, and not to `inner`.
     """
@@ -87,6 +88,7 @@ class ProducerExporter(MetricExporter):
         collector: EppingCollector,
         settings: ExportSettings | None = None,
         *,
+        name: str | None = None,
         forward_sdk: bool = True,
         on_result: Callable[[Failure | None], None] | None = None,
         explicit_buckets: bool = False,
@@ -110,7 +112,7 @@ class ProducerExporter(MetricExporter):
         self._on_result = on_result
         self._first = 0  # the next export starts with the batch that has this number
         self._sdk_sent_ns = 0  # time of the latest reading that was delivered together with the SDK's metrics
-        self._first_export = FirstExport()
+        self._first_export = FirstExport(name or type(inner).__name__)
         self._undelivered = UndeliveredDeltas()
         self._lock = threading.Lock()
         self._process = os.getpid()

@@ -14,7 +14,9 @@ class FirstExport:
     After the first success, the methods do nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exporter: str) -> None:
+        """`exporter` is the name of the exporter in the log."""
+        self._exporter = exporter
         self._is_logged = False
         self.begin()
 
@@ -40,10 +42,16 @@ class FirstExport:
         if self._bytes:
             size = f", {self._bytes / _KB:,.1f} kB ({self._compressed / _KB:,.1f} kB with gzip)"
         _log.info(
-            "one export: %s data points of %s subnets and covering prefixes%s: otel-epping cost shows what each group "
-            "adds",
+            "%s: one export: %s data points of %s subnets and covering prefixes%s: otel-epping cost shows what each "
+            "group adds",
+            self._exporter,
             f"{self._points:,}",
             f"{subnets:,}",
             size,
-            extra={"data_points": self._points, "subnets": subnets, "bytes": self._bytes},
+            extra={
+                "exporter": self._exporter,
+                "data_points": self._points,
+                "subnets": subnets,
+                "bytes": self._bytes,
+            },
         )

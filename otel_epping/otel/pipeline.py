@@ -34,6 +34,7 @@ from otel_epping.version import __version__
 _log = logging.getLogger(__name__)
 
 _SERVICE = "otel-epping"
+_RECORD = "record"  # the name of the exporter that writes the recording
 # The temporality of recorded counts. With deltas, each line of the file can be used without earlier lines, and series
 # without new counts need no space.
 _DELTA: dict[type, AggregationTemporality] = dict.fromkeys(
@@ -142,6 +143,7 @@ class Pipelines:
                 built,
                 collector,
                 self._settings,
+                name=name,
                 on_result=partial(on_result, name),
                 explicit_buckets=variables.explicit_buckets,
                 certificates=otlp.certificates if otlp else None,
@@ -153,7 +155,8 @@ class Pipelines:
                 NoExporter(_DELTA),
                 collector,
                 self._settings,
-                on_result=partial(on_result, "record"),
+                name=_RECORD,
+                on_result=partial(on_result, _RECORD),
                 request_sender=FileSender(record),
             )
             self.exporters.append(recorder)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the agent with `--record`. No counts are lost when the file is renamed, or when the disk is full."""
 
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -88,7 +89,9 @@ def test_a_recording_is_complete_after_a_rename_and_after_a_full_disk(
         latest_ns = max(one.point.time_unix_nano for one in points)
         exported = [one for one in points if one.point.time_unix_nano == latest_ns]
     assert octets(renamed, path) == sum(one.point.as_int for one in exported) > 0
-    assert f"cannot record to {path}: No space left on device" in log.read_text()
+    failed = f"record: export failed, counts stay pending for the next export: cannot record to {path}"
+    assert f"{failed}: No space left on device" in log.read_text()
+    assert set(re.findall(r"(\w+): one export: ", log.read_text())) == {"otlp_proto_grpc", "record"}
     assert "Traceback" not in log.read_text()
     assert all(line.endswith("}") for line in path.read_text().splitlines())
 

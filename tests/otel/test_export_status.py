@@ -38,13 +38,13 @@ for failure in [Failure("refused by 10.0.0.1:1", "refused"), Failure("refused by
 delivery("other", Failure("refused", "refused"))
 assert delivery.failing == ("otlp", "other")
 """)
-    failed = "WARNING export failed, counts stay pending for the next export: "
+    failed = "export failed, counts stay pending for the next export: "
     assert lines == [
-        f"{failed}refused by 10.0.0.1:1",
-        f"{failed}HTTP 404",
-        "WARNING exports succeed again after 4 failed exports; pending counts were delivered",
-        f"{failed}refused",
-        f"{failed}refused",
+        f"WARNING otlp: {failed}refused by 10.0.0.1:1",
+        f"WARNING otlp: {failed}HTTP 404",
+        "WARNING otlp: exports succeed again after 4 failed exports; pending counts were delivered",
+        f"WARNING otlp: {failed}refused",
+        f"WARNING other: {failed}refused",
     ]
 
 
@@ -61,7 +61,7 @@ logging.getLogger("urllib3.connectionpool").warning("Failed to parse headers (ur
     assert lines == [
         "WARNING Transient error, retrying in 1.25s",
         "ERROR Failed to export",
-        "WARNING export failed, counts stay pending for the next export: "
+        "WARNING otlp: export failed, counts stay pending for the next export: "
         "Transient error, retrying in 1.25s / Failed to export",
         "WARNING Failed to parse headers (url=http://a:4318)",
     ]

@@ -137,8 +137,9 @@ def test_the_json_log_of_an_agent_is_json_to_the_end(ns: Namespace, start: Calla
     (begun,) = [record for record in records if "interfaces" in record]
     assert begun["interfaces"] == ["lo", "up0"]
     assert begun["kernel_bytes"] > 2**20
-    (failed,) = [record for record in records if record["message"].startswith("export failed")]
+    (failed,) = [record for record in records if "export failed" in record["message"]]
     assert failed["exporter"].startswith("otlp_proto_")
+    assert failed["message"].startswith(f"{failed['exporter']}: export failed")
     assert endpoint.rpartition(":")[2] in failed["cause"]
     (warning,) = [record for record in records if "OTEL_EXPORTER_OTLP_TIMEOUT" in record["message"]]
     assert warning["level"] == "warning"
