@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import Raw
 
 from otel_epping.history.columns import ColumnKey, Numbering, Numbers
 from otel_epping.history.line import split_attributes
@@ -50,21 +51,22 @@ class Series:
         self.agent_columns = Numbers[ColumnKey]()
         self._numbering, self._agent = numbering, agent
         self._known: dict[str, dict[Hashable, int]] = {}
-        self._found: dict[str, tuple[list[bytes], list[int | None]]] = {}  # the latest arguments and result of find()
+        self._found: dict[str, tuple[list[Raw], list[int | None]]] = {}  # the latest arguments and result of find()
 
     def of(self, metric: str) -> dict[Hashable, int]:
         """Returns the numbers of the known series of a metric, by attributes."""
         return self._known.setdefault(metric, {})
 
-    def find(self, metric: str, raws: list[bytes], unusable: Unusable) -> list[int | None]:
+    def find(self, metric: str, raws: list[Raw], unusable: Unusable) -> list[int | None]:
         """Returns the number of each series, or None if its attributes are invalid. Gives numbers to new series.
 
-        Most requests have the series of the previous request. A comparison with these series is faster than a search.
+        Most requests have the series of the previous request. A comparison with these series is faster than a search,
+        and does not copy the attributes.
         """
         latest, numbers = self._found.get(metric, ([], []))
         if raws != latest:
-            known = self.of(metric)
-            numbers = [number if (number := known.get(raw)) is not None else self._new(metric, raw) for raw in raws]
+            known, keys = self.of(metric), map(bytes, raws)
+            numbers = [number if (number := known.get(key)) is not None else self._new(metric, key) for key in keys]
             unusable.invalid_attributes += numbers.count(None)
             self._found[metric] = raws, numbers
         return numbers
@@ -209,7 +211,7 @@ def _sort(
     times: Times,
     unusable: Unusable,
 ) -> None:
-    numbers = series.find(metric, [bytes(point.attributes) for point in points], unusable)
+    numbers = series.find(metric, [point.attributes for point in points], unusable)
     starts = [point.startTimeUnixNano for point in points]
     ends = [point.timeUnixNano for point in points]
     if len(ends) and ends[0] and None not in numbers and ends.count(ends[0]) == len(ends):

@@ -80,7 +80,8 @@ class InputFile:
         parts: list[bytes] = []
         size = 0
         for data in self.blocks():
-            first, *others = data.split(b"\n")
+            # split() copies the data, and most lines of a large network have many blocks.
+            first, *others = data.split(b"\n") if b"\n" in data else (data,)
             parts.append(first)
             size += len(first)
             if others:
