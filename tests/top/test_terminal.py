@@ -141,6 +141,15 @@ def test_a_signal_while_the_program_is_loaded(lab: Lab, tmp_path: Path, number: 
         assert_restored(terminal)
 
 
+def test_keys_pressed_while_the_program_is_loaded(lab: Lab, tmp_path: Path) -> None:
+    with top(lab, tmp_path, (80, 24), UTF_8) as terminal:
+        becomes(lambda: handles(pid_of_top(terminal), signal.SIGTERM), True)
+        terminal.press("2")
+        terminal.shows("p95 - minimum RTT")
+        terminal.press("q")
+        assert_restored(terminal)
+
+
 def test_ctrl_c_while_a_capture_is_read(lab: Lab, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "endless.pcap")
     with top(lab, tmp_path, (80, 24), UTF_8, str(tmp_path / "endless.pcap")) as terminal:
