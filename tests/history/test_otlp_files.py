@@ -232,6 +232,30 @@ def test_attributes_become_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_a_series_may_have_its_attributes_in_any_order(tmp_path: Path) -> None:
+    first, second = number(A, 0, 60, 100), number(A, 0, 120, 150)
+    second["attributes"] = second["attributes"][::-1]
+    lines = (line(io(each, temporality=CUMULATIVE)) for each in (first, second))
+    assert octets(read(write(tmp_path, *lines))) == {A: 150}
+
+
+def test_points_without_a_value_change_nothing(tmp_path: Path) -> None:
+    """The Collector marks series that are not scraped any more with such points."""
+    series = {"sum": [number(A, 0, 60 * minute, 100 * minute) for minute in (1, 2, 3)]}
+    series["rtts"] = [rtts(A, 0, 60 * minute, [minute]) for minute in (1, 2, 3)]
+    for points in series.values():
+        times = {name: points[1][name] for name in ("attributes", "startTimeUnixNano", "timeUnixNano")}
+        points[1] = times | {"flags": 1}
+    lines = (
+        line(io(octets_point, temporality=CUMULATIVE), durations(rtts_point, temporality=CUMULATIVE))
+        for octets_point, rtts_point in zip(*series.values(), strict=True)
+    )
+    history = read(write(tmp_path, *lines))
+    assert octets(history) == {A: 300}
+    assert buckets(history, A) == (4, {-100: 3})
+    assert history.notes == ["2 data points are not used, because they have no value"]
+
+
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     good = line(io(number(A, 0, 60, 1)))
     foreign = {"name": "http.requests", "sum": {"dataPoints": [{"asInt": "1"}], "aggregationTemporality": 2}}

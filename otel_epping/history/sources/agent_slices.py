@@ -119,6 +119,7 @@ def notes_of(unusable: Unusable) -> list[str]:
         found.append(f"{sum(unusable.foreign.values()):,} data points of other metrics are not used: {named}")
     for number, cause in (
         (unusable.without_time, "have no time"),
+        (unusable.without_value, "have no value"),
         (unusable.without_temporality, "are neither deltas nor cumulative"),
         (unusable.invalid_attributes, "have invalid attributes"),
         (unusable.odd_buckets, "have buckets that cannot be converted"),

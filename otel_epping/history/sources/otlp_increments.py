@@ -24,6 +24,7 @@ class Unusable:
 
     foreign: dict[str, int] = field(default_factory=dict)
     without_time: int = 0
+    without_value: int = 0
     without_temporality: int = 0
     invalid_attributes: int = 0
     odd_buckets: int = 0

@@ -16,6 +16,8 @@ from msgspec import DecodeError, Meta, Raw, Struct
 from msgspec.json import Decoder
 
 DELTA, CUMULATIVE = 1, 2
+# A bit of the flags of a data point: the writer had no value at this time (OTLP, DataPointFlags).
+NO_RECORDED_VALUE = 1
 _TEMPORALITIES = {"AGGREGATION_TEMPORALITY_DELTA": DELTA, "AGGREGATION_TEMPORALITY_CUMULATIVE": CUMULATIVE}
 _NONE = Raw(b"[]")
 _EMPTY = Raw(b"")
@@ -39,10 +41,13 @@ class NumberPoint(Struct, gc=False):
     timeUnixNano: _Unsigned = 0  # noqa: N815
     asInt: _Signed | None = None  # noqa: N815
     asDouble: float | None = None  # noqa: N815
+    flags: int = 0
 
     @property
-    def value(self) -> float:
-        """The value of the point; 0 if the point has no value."""
+    def value(self) -> float | None:
+        """The value of the point, or None if the writer had no value. A writer may omit the value 0."""
+        if self.flags & NO_RECORDED_VALUE:
+            return None
         return self.asInt if self.asInt is not None else self.asDouble or 0
 
 
@@ -65,6 +70,7 @@ class ExponentialPoint(Struct, gc=False):
     positive: ExponentialBuckets | None = None
     min: float | None = None
     max: float | None = None
+    flags: int = 0
 
 
 class ExplicitPoint(Struct, gc=False):
@@ -79,6 +85,7 @@ class ExplicitPoint(Struct, gc=False):
     explicitBounds: list[float] = []  # noqa: N815
     min: float | None = None
     max: float | None = None
+    flags: int = 0
 
 
 class _Data(Struct, gc=False):

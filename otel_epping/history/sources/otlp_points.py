@@ -5,7 +5,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from msgspec import Raw
@@ -15,6 +15,7 @@ from otel_epping.history.line import split_attributes
 from otel_epping.history.sources.otlp_increments import Stored, Unusable
 from otel_epping.history.sources.otlp_json import (
     CUMULATIVE,
+    NO_RECORDED_VALUE,
     Explicit,
     ExplicitPoint,
     Exponential,
@@ -37,6 +38,8 @@ _MAX_SCALE = 20
 _MAX_KEPT_SCALE = max(SCALES)
 # An RTT is between 2^-_MAX_POWER and 2^_MAX_POWER seconds.
 _MAX_POWER = 64
+
+_Point = TypeVar("_Point", bound=NumberPoint | ExponentialPoint | ExplicitPoint)
 
 
 class Series:
@@ -73,9 +76,14 @@ class Series:
 
     def _new(self, metric: str, raw: bytes) -> int | None:
         try:
-            return self.new(metric, raw, attributes_of(raw))
+            attributes = attributes_of(raw)
         except NotOtlpError:
             return None
+        # The same attributes in another order, or with other spaces, are the same series.
+        known, key = self.of(metric), frozenset(attributes.items())
+        number = known.get(key)
+        number = known[raw] = self.new(metric, key, attributes) if number is None else number
+        return number
 
     def new(self, metric: str, key: Hashable, attributes: Mapping[str, Any]) -> int:
         """Gives a number to a series. `key` identifies the series among the series of the metric."""
@@ -182,7 +190,10 @@ def sort_metric(metric: MetricData, series: Series, times: Times, unusable: Unus
 def _sort_numbers(
     points: Sequence[NumberPoint], metric: str, name: str, series: Series, times: Times, unusable: Unusable
 ) -> None:
-    values = [each.value if (value := each.asInt) is None else value for each in points]
+    values: list[Any] = [each.asInt for each in points]
+    if None in values:
+        points = _with_values(points, unusable)
+        values = [each.value for each in points]
     _sort(points, values, metric, name, series, times, unusable)
 
 
@@ -196,10 +207,19 @@ def _sort_histograms(
 ) -> None:
     stored = [_stored(point) for point in points]
     if None in stored:
+        points = _with_values(points, unusable)
+        stored = [_stored(point) for point in points]
         points = [point for point, each in zip(points, stored, strict=True) if each is not None]
         unusable.odd_buckets += len(stored) - len(points)
         stored = [each for each in stored if each is not None]
     _sort(points, stored, metric, name, series, times, unusable)
+
+
+def _with_values(points: Sequence[_Point], unusable: Unusable) -> list[_Point]:
+    """Returns the points that have a value, and counts the others."""
+    found = [point for point in points if not point.flags & NO_RECORDED_VALUE]
+    unusable.without_value += len(points) - len(found)
+    return found
 
 
 def _sort(
@@ -230,7 +250,9 @@ def _sort(
 
 
 def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
-    """Returns a histogram of RTTs, or None if its buckets are not usable."""
+    """Returns a histogram of RTTs, or None if the point has no value, or if its buckets are not usable."""
+    if point.flags & NO_RECORDED_VALUE:
+        return None
     if isinstance(point, ExponentialPoint):
         scale, positive = point.scale, point.positive
         first, counts = (positive.offset, positive.bucketCounts) if positive else (0, [])
