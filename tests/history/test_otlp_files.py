@@ -109,7 +109,7 @@ def test_the_first_point_of_an_older_series_is_a_baseline(tmp_path: Path) -> Non
     assert history.total().seconds == 120
     # The minimum has not changed, so the minimum of the increments is unknown.
     assert history.total().rtts().min_ns.tolist() == [0]
-    assert history.notes == ["2 series began earlier than the source: the earlier counts are not used"]
+    assert history.notes == ["series that began earlier than the source, so that earlier counts are not used: 2"]
 
 
 def test_a_file_with_one_cumulative_export_has_all_counts_since_the_start(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_restart_of_the_agent_resets_cumulative_counts(tmp_path: Path) -> None
     assert octets(history) == {A: 240}
     assert buckets(history, A) == (4, {-100: 11, -99: 2})
     assert history.total().seconds == 240
-    assert history.notes == ["2 series were reset, for example because the agent was restarted"]
+    assert history.notes == ["series that were reset, for example because the agent was restarted: 2"]
 
 
 def test_counts_that_decrease_without_a_restart_are_a_baseline(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_counts_that_decrease_without_a_restart_are_a_baseline(tmp_path: Path) -
     history = read(write(tmp_path, *lines))
     assert octets(history) == {A: 11}
     assert buckets(history, B) == (4, {-100: 3, -99: 3})
-    assert history.notes == ["2 cumulative counts decreased without a restart; each is a new baseline"]
+    assert history.notes == ["cumulative counts that decreased without a restart, each of which is a baseline: 2"]
 
 
 def test_repeated_cumulative_points_count_once(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_repeated_cumulative_points_count_once(tmp_path: Path) -> None:
     history = read(write(tmp_path, *lines))
     assert octets(history) == {A: 120}
     assert history.notes == [
-        "1 data points are not used, because they are not later than the previous point of their series"
+        "data points that are not used, because they are not later than the previous point of their series: 1"
     ]
 
 
@@ -185,7 +185,7 @@ def test_explicit_buckets_of_exponential_bounds(tmp_path: Path) -> None:
     history = read(write(tmp_path, line(metric)))
     assert buckets(history, A) == (1, {index: index + 21 for index in range(-20, 3)})
     point["explicitBounds"] = [i / 100 for i in range(1, 25)]
-    with pytest.raises(EppingError, match="1 data points are not used, because they have buckets that cannot be"):
+    with pytest.raises(EppingError, match="because they have buckets that cannot be converted: 1"):
         read(write(tmp_path, line(metric)))
 
 
@@ -253,7 +253,7 @@ def test_points_without_a_value_change_nothing(tmp_path: Path) -> None:
     history = read(write(tmp_path, *lines))
     assert octets(history) == {A: 300}
     assert buckets(history, A) == (4, {-100: 3})
-    assert history.notes == ["2 data points are not used, because they have no value"]
+    assert history.notes == ["data points that are not used, because they have no value: 2"]
 
 
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
@@ -276,10 +276,10 @@ def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     assert octets(history) == {A: 1}
     assert history.notes[0].startswith(f"{path}: 3 lines are not used, of 6; line 2: it has spans instead of metrics")
     assert history.notes[1:] == [
-        "1 data points of other metrics are not used: http.requests",
-        "1 data points are not used, because they have no time",
-        "1 data points are not used, because they are neither deltas nor cumulative",
-        "1 data points are not used, because they have invalid attributes",
+        "data points of other metrics, which are not used: 1 (http.requests)",
+        "data points that are not used, because they have no time: 1",
+        "data points that are not used, because they are neither deltas nor cumulative: 1",
+        "data points that are not used, because they have invalid attributes: 1",
     ]
 
 

@@ -177,7 +177,7 @@ def test_single_rtts(tmp_path: Path, format: str) -> None:
     assert history.total().rtts(["tcp_timestamp"]).counts.sum() == 3600
     assert 100 < len(history) <= 501
     assert history.total().begin_ns == T0
-    assert history.notes == ["1 events of flows that open or close are not used"]
+    assert history.notes == ["events of flows that open or close, which are not used: 1"]
 
 
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     text = json.dumps([*wrong, subnet(10, "192.0.2.0/24", [1])])
     history = read(tmp_path / "file", text + json.dumps(subnet(20, "192.0.2.0/24", [1]))[:80])
     assert rtts(history, V4)[0] == 1
-    assert history.notes[-1] == "5 objects are not used, because they are damaged or not of ePPing"
+    assert history.notes[-1] == "objects that are not used, because they are damaged or not of ePPing: 5"
 
 
 @pytest.mark.parametrize("text", ["hello", "{}", "[]", "[{", '{"timestamp":1}'])

@@ -136,7 +136,7 @@ def test_values_are_differences(server: Server) -> None:
     assert active.max() == 5
     assert history.total().seconds == 2 * STEP_S
     assert history.notes == [
-        "1 series began earlier than the source: the earlier counts are not used",
+        "series that began earlier than the source, so that earlier counts are not used: 1",
         f"{server.url} has no histograms of RTTs: it must store native histograms",
         f"{server.url} warns: slow",
     ]
@@ -166,7 +166,7 @@ def test_other_histograms_are_not_used(server: Server, wrong: dict[str, Any]) ->
     points = [[T0 + n * STEP_S, histogram({0: n + 1}) | wrong] for n in range(3)]
     server.series = {RTT: [{"metric": LABELS, "histograms": points}], IO: [values(1, 2)]}
     history = read(server, 2)
-    assert "3 data points are not used, because they have buckets that cannot be converted" in history.notes
+    assert "data points that are not used, because they have buckets that cannot be converted: 3" in history.notes
 
 
 def test_numbers_that_are_no_numbers(server: Server) -> None:

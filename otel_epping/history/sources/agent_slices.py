@@ -116,7 +116,7 @@ def notes_of(unusable: Unusable) -> list[str]:
     if unusable.foreign:
         names = sorted(unusable.foreign)
         named = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        found.append(f"{sum(unusable.foreign.values()):,} data points of other metrics are not used: {named}")
+        found.append(f"data points of other metrics, which are not used: {sum(unusable.foreign.values()):,} ({named})")
     for number, cause in (
         (unusable.without_time, "have no time"),
         (unusable.without_value, "have no value"),
@@ -127,11 +127,15 @@ def notes_of(unusable: Unusable) -> list[str]:
         (unusable.late, "are not later than the previous point of their series"),
     ):
         if number:
-            found.append(f"{number:,} data points are not used, because they {cause}")
+            found.append(f"data points that are not used, because they {cause}: {number:,}")
     if unusable.decreased:
-        found.append(f"{unusable.decreased:,} cumulative counts decreased without a restart; each is a new baseline")
+        found.append(
+            f"cumulative counts that decreased without a restart, each of which is a baseline: {unusable.decreased:,}"
+        )
     if unusable.resets:
-        found.append(f"{unusable.resets:,} series were reset, for example because the agent was restarted")
+        found.append(f"series that were reset, for example because the agent was restarted: {unusable.resets:,}")
     if unusable.baselines:
-        found.append(f"{unusable.baselines:,} series began earlier than the source: the earlier counts are not used")
+        found.append(
+            f"series that began earlier than the source, so that earlier counts are not used: {unusable.baselines:,}"
+        )
     return found

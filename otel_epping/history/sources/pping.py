@@ -93,9 +93,9 @@ class _Reader:
                 f"up to {width_ns / 2e6:g} ms; minimum and maximum are exact"
             )
         if self.flow_events:
-            yield f"{self.flow_events:,} events of flows that open or close are not used"
+            yield f"events of flows that open or close, which are not used: {self.flow_events:,}"
         if self.unknown:
-            yield f"{self.unknown:,} objects are not used, because they are damaged or not of ePPing"
+            yield f"objects that are not used, because they are damaged or not of ePPing: {self.unknown:,}"
 
     def _add(self, found: PpingObject, time_ns: int) -> None:
         if found.rtt is not None:
