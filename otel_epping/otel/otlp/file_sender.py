@@ -26,6 +26,8 @@ from otel_epping.otel.variables.certificates import Certificates
 
 # A write to a file has no timeout. The value is only the maximum duration that health checks assume.
 _MAX_WRITE_S = 30.0
+# Every recording begins with this text, or with a part of this text if the process was killed.
+_BEGIN = b'{"resourceMetrics":'
 
 
 class FileSender(RequestSender):
@@ -85,6 +87,9 @@ def _open(path: str) -> int:
         except BlockingIOError:
             raise OSError(None, "another process writes to it") from None
         size = os.fstat(fd).st_size
+        begin, _, _ = os.pread(fd, len(_BEGIN), 0).partition(b"\n")
+        if not _BEGIN.startswith(begin):
+            raise OSError(None, "it is not a recording; give the name of a new file")
         if size and os.pread(fd, 1, size - 1) != b"\n":
             _append(fd, b"\n")
     except BaseException:

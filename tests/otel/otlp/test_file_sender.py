@@ -110,6 +110,22 @@ def test_an_incomplete_last_line_is_ended(tmp_path: Path) -> None:
     assert path.read_text().startswith('{"resourceMetrics":[\n{"resourceMetrics":[{')
 
 
+@pytest.mark.parametrize("content", [b"\xd4\xc3\xb2\xa1\x02\x00\x04\x00", b'{"a": 1}\n', b"text\n"])
+def test_a_file_that_is_not_a_recording_stays_unchanged(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(EppingError, match="it is not a recording; give the name of a new file"):
+        FileSender(str(path))
+    assert path.read_bytes() == content
+
+
+def test_a_recording_continues_although_its_writer_was_killed_in_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text('{"res\n')
+    FileSender(str(path)).send(request("a"))
+    assert path.read_text().startswith('{"res\n{"resourceMetrics":[{')
+
+
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     path, fifo = tmp_path / "file", tmp_path / "fifo"
     os.mkfifo(fifo)
