@@ -58,6 +58,7 @@ class History:
         self.bin_ns = 0
         self._ages = ages
         self._slices: list[StoredSlice] = []
+        self._nbytes = 0
         self._total = Total(self.numbering)
 
     @property
@@ -82,7 +83,7 @@ class History:
     @property
     def nbytes(self) -> int:
         """Memory of all slices in bytes."""
-        return sum(stored.nbytes for stored in self._slices)
+        return self._nbytes
 
     @property
     def intervals(self) -> list[tuple[int, int]]:
@@ -121,6 +122,7 @@ class History:
     def coarsen(self, step_ns: int) -> None:
         """Merges the slices of each period of `step_ns` into one slice (over_time())."""
         self._slices = [self._merged(stored) for stored in self.periods(step_ns)]
+        self._nbytes = sum(stored.nbytes for stored in self._slices)
 
     def group(self, key: Callable[[Line], Line]) -> "History":
         """Returns a history whose lines are the groups of this history's lines. The sums are exact.
@@ -150,6 +152,7 @@ class History:
 
     def _insert(self, stored: StoredSlice) -> None:
         bisect.insort(self._slices, stored, key=lambda each: each.begin_ns)
+        self._nbytes += stored.nbytes
         self._total.add(stored)
 
     def _sum(self, slices: Iterable[StoredSlice]) -> Total:
@@ -181,7 +184,9 @@ class History:
         while place < len(self._slices) and self._slices[place].end_ns <= limit_ns:
             before, stored = self._slices[place - 1 : place + 1]
             if before.middle_ns // age.step_ns == stored.middle_ns // age.step_ns:
-                self._slices[place - 1 : place + 1] = [self._merged([before, stored])]
+                merged = self._merged([before, stored])
+                self._slices[place - 1 : place + 1] = [merged]
+                self._nbytes += merged.nbytes - before.nbytes - stored.nbytes
             else:
                 place += 1
 

@@ -145,6 +145,7 @@ def test_periods_have_their_slices_even_after_coarsening(slices: list[Plain], st
         check(total, periods[period])
     history.coarsen(step_s * SECOND)
     assert len(history) == len(periods)
+    assert history.nbytes == sum(each.nbytes for period in history.periods(None) for each in period)
     check(history.total(begin_ns=0), slices)
     for total, period in zip(history.over_time(), sorted(periods), strict=True):
         check(total, periods[period])
@@ -156,6 +157,7 @@ def test_merging_with_age_changes_no_sum(slices: list[Plain]) -> None:
     history = history_of(slices, ages=(Age(20 * SECOND, 10 * SECOND), Age(100 * SECOND, 60 * SECOND)))
     check(history.total(), slices)
     check(history.total(begin_ns=0), slices)
+    assert history.nbytes == sum(each.nbytes for period in history.periods(None) for each in period)
 
 
 @pytest.mark.parametrize("group_by", ["subnet", "name", "asn", "country", "site", "plan"])

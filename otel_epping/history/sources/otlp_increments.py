@@ -99,6 +99,8 @@ class CumulativeSeries:
         self, series: Indexes, start_ns: Times, values: Indexes, time_ns: int, first_ns: int
     ) -> tuple[Indexes, Indexes, Times]:
         """Returns the series with increments, the increments, and the begins of the increments."""
+        if not len(series):  # most recordings have only deltas
+            return series, values, start_ns
         kept, continues, begin_ns = self._follow(series, start_ns, time_ns, first_ns)
         series, values, begin_ns, continues = series[kept], values[kept], begin_ns[kept], continues[kept]
         before = np.where(continues, self._values[series], 0)
@@ -118,6 +120,8 @@ class CumulativeSeries:
         The minimum of an increment is known only if the minimum of the series has changed. The same applies to the
         maximum.
         """
+        if not len(rows.series):
+            return rows, rows.start_ns
         kept, continues, begin_ns = self._follow(rows.series, rows.start_ns, time_ns, first_ns)
         numbers = np.flatnonzero(kept)
         rows, begin_ns, continues = rows.take(numbers), begin_ns[numbers], continues[numbers]
