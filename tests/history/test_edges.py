@@ -47,6 +47,11 @@ def text(lines: Sequence[str]) -> bytes:
 DELTAS = [export(minute) for minute in range(40)]
 TEXT = text(DELTAS)
 TOTALS = [cumulative(minute) for minute in range(40)]
+# Each interval of these deltas ends a second after the cumulative counts of the same minute.
+LATER = [
+    line(io(number(A, begin + 1, begin + 61, 100)), durations(rtts(A, begin + 1, begin + 61, [1, 2])))
+    for begin in range(0, 2400, 60)
+]
 WHOLE, HALF = 120, len(text(DELTAS[:20]))
 FRAMES = zstd.compress(TEXT[:HALF]), zstd.compress(TEXT[HALF:])
 # A router starts in 1970, exports twice, and gets the time from a server before its third export.
@@ -76,7 +81,10 @@ WITHOUT_CLOCK = [export(1 + SINCE_1970 // 60), export(2 + SINCE_1970 // 60), exp
         pytest.param(b"".join(FRAMES), WHOLE, "", id="two frames of zstd"),
         pytest.param(FRAMES[0] + FRAMES[1][:-9], WHOLE // 2, "the zstd file is truncated", id="cut zstd"),
         pytest.param(text([DELTAS[0], export(0, "b")]), 6, "", id="two agents in one file"),
-        pytest.param(text([*DELTAS, *TOTALS[1:]]), WHOLE, "and their series have deltas: 78", id="both"),
+        pytest.param(text([*DELTAS, *TOTALS[1:]]), WHOLE, "which are deltas or cumulative: 78", id="both"),
+        pytest.param(text([*TOTALS, *DELTAS]), WHOLE, "which are deltas or cumulative: 80", id="cumulative first"),
+        pytest.param(text([*TOTALS[:20], *DELTAS[10:]]), WHOLE, "deltas or cumulative: 20", id="deltas continue"),
+        pytest.param(text(sum(zip(TOTALS, LATER, strict=True), ())), WHOLE, "cumulative: 80", id="two readers"),
         pytest.param(DELTAS[0].replace('"sum": 0.03', '"sum": null').encode(), 3, "", id="no sum"),
         pytest.param(line(durations(rtts(A, 60, 60, [1]))).encode(), 1, "", id="one RTT in no time"),
         pytest.param(line(durations(rtts(A, 90, 60, [1]))).encode(), 1, "", id="start after end"),

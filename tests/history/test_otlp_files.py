@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from otel_epping.history.history import History
 from otel_epping.history.line import Line
 from otel_epping.history.sources.live import LiveSource
 from otel_epping.history.sources.reading import InputFile
+from otel_epping.history.statistics import line_statistics
 from tests.history.otlp_lines import (
     CUMULATIVE,
     T0,
@@ -254,6 +256,33 @@ def test_points_without_a_value_change_nothing(tmp_path: Path) -> None:
     assert octets(history) == {A: 300}
     assert buckets(history, A) == (4, {-100: 3})
     assert history.notes == ["data points that are not used, because they have no value: 2"]
+
+
+@pytest.mark.parametrize("without", [0, 2])
+def test_without_a_sum_the_mean_is_unknown(tmp_path: Path, without: int) -> None:
+    """The increment before and the increment after a cumulative point without a sum have no sum."""
+    points = [rtts(A, -600, 60 * minute, [minute]) for minute in (1, 2, 3, 4)]
+    del points[without]["sum"]
+    history = read(write(tmp_path, *(line(durations(each, temporality=CUMULATIVE)) for each in points)))
+    assert history.total().rtts().counts.sum() == 3
+    assert np.isnan(line_statistics(history.total()).mean).all()
+
+
+def test_the_first_export_may_have_many_lines_and_times(tmp_path: Path) -> None:
+    """Each of 20 agents exports bytes and, a second later, RTTs. The exports of all agents come in turns."""
+    lines = [
+        line(metric, agent=f"{agent}")
+        for minute in (1, 2, 3)
+        for metric in (
+            io(number(A, 0, 60 * minute, 100 * minute), temporality=CUMULATIVE),
+            durations(rtts(A, 0, 60 * minute + 1, [minute]), temporality=CUMULATIVE),
+        )
+        for agent in range(20)
+    ]
+    history = read(write(tmp_path, *lines))
+    assert set(octets(history).values()) == {300}
+    assert history.total().rtts().counts.sum() == 20 * 3
+    assert not history.notes
 
 
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:

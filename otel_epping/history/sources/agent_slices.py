@@ -46,7 +46,10 @@ class AgentSlices:
         """Returns the slice of all points of a time. Call this method in the order of time."""
         first_ns = self.first_ns or EARLIEST_NS
         series, start_ns, values = _columns(points.deltas)
+        single = self._without_totals(series, start_ns, time_ns)
+        series, start_ns, values = series[single], start_ns[single], values[single]
         rtts = histogram_rows(*points.delta_rtts)
+        rtts = rtts.take(self._without_totals(rtts.series, rtts.start_ns, time_ns))
         rtts = rtts.take(rtts.buckets.totals() != 0)
         self._has_deltas = grow(self._has_deltas, len(self.series.places))
         self._has_deltas[np.concatenate([series, rtts.series])] = True
@@ -77,6 +80,12 @@ class AgentSlices:
         lines, counters = counter_matrix(of_lines[:, 0], of_lines[:, 1], values[on_line].astype(np.uint64))
         tables = [_as_rtts(each, places) for each in (rtts, grown) if len(each.series)]
         return Slice(min(begin_ns, time_ns), time_ns, lines, counters, Rtts.joined(tables), own)
+
+    def _without_totals(self, series: Indexes, start_ns: Indexes, time_ns: int) -> Flags:
+        """Returns false for deltas whose time has cumulative counts of the same series, which are the same counts."""
+        doubled = self.increments.overlap(series, start_ns, time_ns)
+        self._unusable.doubled += int(np.count_nonzero(doubled))
+        return ~doubled
 
     def _without_deltas(self, points: PointColumn) -> PointColumn:
         """Removes cumulative points of series that have deltas. The points and the deltas have the same counts."""
@@ -123,7 +132,7 @@ def notes_of(unusable: Unusable) -> list[str]:
         (unusable.without_temporality, "are neither deltas nor cumulative"),
         (unusable.invalid_attributes, "have invalid attributes"),
         (unusable.odd_buckets, "have buckets that cannot be converted"),
-        (unusable.doubled, "are cumulative, and their series have deltas"),
+        (unusable.doubled, "have the same counts as other points, which are deltas or cumulative"),
         (unusable.late, "are not later than the previous point of their series"),
     ):
         if number:

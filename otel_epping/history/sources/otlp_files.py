@@ -20,7 +20,7 @@ from otel_epping.history.sources.otlp_points import Times, sort_metric
 from otel_epping.history.sources.reading import InputFile
 
 # The points of one reading may be spread over many lines. A slice is built when no point was added to the slice for
-# _SETTLED_LINES lines, or when more than _MAX_POINTS points wait.
+# _SETTLED_LINES lines per agent, or when more than _MAX_POINTS points wait.
 _SETTLED_LINES = 16
 _MAX_POINTS = 500_000
 # If a series starts at most this number of intervals before the first export, the file begins with the first interval
@@ -135,7 +135,7 @@ class OtlpReader:
     def _build_settled(self) -> None:
         for agent in self._by_key.values():
             for time_ns in sorted(agent.times):
-                is_settled = self._number - agent.touched[time_ns] >= _SETTLED_LINES
+                is_settled = self._number - agent.touched[time_ns] >= _SETTLED_LINES * len(self._by_key)
                 if is_settled or (self._waiting > _MAX_POINTS and time_ns < max(agent.times)):
                     self._build(agent, time_ns)
 
@@ -144,12 +144,13 @@ class OtlpReader:
         del agent.touched[time_ns]
         self._waiting -= len(points)
         if agent.first_ns is None and points.is_cumulative:
-            if agent.first:
-                first_ns = agent.first[0][0]
-                self._build_first(agent, first_ns - _FIRST_INTERVALS * (time_ns - first_ns))
-            else:
+            series = points.cumulative_series
+            # The metrics of an export can have different times. A series has one point in each export.
+            before_ns = next((first_ns for first_ns, first in agent.first if first.cumulative_series & series), None)
+            if before_ns is None:
                 agent.first.append((time_ns, points))
                 return
+            self._build_first(agent, agent.first[0][0] - _FIRST_INTERVALS * (time_ns - before_ns))
         self._add_slice(agent.slice(time_ns, points))
 
     def _add_slice(self, slice: Slice) -> None:

@@ -92,8 +92,19 @@ class CumulativeSeries:
         self._unusable = unusable
         self._time_ns: Times = np.zeros(0, np.int64)
         self._start_ns: Times = np.zeros(0, np.int64)
+        self._counted_ns: Times = np.zeros(0, np.int64)  # begin of the first increment
         self._values: Indexes = np.zeros(0, np.int64)
         self._histograms: dict[int, Stored] = {}
+
+    def overlap(self, series: Indexes, start_ns: Times, time_ns: int) -> Flags:
+        """Returns true for each series with increments in the time from start_ns to time_ns.
+
+        If a start time is 0, the increments just before time_ns are looked for.
+        """
+        size = int(series.max(initial=-1)) + 1
+        latest_ns, counted_ns = grow(self._time_ns, size)[series], grow(self._counted_ns, size)[series]
+        start_ns = np.where(start_ns > 0, start_ns, time_ns - 1)
+        return np.asarray((latest_ns > start_ns) & (counted_ns < time_ns))
 
     def counters(
         self, series: Indexes, start_ns: Times, values: Indexes, time_ns: int, first_ns: int
@@ -118,7 +129,7 @@ class CumulativeSeries:
         `rows` and `stored` contain the same histograms.
 
         The minimum of an increment is known only if the minimum of the series has changed. The same applies to the
-        maximum.
+        maximum. The sum of an increment is known only if the sums of both points are known.
         """
         if not len(rows.series):
             return rows, rows.start_ns
@@ -143,6 +154,7 @@ class CumulativeSeries:
         self._unusable.decreased += int(wrong.sum())
         sum_ns, min_ns, max_ns = rows.sum_ns.copy(), rows.min_ns.copy(), rows.max_ns.copy()
         sum_ns[again] -= np.minimum(before.sum_ns, sum_ns[again])
+        sum_ns[again[(before.sum_ns == 0) & (before.buckets.totals() != 0)]] = 0
         min_ns[again[min_ns[again] == before.min_ns]] = 0
         max_ns[again[max_ns[again] == before.max_ns]] = 0
         grown = HistogramRows(rows.series, rows.start_ns, scales, buckets, sum_ns, min_ns, max_ns)
@@ -162,7 +174,7 @@ class CumulativeSeries:
         size = int(series.max()) + 1 if len(series) else 0
         size += size // 4 if size > len(self._time_ns) else 0
         self._time_ns, self._start_ns = grow(self._time_ns, size), grow(self._start_ns, size)
-        self._values = grow(self._values, size)
+        self._values, self._counted_ns = grow(self._values, size), grow(self._counted_ns, size)
         kept = self._time_ns[series] < time_ns
         first = np.zeros(len(series), np.bool_)
         first[np.unique(series, return_index=True)[1]] = True
@@ -175,6 +187,8 @@ class CumulativeSeries:
         begins = is_known | ((start_ns != 0) & (start_ns >= first_ns))
         self._unusable.baselines += int((kept & ~begins).sum())
         begin_ns = np.where(begins, np.where(continues, before_ns, start_ns), -1)
+        new = kept & ~is_known
+        self._counted_ns[series[new]] = np.where(begins, start_ns, time_ns)[new]
         self._time_ns[series[kept]] = time_ns
         self._start_ns[series[kept]] = np.where(start_ns[kept] == 0, self._start_ns[series[kept]], start_ns[kept])
         return kept, continues, begin_ns

@@ -152,6 +152,11 @@ class TimePoints:
         """True if there are cumulative counts."""
         return bool(self.totals.series or self.total_rtts.series)
 
+    @property
+    def cumulative_series(self) -> set[int]:
+        """The numbers of the series that have cumulative counts."""
+        return {*self.totals.series, *self.total_rtts.series}
+
     def extend(self, other: "TimePoints") -> None:
         """Adds the points of another object."""
         for ours, theirs in zip(self._all(), other._all(), strict=True):
