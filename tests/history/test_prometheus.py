@@ -142,6 +142,35 @@ def test_values_are_differences(server: Server) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("parts", "repeated"),
+    [
+        ([(0, 6), (0, 6)], 12),  # two strategies are in use
+        ([(0, 3), (2, 6)], 2),  # the strategy was changed
+        ([(0, 3), (3, 6)], 0),
+        ([(0, 6), (3, 5)], 4),
+    ],
+)
+@pytest.mark.parametrize("steps_at_once", [2, 24])
+def test_translation_strategies_are_one_series(
+    server: Server, monkeypatch: pytest.MonkeyPatch, parts: list[tuple[int, int]], repeated: int, steps_at_once: int
+) -> None:
+    monkeypatch.setattr(prometheus, "_STEPS_AT_ONCE", steps_at_once)
+    dotted = {"epping.subnet": "192.0.2.0/24", "job": "otel-epping", "instance": "a", "epping.network.tag.a-b": "c"}
+    underscored = {label.replace(".", "_").replace("-", "_"): value for label, value in dotted.items()}
+    for names, labels, (first, end) in zip(
+        ((RTT, IO), ("epping.rtt.duration", "epping.network.io")), (underscored, dotted), parts, strict=True
+    ):
+        rtts = [[T0 + n * STEP_S, histogram({-100: 900 + n})] for n in range(first, end)]
+        numbers = [[T0 + n * STEP_S, str(10_000 + 10 * n)] for n in range(first, end)]
+        server.series[names[0]] = [{"metric": labels, "histograms": rtts}]
+        server.series[names[1]] = [{"metric": labels, "values": numbers}]
+    history = read(server, 5)
+    assert (history.total().rtts().counts.tolist(), list(octets(history).values())) == ([5], [50])
+    note = "data points that are not used, because the same series with another name has a point of this time"
+    assert [each for each in history.notes if each.startswith(note)] == [f"{note}: {repeated}"] * bool(repeated)
+
+
 def test_native_histograms(server: Server) -> None:
     found = [histogram({-100: 2}), histogram({-100: 3, -97: 4}), histogram({-50: 5, -49: 9}, 3)]
     points = [[T0 + n * STEP_S, each] for n, each in enumerate(found)]

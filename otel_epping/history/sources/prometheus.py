@@ -17,7 +17,7 @@ from otel_epping.history.sources.agent_slices import AgentSlices, label_of, note
 from otel_epping.history.sources.otlp_increments import Stored, Unusable
 from otel_epping.history.sources.otlp_points import CURRENT_KINDS, PointColumn, TimePoints
 from otel_epping.history.sources.prometheus_api import FoundSeries, NativeHistogram, PrometheusApi
-from otel_epping.history.sources.prometheus_names import METRIC_OF, split_labels
+from otel_epping.history.sources.prometheus_names import METRIC_OF, LabelSet, label_set, split_labels
 from otel_epping.history.sources.reading import RANGE_SIZE, Progress
 from otel_epping.otel.metric import Metric
 from otel_epping.otel.metric_table import RTT
@@ -44,7 +44,9 @@ class _Range:
         self._api, self._progress = api, progress
         self._history = History()
         self._unusable = Unusable()
-        self._agents: dict[frozenset[tuple[str, str]], AgentSlices] = {}
+        self._agents: dict[LabelSet, AgentSlices] = {}
+        self._used: dict[tuple[str, int], LabelSet] = {}  # labels of the latest point of each series of an agent
+        self._repeated = 0
         self._latest: dict[str, dict[int, tuple[float, int]]] = {}  # value and start time of each series of an agent
         self._waiting: dict[str, set[int]] = {}  # series of a restarted agent that have no new value yet
         self._resets = 0
@@ -53,7 +55,10 @@ class _Range:
         """Returns the history."""
         api = self._api
         names = api.names(f'{{__name__=~"epping[._].*"{"," if api.match else ""}{api.match}}}')
-        metrics = {name: METRIC_OF[name] for name in names if name in METRIC_OF}
+        metrics: dict[str, list[str]] = {}
+        for name in names:
+            if name in METRIC_OF:
+                metrics.setdefault(METRIC_OF[name].name, []).append(name)
         classic = [name for name in names if name.endswith("_bucket") and name.removesuffix("_bucket") in METRIC_OF]
         if not metrics and not classic:
             raise EppingError(
@@ -72,11 +77,16 @@ class _Range:
             done = share
         history = with_names(self._history, list(self._agents.values()))
         history.notes += notes_of(self._unusable)
+        if self._repeated:
+            history.notes.append(
+                "data points that are not used, because the same series with another name has a point of this "
+                f"time: {self._repeated:,}"
+            )
         if self._resets:
             history.notes.append(f"{self._resets:,} values decreased, for example because the agent was restarted")
         if classic:
             history.notes.append(f"{classic[0]} is a classic histogram: only native histograms are used")
-        elif RTT not in metrics.values():
+        elif RTT.name not in metrics:
             history.notes.append(f"{api.name} has no histograms of RTTs: it must store native histograms")
         history.notes += [f"{api.name} warns: {warning}" for warning in api.warnings]
         if not len(history):
@@ -84,33 +94,59 @@ class _Range:
             raise EppingError(f"{api.name}: no increase of metrics of otel-epping in the range of time{causes}")
         return history
 
-    def _read_steps(self, metrics: dict[str, Metric], start_s: int, end_s: int, step_s: int) -> int:
-        """Adds the slices of some steps. Returns the number of histograms."""
+    def _read_steps(self, metrics: dict[str, list[str]], start_s: int, end_s: int, step_s: int) -> int:
+        """Adds the slices of some steps. Returns the number of histograms. `metrics` has the names of each metric."""
         histograms = 0
-        found: dict[tuple[int, frozenset[tuple[str, str]]], TimePoints] = {}
-        for name, metric in metrics.items():
-            selector = f'{{__name__="{name}"{"," if self._api.match else ""}{self._api.match}}}'
-            for series in self._api.values(selector, start_s, end_s, step_s):
-                attributes, others = split_labels(series.metric)
-                key = frozenset(others.items())
-                agent = self._agents.get(key) or self._new_agent(key, others)
-                known = agent.series.of(metric.name)
-                number = known.get(frozenset(series.metric.items()))
-                if number is None:
-                    number = agent.series.new(metric.name, frozenset(series.metric.items()), attributes)
-                for time_ns, value, stored in _points(series, metric, self._unusable):
-                    points = found.setdefault((time_ns, key), TimePoints())
+        times: dict[tuple[int, AgentSlices], TimePoints] = {}
+        for names in metrics.values():
+            found: dict[tuple[AgentSlices, int], list[FoundSeries]] = {}
+            for name in names:
+                selector = f'{{__name__="{name}"{"," if self._api.match else ""}{self._api.match}}}'
+                for series in self._api.values(selector, start_s, end_s, step_s):
+                    histograms += len(series.histograms)
+                    found.setdefault(self._find(series, METRIC_OF[name]), []).append(series)
+            metric = METRIC_OF[names[0]]
+            for (agent, number), several in found.items():
+                for time_ns, value, stored in self._points(agent, number, several, metric):
+                    points = times.setdefault((time_ns, agent), TimePoints())
                     if metric.kind in CURRENT_KINDS:
                         points.current.extend(PointColumn([number], [0], [value]))
                         continue
-                    histograms += stored is not None
                     column = points.total_rtts if stored else points.totals
                     column.extend(PointColumn([number], [0], [stored or value]))
-        for time_ns, key in sorted(found, key=lambda each: each[0]):
-            self._add_slice(self._agents[key], time_ns, found[time_ns, key])
+        for time_ns, agent in sorted(times, key=lambda each: each[0]):
+            self._add_slice(agent, time_ns, times[time_ns, agent])
         return histograms
 
-    def _new_agent(self, key: frozenset[tuple[str, str]], labels: dict[str, str]) -> AgentSlices:
+    def _find(self, series: FoundSeries, metric: Metric) -> tuple[AgentSlices, int]:
+        """Returns the agent and the number of a series. Series of several translation strategies have one number."""
+        attributes, others = split_labels(series.metric)
+        key = label_set(others)
+        agent = self._agents.get(key) or self._new_agent(key, others)
+        labels = label_set(series.metric)
+        number = agent.series.of(metric.name).get(labels)
+        return agent, agent.series.new(metric.name, labels, attributes) if number is None else number
+
+    def _points(
+        self, agent: AgentSlices, number: int, several: list[FoundSeries], metric: Metric
+    ) -> Iterator[tuple[int, float, Stored | None]]:
+        """Yields the points of a series of an agent.
+
+        Prometheus has several series with the same labels if the translation strategy was changed, or if two strategies
+        are in use. The latest used series is used until it ends, and then the next series continues.
+        """
+        latest, latest_ns = self._used.get((agent.key, number)), 0
+        several.sort(key=lambda each: (frozenset(each.metric.items()) != latest, _first_s(each)))
+        for series in several:
+            for point in _points(series, metric, self._unusable):
+                if point[0] <= latest_ns:
+                    self._repeated += 1
+                    continue
+                latest_ns = point[0]
+                self._used[agent.key, number] = frozenset(series.metric.items())
+                yield point
+
+    def _new_agent(self, key: LabelSet, labels: dict[str, str]) -> AgentSlices:
         text = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
         label = label_of(len(self._agents))
         agent = AgentSlices(text, labels.get("instance", ""), label, self._history.numbering, self._unusable)
@@ -160,6 +196,10 @@ class _Range:
 def _count(value: Any) -> float:
     """Returns a value of a counter, or the number of RTTs of a histogram."""
     return float(sum(value[2]) if isinstance(value, tuple) else value)
+
+
+def _first_s(series: FoundSeries) -> float:
+    return min(points[0][0] for points in (series.values, series.histograms, [(math.inf,)]) if points)
 
 
 def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator[tuple[int, float, Stored | None]]:

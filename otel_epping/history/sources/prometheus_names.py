@@ -5,6 +5,7 @@ Prometheus' OTLP receiver has four strategies for names (`otlp.translation_strat
 and with or without suffixes for the unit and the type. The package is github.com/prometheus/otlptranslator.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,11 @@ _TAGS = (f"{semconv.NETWORK_TAG}.", f"{semconv.NETWORK_TAG}.".replace(".", "_"))
 # With `otlp.promote_scope_metadata`, series have labels with the version of otel-epping. These labels do not
 # identify an agent.
 _SCOPE = "otel_scope_"
+# With the strategies with underscores, each other character of a label is an underscore.
+_REPLACED = re.compile(r"[^A-Za-z0-9_]")
 _BOOLEANS = (semconv.OVERFLOW, semconv.UNANSWERED)
+
+LabelSet = frozenset[tuple[str, Any]]
 
 
 def names_of(metric: Metric) -> set[str]:
@@ -56,3 +61,8 @@ def split_labels(labels: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, s
         else:
             others[label] = value
     return attributes, others
+
+
+def label_set(labels: Mapping[str, Any]) -> LabelSet:
+    """Returns the labels without the name of the metric. The result is the same for all strategies."""
+    return frozenset((_REPLACED.sub("_", label), value) for label, value in labels.items() if label != "__name__")
