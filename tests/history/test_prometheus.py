@@ -7,7 +7,6 @@ tests/integration/test_history.py tests the client with the real Prometheus.
 import json
 import ssl
 import threading
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +40,7 @@ class Server:
     def __init__(self) -> None:
         self.series: dict[str, list[dict[str, Any]]] = {}
         self.answer: tuple[int, str] | None = None
+        self.location = ""
         self.delay_s = 0.0
         self.requests: list[tuple[str, dict[str, list[str]], dict[str, str]]] = []
         self.stopped = threading.Event()
@@ -60,6 +60,8 @@ class Server:
                 server.stopped.wait(server.delay_s)
                 status, body = server.answer or (200, json.dumps(server.find(given)))
                 self.send_response(status)
+                if server.location:
+                    self.send_header("Location", server.location)
                 self.end_headers()
                 self.wfile.write(body.encode())
 
@@ -68,7 +70,7 @@ class Server:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
         self._thread.start()
 
     def find(self, given: dict[str, list[str]]) -> dict[str, Any]:
@@ -282,6 +284,78 @@ def test_errors(server: Server, answer: tuple[int, str], message: str) -> None:
         read(server, 2)
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "target", "cure"),
+    [
+        ("http://u:secret@{}/api/v1/label/__name__/values?token=secret", "http://{}", "use this URL"),
+        ("http://{}/prometheus/api/v1/label/__name__/values?x", "http://{}/prometheus", "use this URL"),
+        ("/p\u00e9/api/v1/label/__name__/values", "{}/p%C3%A9", "use this URL"),
+        ("//{}/login?token=secret", "http://{}/login", "name the URL of Prometheus itself, or set PROMETHEUS_HEADERS"),
+        ("file:///etc/passwd", "file:///etc/passwd", "name the URL of Prometheus itself"),
+        ("http://[", "an invalid URL", "name the URL of Prometheus itself"),
+    ],
+)
+def test_redirects_are_not_followed(server: Server, status: int, location: str, target: str, cure: str) -> None:
+    """A redirect must not send the credentials to another host."""
+    other = Server()
+    host = other.url.removeprefix("http://")
+    server.answer, server.location = (status, ""), location.format(host).encode().decode("latin-1")
+    with pytest.raises(EppingError) as caught:
+        read_prometheus([server.url.replace("//", "//user:secret@")])
+    other.close()
+    assert not other.requests
+    target = target.format(server.url if target.startswith("{") else host)
+    assert f": HTTP {status} " in str(caught.value)
+    assert f": the server redirects to {target}: {cure}" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "nulls", ["warnings", "infos", "errorType", "error", "values", "histograms", "buckets", "result", "names"]
+)
+def test_fields_that_are_null(server: Server, monkeypatch: pytest.MonkeyPatch, nulls: str) -> None:
+    """The encoder of Go writes an empty list as null."""
+    find = server.find
+
+    def answer(given: dict[str, list[str]]) -> dict[str, Any]:
+        found = find(given)
+        if "query" not in given:
+            return found | {"data": None} if nulls == "names" else found
+        if nulls == "result":
+            found["data"]["result"] = None
+        for each in found["data"]["result"] or []:
+            each |= {nulls: None} if nulls in ("values", "histograms") and nulls not in each else {}
+            for _, value in each.get("histograms") or []:
+                value |= {"buckets": None} if nulls == "buckets" and value["count"] == "0" else {}
+        return found | ({nulls: None} if nulls in ("warnings", "infos", "errorType", "error") else {})
+
+    monkeypatch.setattr(server, "find", answer)
+    points = [[T0 + n * STEP_S, histogram({-100: n} if n else {})] for n in range(3)]
+    server.series = {IO: [values(1, 2)], RTT: [{"metric": LABELS, "histograms": points}]}
+    if nulls in ("result", "names"):
+        with pytest.raises(EppingError, match=r"no (increase of )?metrics of otel-epping in the range"):
+            read(server, 2)
+    else:
+        assert int(read(server, 2).total().rtts().counts.sum()) == 2
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("data", ["[" * 100_000 + "]" * 100_000, '{"result":' * 100_000 + "1" + "}" * 100_000])
+def test_deeply_nested_answers(server: Server, status: int, data: str) -> None:
+    server.answer = status, f'{{"status":"success","data":{data}}}'
+    with pytest.raises(EppingError, match=r"not of Prometheus' HTTP API: check the path|HTTP 500"):
+        read(server, 2)
+
+
+def test_paths_with_other_characters(server: Server) -> None:
+    server.series = {IO: [values(1, 2)]}
+    read_prometheus([f"{server.url}/\u00fc b%20c/?start={T0}&end={T0 + 60}"])
+    assert server.requests[0][0] == "/%C3%BC%20b%20c/api/v1/label/__name__/values"
+
+
 def test_a_slow_or_missing_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prometheus_api, "_TIMEOUT_S", 0.2)
     server.delay_s = 5
@@ -303,7 +377,6 @@ def test_tls(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(EppingError, match=r"certificate verify failed.*: set SSL_CERT_FILE"):
             read_prometheus([url])
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.pem))
-        urllib.request.install_opener(urllib.request.build_opener())  # the first opener keeps its certificates
         with pytest.raises(EppingError, match="HTTP 501"):  # this server has no GET
             read_prometheus([url])
 
@@ -316,11 +389,26 @@ def test_tls(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("start=1h&end=2h", "start is not before end"),
         ("query=x", "unknown parameter query"),
         ("start", "URL of Prometheus is invalid"),
+        ("start=1e300&end=1e301", "invalid time '1e301' in the URL of Prometheus: write it as"),
+        ("start=1700000000000", "invalid time '1700000000000'"),
+        ("start=-5", "invalid time '-5'"),
+        ("start=9999999w", "invalid time '9999999w'"),
+        ("start=0001-01-01T00:00:00Z", "invalid time '0001-01-01"),
+        (f"start={'9' * 5000}d", "invalid time"),
+        (f"step={'9' * 5000}d", "invalid duration"),
+        ("start=0&step=1s", r"has [\d,]+ steps.*: use a longer step"),
     ],
 )
 def test_invalid_urls(parameters: str, message: str) -> None:
     with pytest.raises(EppingError, match=message):
         PrometheusApi(f"http://localhost?{parameters}")
+
+
+@pytest.mark.parametrize("host", ["ho\u2100st", "[::1", "[x]", "h:abc", "h:99999"])
+def test_errors_do_not_contain_the_password(host: str) -> None:
+    with pytest.raises(EppingError) as caught:
+        read_prometheus([f"http://user:secret@{host}/"])
+    assert "secret" not in str(caught.value)
 
 
 def test_times() -> None:

@@ -103,7 +103,7 @@ class _Range:
             for name in names:
                 selector = f'{{__name__="{name}"{"," if self._api.match else ""}{self._api.match}}}'
                 for series in self._api.values(selector, start_s, end_s, step_s):
-                    histograms += len(series.histograms)
+                    histograms += len(series.histograms or ())
                     found.setdefault(self._find(series, METRIC_OF[name]), []).append(series)
             metric = METRIC_OF[names[0]]
             for (agent, number), several in found.items():
@@ -205,12 +205,12 @@ def _first_s(series: FoundSeries) -> float:
 def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator[tuple[int, float, Stored | None]]:
     """Yields time, value and histogram of each step. The value of a histogram is the number of RTTs."""
     is_rtts = metric.kind == _RTTS
-    for time_s, text in series.values:
+    for time_s, text in series.values or ():
         if is_rtts or not math.isfinite(value := float(text)):
             unusable.odd_buckets += is_rtts
             continue
         yield round(time_s * _S), value, None
-    for time_s, histogram in series.histograms:
+    for time_s, histogram in series.histograms or ():
         stored = _stored(histogram) if is_rtts else None
         if stored is None:
             unusable.odd_buckets += 1
@@ -221,7 +221,7 @@ def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator
 def _stored(histogram: NativeHistogram) -> Stored | None:
     """Returns the histogram, or None if it does not have exponential buckets of RTTs."""
     scale, counts = _MAX_SCALE, dict[int, int]()
-    for rule, lower, upper, count in histogram.buckets:
+    for rule, lower, upper, count in histogram.buckets or ():
         place = _place(lower, upper)
         if rule != _LOWER_OPEN or place is None or (counts and place[0] != scale):
             return None
