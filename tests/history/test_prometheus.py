@@ -190,6 +190,8 @@ def test_native_histograms(server: Server) -> None:
         {"buckets": [[3, "-0.001", "0.001", "1"]]},
         {"buckets": [[1, "1", "2", "1"]]},
         {"buckets": [[0, "1", "+Inf", "1"]]},
+        {"buckets": [[0, "1e-300", "2e-300", "1"]]},
+        {"buckets": [[0, "1", repr(2 ** (2.0**-9)), "1"]]},
         {"count": "5"},
     ],
 )
@@ -198,6 +200,26 @@ def test_other_histograms_are_not_used(server: Server, wrong: dict[str, Any]) ->
     server.series = {RTT: [{"metric": LABELS, "histograms": points}], IO: [values(1, 2)]}
     history = read(server, 2)
     assert "data points that are not used, because they have buckets that cannot be converted: 3" in history.notes
+
+
+@pytest.mark.parametrize("wrong", ["NaN", "+Inf", "-1", str(2**54), "1e300"])
+def test_impossible_counts_are_dropped(server: Server, wrong: str) -> None:
+    """Each of three series has one damaged value. The counts of the other points are used."""
+    counts = [[T0 + n * STEP_S, histogram({-100: n})] for n in range(5)]
+    counts[1][1] = histogram({-100: 1}, count=wrong)
+    counts[2][1] = histogram({-100: 2}, sum=wrong)
+    counts[3][1] = histogram({-100: 3}) | {"buckets": [[*histogram({-100: 3})["buckets"][0][:3], wrong]]}
+    numbers, active = values(1, 2, 3), values(1, 2, 3)
+    numbers["values"][1][1] = active["values"][1][1] = wrong
+    server.series = {RTT: [{"metric": LABELS, "histograms": counts}], IO: [numbers], "epping_flow_active": [active]}
+    history = read(server, 4)
+    total = history.total().rtts()
+    assert (total.counts.tolist(), total.sum_ns.tolist(), octets(history)) == ([4], [40_000_000], {"192.0.2.0/24": 2})
+    current = history.total().sum(metric_table.ACTIVE_FLOWS.name)
+    assert current is not None
+    assert current.max() == 3
+    assert "data points that are not used, because they have an impossible count: 4" in history.notes
+    assert "data points that are not used, because they have buckets that cannot be converted: 1" in history.notes
 
 
 def test_numbers_that_are_no_numbers(server: Server) -> None:
@@ -404,10 +426,10 @@ def test_invalid_urls(parameters: str, message: str) -> None:
         PrometheusApi(f"http://localhost?{parameters}")
 
 
-@pytest.mark.parametrize("host", ["ho\u2100st", "[::1", "[x]", "h:abc", "h:99999"])
+@pytest.mark.parametrize("host", ["/x@h", "?x@h", "#x@h", "@ho\u2100st", "@[::1", "@[x]", "@h:abc", "@h:99999"])
 def test_errors_do_not_contain_the_password(host: str) -> None:
     with pytest.raises(EppingError) as caught:
-        read_prometheus([f"http://user:secret@{host}/"])
+        read_prometheus([f"http://user:secret{host}/"])
     assert "secret" not in str(caught.value)
 
 

@@ -132,6 +132,7 @@ def notes_of(unusable: Unusable) -> list[str]:
         (unusable.without_temporality, "are neither deltas nor cumulative"),
         (unusable.invalid_attributes, "have invalid attributes"),
         (unusable.odd_buckets, "have buckets that cannot be converted"),
+        (unusable.impossible_counts, "have an impossible count"),
         (unusable.doubled, "have the same counts as other points, which are deltas or cumulative"),
         (unusable.late, "are not later than the previous point of their series"),
     ):

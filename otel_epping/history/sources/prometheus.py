@@ -29,7 +29,11 @@ _MAX_STEPS = 300
 # A query has at most _STEPS_AT_ONCE steps, and about _HISTOGRAMS_AT_ONCE histograms. A native histogram of Prometheus
 # has 2 to 3 kB of JSON, which needs 12 kB of memory. By default, Prometheus allows 11,000 steps in a query.
 _STEPS_AT_ONCE, _HISTOGRAMS_AT_ONCE = 24, 10_000
-_MAX_SCALE = 8
+# The scales of Prometheus' native histograms. An RTT is between 2^-_MAX_POWER and 2^_MAX_POWER seconds.
+_MIN_SCALE, _MAX_SCALE = -4, 8
+_MAX_POWER = 64
+# A float has integers up to 2^53 without gaps. A greater count, or a greater sum of RTTs in seconds, is damaged.
+_MAX_COUNT, _MAX_SUM_S = 2**53, 1e10
 # The rule of a bucket that excludes its lower bound and includes its upper bound.
 _LOWER_OPEN = 0
 # The start time of a series that existed before the range of time, and the first start time of other series.
@@ -206,11 +210,16 @@ def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator
     """Yields time, value and histogram of each step. The value of a histogram is the number of RTTs."""
     is_rtts = metric.kind == _RTTS
     for time_s, text in series.values or ():
-        if is_rtts or not math.isfinite(value := float(text)):
+        value = float(text)
+        if is_rtts or not 0 <= value <= _MAX_COUNT:  # a NaN is not greater than 0
             unusable.odd_buckets += is_rtts
+            unusable.impossible_counts += not is_rtts
             continue
         yield round(time_s * _S), value, None
     for time_s, histogram in series.histograms or ():
+        if not (0 <= float(histogram.count) <= _MAX_COUNT and 0 <= float(histogram.sum) <= _MAX_SUM_S):
+            unusable.impossible_counts += 1
+            continue
         stored = _stored(histogram) if is_rtts else None
         if stored is None:
             unusable.odd_buckets += 1
@@ -223,10 +232,11 @@ def _stored(histogram: NativeHistogram) -> Stored | None:
     scale, counts = _MAX_SCALE, dict[int, int]()
     for rule, lower, upper, count in histogram.buckets or ():
         place = _place(lower, upper)
-        if rule != _LOWER_OPEN or place is None or (counts and place[0] != scale):
+        value = float(count)
+        if rule != _LOWER_OPEN or place is None or (counts and place[0] != scale) or not 0 <= value <= _MAX_COUNT:
             return None
         scale, index = place
-        counts[index] = round(float(count))
+        counts[index] = round(value)
     if not counts:
         return None if float(histogram.count) else (_MAX_SCALE, 0, [], 0.0, 0.0, 0.0)
     first = min(counts)
@@ -240,12 +250,14 @@ def _stored(histogram: NativeHistogram) -> Stored | None:
 def _place(lower: str, upper: str) -> tuple[int, int] | None:
     """Returns the scale and the index of a bucket from its bounds in seconds."""
     low, high = float(lower), float(upper)
-    if not 0 < low < high < math.inf:
+    if not 2.0**-_MAX_POWER <= low < high <= 2.0**_MAX_POWER:
         return None
     width = math.log2(high) - math.log2(low)
     if not width > 0:
         return None
     scale = round(-math.log2(width))
+    if not _MIN_SCALE <= scale <= _MAX_SCALE:
+        return None
     index = math.log2(high) * 2.0**scale
     if abs(width * 2.0**scale - 1) > 1e-6 or abs(index - round(index)) > 1e-4:
         return None
