@@ -19,7 +19,7 @@ from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.line import Line
 from otel_epping.history.sources import prometheus, prometheus_api
-from otel_epping.history.sources.kinds import source_size
+from otel_epping.history.sources.kinds import read_sources, source_size
 from otel_epping.history.sources.prometheus import read_prometheus
 from otel_epping.history.sources.prometheus_api import PrometheusApi
 from otel_epping.history.sources.prometheus_names import names_of, split_labels
@@ -426,11 +426,24 @@ def test_invalid_urls(parameters: str, message: str) -> None:
         PrometheusApi(f"http://localhost?{parameters}")
 
 
-@pytest.mark.parametrize("host", ["/x@h", "?x@h", "#x@h", "@ho\u2100st", "@[::1", "@[x]", "@h:abc", "@h:99999"])
-def test_errors_do_not_contain_the_password(host: str) -> None:
+@pytest.mark.parametrize(
+    "host", ["@127.0.0.1:9", "/x@h", "?x@h", "#x@h", "@ho\u2100st", "@[::1", "@[x]", "@h:abc", "@h:99999"]
+)
+def test_errors_do_not_contain_the_password(host: str, tmp_path: Path) -> None:
     with pytest.raises(EppingError) as caught:
         read_prometheus([f"http://user:secret{host}/"])
     assert "secret" not in str(caught.value)
+    recording = tmp_path / "recording.jsonl"
+    recording.write_text('{"resourceMetrics":[]}\n')
+    with pytest.raises(EppingError, match="different kinds") as caught:
+        read_sources([f"http://user:secret{host}/", str(recording)])
+    assert "secret" not in str(caught.value)
+
+
+def test_notes_do_not_contain_the_password(server: Server) -> None:
+    server.series = {IO: [values(1, 2)]}
+    url = f"{server.url}?start={T0}&end={T0 + 60}".replace("//", "//user:secret@")
+    assert f"{server.url} is named several times, and was read once" in read_sources([url, url]).notes
 
 
 def test_times() -> None:

@@ -63,6 +63,14 @@ def _kind_of(file: InputFile) -> Kind:
     )
 
 
+def _shown(source: str) -> str:
+    """Returns a source for messages. The user, the password and the query of a URL may be secret."""
+    if not _is_url(source):
+        return source
+    scheme, _, rest = source.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
 def source_size(sources: Sequence[str]) -> int:
     """Returns the sum of the numbers that read_sources() passes to `progress`.
 
@@ -100,7 +108,7 @@ def read_sources(
             files[source] = InputFile(source, progress)
             kinds[source] = _kind_of(files[source])
     if len(set(kinds.values())) > 1:
-        named = ", ".join(f"{source} is {kind.value}" for source, kind in kinds.items() if kind)
+        named = ", ".join(f"{_shown(source)} is {kind.value}" for source, kind in kinds.items() if kind)
         raise EppingError(f"sources of different kinds cannot be added up: {named}")
     (kind,) = set(kinds.values())
     if kind is not Kind.CAPTURE:
@@ -111,7 +119,7 @@ def read_sources(
                 raise
             raise EppingError(f"recordings need the package msgspec: {_INSTALL}") from None
         repeated = [source for source, times in Counter(sources).items() if times > 1]
-        history.notes += [f"{source} is named several times, and was read once" for source in repeated]
+        history.notes += [f"{_shown(source)} is named several times, and was read once" for source in repeated]
         return history
     for file in files.values():
         if file.is_pipe:

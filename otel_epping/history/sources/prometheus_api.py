@@ -96,8 +96,14 @@ class PrometheusApi:
     def __init__(self, url: str) -> None:
         try:
             parts = urlsplit(re.sub("^prometheus[+]", "", url, flags=re.IGNORECASE))
-        except ValueError:  # the text of the exception may contain the password
-            raise EppingError("the URL of Prometheus is invalid: check the host") from None
+            is_valid = parts.port != 0 and "@" not in parts.path + parts.fragment
+        except ValueError:
+            is_valid = False
+        if not is_valid:  # the exception, the host and the path may contain the password
+            raise EppingError(
+                "the URL of Prometheus is invalid: check the host and the port, and write / ? # @ in a password as "
+                "%2F %3F %23 %40"
+            )
         try:
             given = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
         except ValueError as error:
