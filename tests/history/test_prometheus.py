@@ -5,6 +5,7 @@ tests/integration/test_history.py tests the client with the real Prometheus.
 """
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -370,6 +371,24 @@ def test_deeply_nested_answers(server: Server, status: int, data: str) -> None:
     server.answer = status, f'{{"status":"success","data":{data}}}'
     with pytest.raises(EppingError, match=r"not of Prometheus' HTTP API: check the path|HTTP 500"):
         read(server, 2)
+
+
+def test_an_answer_that_is_not_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"garbage\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(EppingError) as caught:
+            read_prometheus([url])
+        thread.join()
+    assert str(caught.value) == f"{url}: garbage"
 
 
 def test_paths_with_other_characters(server: Server) -> None:

@@ -166,7 +166,8 @@ class PrometheusApi:
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
             cure = _CERTIFICATE_CURE if isinstance(reason, ssl.SSLCertVerificationError) else ""
-            raise EppingError(f"{self.name}: {getattr(reason, 'strerror', None) or reason}{cure}") from None
+            text = " ".join(str(getattr(reason, "strerror", None) or reason).split())  # http.client quotes a line
+            raise EppingError(f"{self.name}: {text}{cure}") from None
         try:
             answer = _ANSWER.decode(text)
         except _INVALID:
