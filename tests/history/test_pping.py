@@ -180,6 +180,32 @@ def test_single_rtts(tmp_path: Path, format: str) -> None:
     assert history.notes == ["events of flows that open or close, which are not used: 1"]
 
 
+def rtt(at: float, rtt_ns: int = 10 * MS, **others: Any) -> str:
+    """Returns a line of `watch` with an RTT."""
+    found = {"timestamp": T0 + round(at * S), "src_ip": "192.0.2.9", "protocol": "TCP", "rtt": rtt_ns}
+    return json.dumps(found | others) + "\n"
+
+
+RTTS = "".join(rtt(each) for each in range(1000, 1005))
+
+
+@pytest.mark.parametrize(
+    "text", [RTTS + json.dumps(REPORT), json.dumps(REPORT) + RTTS, json.dumps(REPORT)[:-1] + "," + RTTS]
+)
+def test_reports_and_single_rtts_in_a_file(tmp_path: Path, text: str) -> None:
+    history = read(tmp_path / "file", text)
+    assert rtts(history, V4)[0] == 12 + 5
+    assert history.total().seconds == 20 + 5
+
+
+@pytest.mark.parametrize("address", ["x", "fe80:::1", "192.0.2.1%eth0"])
+def test_an_invalid_address_is_not_measured_time(tmp_path: Path, address: str) -> None:
+    bad = rtt(1, src_ip=address), json.dumps(subnet(500, address)), rtt(900, src_ip=address)
+    history = read(tmp_path / "file", bad[0] + rtt(100) + "".join(bad[1:]) + rtt(300))
+    assert rtts(history, V4)[0] == history.total().seconds == 2
+    assert history.notes == ["objects that are not used, because they are damaged or not of ePPing: 3"]
+
+
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     wrong = [{"a": 1}, {"timestamp": "x"}, subnet(10, "hello"), {"timestamp": 5}]
     text = json.dumps([*wrong, subnet(10, "192.0.2.0/24", [1])])

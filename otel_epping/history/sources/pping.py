@@ -63,9 +63,10 @@ class _Reader:
         self._bin_width_ns, self._interval_ns = _BIN_WIDTH_NS, _INTERVAL_NS
         self._lengths = dict(_PREFIX_LENGTHS)
         self._builder = SliceBuilder()
-        self._time_ns = 0  # time of the current report, or begin of the current slice
+        self._time_ns = 0  # time of the current report
         self._reported_ns = 0  # time of the previous report or of the metadata
         self._step = 0
+        self._begin_ns = 0  # begin of the current slice of single RTTs
         self._rtts: dict[tuple[int, int], _Buckets] = {}
         self.widths_ns: set[int] = set()
         self.unknown = self.flow_events = 0
@@ -103,8 +104,9 @@ class _Reader:
         elif found.flow_event is not None:
             self.flow_events += 1
         elif found.ip_prefix is not None:
+            line = _line(found.ip_prefix, self._lengths[4], self._lengths[6])
             self._begin_report(time_ns)
-            self._add_subnet(found, found.ip_prefix)
+            self._add_subnet(found, self._numbering.lines.find(line))
         elif found.protocol_counters is not None:
             self._begin_report(time_ns)
             self._add_interface(found, found.protocol_counters)
@@ -131,7 +133,7 @@ class _Reader:
         self._time_ns = self._time_ns or time_ns
 
     def _end_report(self) -> None:
-        if not self._time_ns or self._rtts:
+        if not self._time_ns:
             return
         begin_ns = self._time_ns - self._interval_ns
         # The first report, and each report after a gap, begins one interval before the end of the report.
@@ -141,8 +143,7 @@ class _Reader:
         self._builder = SliceBuilder()
         self._reported_ns, self._time_ns = self._time_ns, 0
 
-    def _add_subnet(self, found: PpingObject, prefix: str) -> None:
-        line = self._numbering.lines.find(_line(prefix, self._lengths[4], self._lengths[6]))
+    def _add_subnet(self, found: PpingObject, line: int) -> None:
         for name, direction in _DIRECTIONS.items():
             for traffic, amounts in getattr(found, name).items():
                 self._add_amounts(line, amounts, direction, traffic_class=_CLASSES.get(traffic, "other"))
@@ -201,12 +202,10 @@ class _Reader:
     # ---- single RTTs
 
     def _add_rtt(self, found: PpingObject, time_ns: int, rtt_ns: int) -> None:
-        begin_ns = time_ns // _STEPS_NS[self._step] * _STEPS_NS[self._step]
-        if begin_ns != self._time_ns:
-            self._end_report()
-            self._end_rtts()
-            self._time_ns = begin_ns
         line = self._numbering.lines.find(_line(found.src_ip, self._lengths[4], self._lengths[6]))
+        if not 0 <= time_ns - self._begin_ns < _STEPS_NS[self._step]:
+            self._end_rtts()  # can increase the length of slices
+            self._begin_ns = time_ns // _STEPS_NS[self._step] * _STEPS_NS[self._step]
         method = self._numbering.methods.find(found.method or _METHODS.get(found.protocol, ""))
         buckets = self._rtts.setdefault((line, method), _Buckets())
         buckets.counts[_index(rtt_ns)] += 1
@@ -217,15 +216,15 @@ class _Reader:
     def _end_rtts(self) -> None:
         if not self._rtts:
             return
+        builder = SliceBuilder()
         for (line, method), each in self._rtts.items():
             first = min(each.counts)
             row = [each.counts[index] for index in range(first, max(each.counts) + 1)]
             times = {"sum_ns": each.sum_ns, "min_ns": each.min_ns, "max_ns": each.max_ns}
-            self._builder.add_rtts(line, method, _SCALE, first, row, **times)
-        self._history.add(self._builder.build(self._time_ns, self._time_ns + _STEPS_NS[self._step]))
-        self._builder = SliceBuilder()
+            builder.add_rtts(line, method, _SCALE, first, row, **times)
+        self._history.add(builder.build(self._begin_ns, self._begin_ns + _STEPS_NS[self._step]))
         self._rtts.clear()
-        self._time_ns = 0
+        self._begin_ns = 0
         while len(self._history) > _MAX_SLICES and self._step < len(_STEPS_NS) - 1:
             self._step += 1
             self._history.coarsen(_STEPS_NS[self._step])
