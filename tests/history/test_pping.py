@@ -206,6 +206,37 @@ def test_an_invalid_address_is_not_measured_time(tmp_path: Path, address: str) -
     assert history.notes == ["objects that are not used, because they are damaged or not of ePPing: 3"]
 
 
+MIDDLE = [
+    rtt(2)[:40] + "\n",
+    rtt(2)[:-2] + ",",
+    rtt(2)[:-2],
+    "\0" * 5000 + "\n",
+    "\0" * (5 << 19) + "\n",
+    '{"a":' * 9999 + "\n",
+    "{" + "x{},}" * (3 << 18),
+    rtt(2)[:-2] + ',"x":' + "[" * 5000 + "]" * 5000 + "}\n",
+]
+
+
+@pytest.mark.parametrize("middle", MIDDLE, ids=range(len(MIDDLE)))
+@pytest.mark.parametrize("array", [False, True])
+def test_a_damaged_object_does_not_damage_the_next_object(tmp_path: Path, middle: str, array: bool) -> None:
+    before, after = "".join(rtt(each) for each in range(10)), "".join(rtt(each) for each in range(20, 30))
+    text = before + middle + after
+    history = read(tmp_path / "file", "[" + text.replace("}\n{", "},{") if array else text)
+    assert rtts(history, V4) == (20, 200 * MS, 10 * MS, 10 * MS)
+    assert history.notes == ["objects that are not used, because they are damaged or not of ePPing: 1"]
+
+
+@pytest.mark.parametrize("cut", [3, 30, 250])
+def test_metadata_after_a_cut_object(tmp_path: Path, cut: int) -> None:
+    second = json.dumps([METADATA | {"bin_width_ns": MS}, subnet(10, "2001:db8::/48", [0, 9], max_rtt=2 * MS)])
+    history = read(tmp_path / "file", json.dumps(REPORT)[:-cut] + "\n" + second)
+    assert "bins of 1 ms" in history.notes[0]
+    assert rtts(history, V6)[0] == 9
+    assert history.notes[-1].endswith("not of ePPing: 1")
+
+
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     wrong = [{"a": 1}, {"timestamp": "x"}, subnet(10, "hello"), {"timestamp": 5}]
     text = json.dumps([*wrong, subnet(10, "192.0.2.0/24", [1])])
