@@ -237,6 +237,34 @@ def test_metadata_after_a_cut_object(tmp_path: Path, cut: int) -> None:
     assert history.notes[-1].endswith("not of ePPing: 1")
 
 
+def test_rtts_of_more_than_64_seconds(tmp_path: Path) -> None:
+    history = read(tmp_path / "file", "".join(rtt(each, 200 * S) for each in range(30)))
+    assert history.total().rtts().quantiles(0.5) == pytest.approx(200, rel=0.05)
+    assert rtts(history, V4)[3] == 200 * S
+
+
+HUGE: list[str] = [
+    rtt(10, 2**62) * 2,
+    *(
+        json.dumps(subnet(500, "192.0.2.0/24", **each)) * 2
+        for each in (
+            {"rx_stats": {"TCP_TS": {"packets": 1, "bytes": 2**62}}},
+            {"histogram": [2**62] * 4},
+            {"histogram": [2**31] * 200, "mean_rtt": S * S},
+            {"histogram": [2**32 - 1] * 200, "mean_rtt": 3_600 * S},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("text", HUGE, ids=range(len(HUGE)))
+def test_huge_numbers_are_damage(tmp_path: Path, text: str) -> None:
+    history = read(tmp_path / "file", rtt(1) + text + rtt(2))
+    assert rtts(history, V4) == (2, 20 * MS, 10 * MS, 10 * MS)
+    assert history.total().seconds == 2
+    assert history.notes == ["objects that are not used, because they are damaged or not of ePPing: 2"]
+
+
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     wrong = [{"a": 1}, {"timestamp": "x"}, subnet(10, "hello"), {"timestamp": 5}]
     text = json.dumps([*wrong, subnet(10, "192.0.2.0/24", [1])])

@@ -19,13 +19,14 @@ from otel_epping.history.line import OVERFLOW, Line
 from otel_epping.history.sources.pping_json import Amounts, PpingObject, objects
 from otel_epping.history.sources.reading import InputFile
 from otel_epping.history.sources.slice_builder import SliceBuilder
-from otel_epping.kernel.buckets import RTT_MAX_NS, RTT_MIN_NS, index_of
+from otel_epping.kernel.buckets import RTT_MIN_NS, index_of
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.metric import Metric
 
 _S = 10**9
 _SCALE = 4
-_MAX_SUM_NS = 2**62
+# If the sum of the RTTs of a subnet in an interval is greater, the object is damaged.
+_MAX_SUM_NS = 2**58
 # ePPing's defaults (pping.h, pping.c).
 _BIN_WIDTH_NS, _INTERVAL_NS = 4_000_000, 10 * _S
 _PREFIX_LENGTHS = {4: 24, 6: 48}
@@ -79,7 +80,7 @@ class _Reader:
                 continue
             try:
                 self._add(found, found.timestamp)
-            except ValueError:  # the address or the prefix is invalid
+            except ValueError:  # the address, the prefix or the sum of RTTs is invalid
                 self.unknown += 1
         file.close()
         self._end_report()
@@ -105,6 +106,8 @@ class _Reader:
             self.flow_events += 1
         elif found.ip_prefix is not None:
             line = _line(found.ip_prefix, self._lengths[4], self._lengths[6])
+            if found.mean_rtt * sum(found.histogram) > _MAX_SUM_NS:
+                raise ValueError
             self._begin_report(time_ns)
             self._add_subnet(found, self._numbering.lines.find(line))
         elif found.protocol_counters is not None:
@@ -164,7 +167,7 @@ class _Reader:
             _SCALE,
             first,
             row,
-            sum_ns=min(round(found.mean_rtt * sum(row)), _MAX_SUM_NS),
+            sum_ns=round(found.mean_rtt * sum(row)),
             min_ns=found.min_rtt,
             max_ns=found.max_rtt,
         )
@@ -231,7 +234,7 @@ class _Reader:
 
 
 def _index(time_ns: int) -> int:
-    return index_of(min(max(time_ns, RTT_MIN_NS), RTT_MAX_NS), _SCALE)
+    return index_of(max(time_ns, RTT_MIN_NS), _SCALE)
 
 
 def _column(metric: Metric, **attributes: str) -> ColumnKey:

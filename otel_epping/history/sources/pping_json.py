@@ -15,10 +15,18 @@ from msgspec.json import Decoder
 
 from otel_epping.history.sources.reading import InputFile
 
-# An object with a number outside of these ranges is damaged.
-_Unsigned = Annotated[int, Meta(ge=0, le=2**62)]
-_Mean = Annotated[float, Meta(ge=0, le=2**62)]
-Amounts = dict[str, _Unsigned]  # `packets` and `bytes`
+# An object with a number outside of these ranges is damaged. ePPing forgets packets and flows after at most 5 minutes,
+# and counts the RTTs of a bin with 32 bits. A damaged number must not make a sum exceed 64 bits.
+_MAX_NS = 3_600 * 10**9
+_Time = Annotated[int, Meta(ge=0, le=2**62)]
+_Duration = Annotated[int, Meta(ge=0, le=_MAX_NS)]
+_Mean = Annotated[float, Meta(ge=0, le=_MAX_NS)]
+_Interval = Annotated[int, Meta(ge=0, le=366 * 86_400 * 10**9)]
+_Amount = Annotated[int, Meta(ge=0, le=2**53)]
+_Bin = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+_Length = Annotated[int, Meta(ge=0, le=128)]
+Amounts = dict[str, _Amount]  # `packets` and `bytes`
+
 
 # Between two objects are a closing and an opening brace, which are not adjacent inside an object. One array may follow
 # another array, because the output of several runs may be in one file.
@@ -33,25 +41,25 @@ _KEPT_BYTES = 64  # a begin of an object that is continued in the next block has
 class PpingObject(Struct, gc=False):
     """An object of any kind. The fields show the kind of the object."""
 
-    timestamp: _Unsigned | None = None
+    timestamp: _Time | None = None
     # Metadata
-    bin_width_ns: _Unsigned = 0
-    aggregation_interval_ns: _Unsigned = 0
-    ipv4_prefix_len: _Unsigned | None = None
-    ipv6_prefix_len: _Unsigned | None = None
+    bin_width_ns: _Duration = 0
+    aggregation_interval_ns: _Interval = 0
+    ipv4_prefix_len: _Length | None = None
+    ipv6_prefix_len: _Length | None = None
     # A subnet in an interval
     ip_prefix: str | None = None
     rx_stats: dict[str, Amounts] = {}
     tx_stats: dict[str, Amounts] = {}
     # The fields of a subnet before October 2023. rx was the direction to the subnet
-    rx_packets: _Unsigned = 0
-    rx_bytes: _Unsigned = 0
-    tx_packets: _Unsigned = 0
-    tx_bytes: _Unsigned = 0
-    min_rtt: _Unsigned = 0
+    rx_packets: _Amount = 0
+    rx_bytes: _Amount = 0
+    tx_packets: _Amount = 0
+    tx_bytes: _Amount = 0
+    min_rtt: _Duration = 0
     mean_rtt: _Mean = 0
-    max_rtt: _Unsigned = 0
-    histogram: list[_Unsigned] = []
+    max_rtt: _Duration = 0
+    histogram: list[_Bin] = []
     # The interface in an interval
     protocol_counters: dict[str, Amounts] | None = None
     ecn_counters: Amounts = {}
@@ -60,7 +68,7 @@ class PpingObject(Struct, gc=False):
     src_ip: str = ""
     protocol: str = ""
     method: str = ""
-    rtt: _Unsigned | None = None
+    rtt: _Duration | None = None
     flow_event: str | None = None
 
 
