@@ -198,6 +198,16 @@ def test_reports_and_single_rtts_in_a_file(tmp_path: Path, text: str) -> None:
     assert history.total().seconds == 20 + 5
 
 
+def test_repeated_reports_are_counted_once(tmp_path: Path) -> None:
+    whole = json.dumps(REPORT)
+    (tmp_path / "copy").write_text(whole)
+    (tmp_path / "file").write_text(whole + whole)
+    history = read_pping([InputFile(str(tmp_path / name)) for name in ("file", "copy")])
+    assert rtts(history, V4)[0] == 12
+    assert history.total().seconds == 20
+    assert history.notes[-1] == "reports of ePPing that are not used, because they are repeated: 4"
+
+
 @pytest.mark.parametrize("address", ["x", "fe80:::1", "192.0.2.1%eth0"])
 def test_an_invalid_address_is_not_measured_time(tmp_path: Path, address: str) -> None:
     bad = rtt(1, src_ip=address), json.dumps(subnet(500, address)), rtt(900, src_ip=address)

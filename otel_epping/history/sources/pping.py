@@ -66,11 +66,12 @@ class _Reader:
         self._builder = SliceBuilder()
         self._time_ns = 0  # time of the current report
         self._reported_ns = 0  # time of the previous report or of the metadata
+        self._reports: set[tuple[int, int]] = set()  # the time and the digest of each report
         self._step = 0
         self._begin_ns = 0  # begin of the current slice of single RTTs
         self._rtts: dict[tuple[int, int], _Buckets] = {}
         self.widths_ns: set[int] = set()
-        self.unknown = self.flow_events = 0
+        self.unknown = self.flow_events = self.repeated = 0
 
     def read(self, file: InputFile) -> None:
         """Reads a file, and closes it."""
@@ -96,6 +97,8 @@ class _Reader:
             )
         if self.flow_events:
             yield f"events of flows that open or close, which are not used: {self.flow_events:,}"
+        if self.repeated:
+            yield f"reports of ePPing that are not used, because they are repeated: {self.repeated:,}"
         if self.unknown:
             yield f"objects that are not used, because they are damaged or not of ePPing: {self.unknown:,}"
 
@@ -142,7 +145,11 @@ class _Reader:
         # The first report, and each report after a gap, begins one interval before the end of the report.
         if 0 < self._time_ns - self._reported_ns < 2 * self._interval_ns:
             begin_ns = self._reported_ns
-        self._history.add(self._builder.build(begin_ns, self._time_ns))
+        if (report := (self._time_ns, self._builder.digest())) in self._reports:
+            self.repeated += 1
+        else:
+            self._reports.add(report)
+            self._history.add(self._builder.build(begin_ns, self._time_ns))
         self._builder = SliceBuilder()
         self._reported_ns, self._time_ns = self._time_ns, 0
 
