@@ -198,6 +198,22 @@ def test_reports_and_single_rtts_in_a_file(tmp_path: Path, text: str) -> None:
     assert history.total().seconds == 20 + 5
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [json.dumps(METADATA)[:50], json.dumps(METADATA)[:-1], json.dumps(METADATA | {"bin_width_ns": 2**61}) + ","],
+)
+def test_rtts_after_damaged_metadata_are_not_used(tmp_path: Path, damaged: str) -> None:
+    again = json.dumps([METADATA | {"timestamp": T0 + 400 * S}, subnet(410, "192.0.2.0/24", [1])])
+    later = json.dumps(subnet(300, "192.0.2.0/24", [7]))
+    history = read(tmp_path / "file", json.dumps(REPORT) + f"\n[{damaged}\n{later}]\n{again}")
+    assert rtts(history, V4)[0] == 12 + 1
+    assert history.total().seconds == 40
+    assert history.notes[1:] == [
+        "histograms of RTTs that are not used, because the width of the bins is damaged: 1",
+        "objects that are not used, because they are damaged or not of ePPing: 1",
+    ]
+
+
 def test_repeated_reports_are_counted_once(tmp_path: Path) -> None:
     whole = json.dumps(REPORT)
     (tmp_path / "copy").write_text(whole)

@@ -16,7 +16,7 @@ from otel_epping.errors import EppingError
 from otel_epping.history.columns import ColumnKey
 from otel_epping.history.history import History
 from otel_epping.history.line import OVERFLOW, Line
-from otel_epping.history.sources.pping_json import Amounts, PpingObject, objects
+from otel_epping.history.sources.pping_json import DAMAGED_METADATA, Amounts, PpingObject, objects
 from otel_epping.history.sources.reading import InputFile
 from otel_epping.history.sources.slice_builder import SliceBuilder
 from otel_epping.kernel.buckets import RTT_MIN_NS, index_of
@@ -61,6 +61,7 @@ class _Reader:
     def __init__(self, history: History) -> None:
         self._history = history
         self._numbering = history.numbering
+        # The width of the bins is 0 if the width is unknown, because the metadata are damaged.
         self._bin_width_ns, self._interval_ns = _BIN_WIDTH_NS, _INTERVAL_NS
         self._lengths = dict(_PREFIX_LENGTHS)
         self._builder = SliceBuilder()
@@ -71,11 +72,14 @@ class _Reader:
         self._begin_ns = 0  # begin of the current slice of single RTTs
         self._rtts: dict[tuple[int, int], _Buckets] = {}
         self.widths_ns: set[int] = set()
-        self.unknown = self.flow_events = self.repeated = 0
+        self.unknown = self.flow_events = self.repeated = self.no_width = 0
 
     def read(self, file: InputFile) -> None:
         """Reads a file, and closes it."""
         for found in objects(file):
+            if found is DAMAGED_METADATA:
+                self._end_report()
+                self._bin_width_ns = 0
             if found is None or found.timestamp is None or found.timestamp <= 0:
                 self.unknown += 1
                 continue
@@ -99,6 +103,8 @@ class _Reader:
             yield f"events of flows that open or close, which are not used: {self.flow_events:,}"
         if self.repeated:
             yield f"reports of ePPing that are not used, because they are repeated: {self.repeated:,}"
+        if self.no_width:
+            yield f"histograms of RTTs that are not used, because the width of the bins is damaged: {self.no_width:,}"
         if self.unknown:
             yield f"objects that are not used, because they are damaged or not of ePPing: {self.unknown:,}"
 
@@ -160,6 +166,9 @@ class _Reader:
         self._add_amounts(line, {"packets": found.rx_packets, "bytes": found.rx_bytes}, "to")
         self._add_amounts(line, {"packets": found.tx_packets, "bytes": found.tx_bytes}, "from")
         if not any(found.histogram):
+            return
+        if not self._bin_width_ns:
+            self.no_width += 1
             return
         self.widths_ns.add(self._bin_width_ns)
         counts: Counter[int] = Counter()

@@ -73,10 +73,11 @@ class PpingObject(Struct, gc=False):
 
 
 _DECODER = Decoder(PpingObject)
+DAMAGED_METADATA = PpingObject()
 
 
 def objects(file: InputFile) -> Iterator[PpingObject | None]:
-    """Yields each object of a file, and None for each text that is not an object."""
+    """Yields each object of a file; DAMAGED_METADATA, or None for each other text that is not an object."""
     for text in _texts(file):
         text = text.strip(_BETWEEN)
         if found := _decoded(text):
@@ -94,7 +95,7 @@ def _decoded(text: bytes) -> PpingObject | None:
 
 
 def _objects_in(text: bytes) -> Iterator[PpingObject | None]:
-    """Yields the objects of a damaged text, and None for each part that is not an object.
+    """Yields the objects of a damaged text; DAMAGED_METADATA, or None for each other part that is not an object.
 
     For example, an object that is cut is followed by the next object without a closing brace.
     """
@@ -107,7 +108,8 @@ def _objects_in(text: bytes) -> Iterator[PpingObject | None]:
         if found:
             yield found
         if not found or not part.endswith(b"}"):
-            yield None
+            # Only metadata have the fields `bins` and `bin_width_ns`.
+            yield DAMAGED_METADATA if not found and b'"bin' in part else None
 
 
 def _texts(file: InputFile) -> Iterator[bytes]:
