@@ -66,6 +66,18 @@ def test_sources_of_one_kind_are_added_up(tmp_path: Path) -> None:
         read_sources([str(first), str(other)])
 
 
+@pytest.mark.parametrize("content", [PPING.replace('"packets":1', '"packets":1,"bytes":2'), OTLP])
+def test_a_file_with_several_names_is_read_once(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path, content, name="1")
+    (tmp_path / "symbolic").symlink_to(path)
+    (tmp_path / "hard").hardlink_to(path)
+    once = read_sources([str(path)])
+    for other in (str(path), f"{tmp_path}/./1", f"{tmp_path}/symbolic", f"{tmp_path}/hard"):
+        history = read_sources([str(path), other])
+        assert octets(history) == octets(once)
+        assert history.notes == [*once.notes, f"{path} is named several times, and was read once"]
+
+
 def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, OTLP)
     for name in [name for name in sys.modules if name.startswith(("msgspec", "otel_epping.history.sources.otlp"))]:

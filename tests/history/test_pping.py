@@ -180,6 +180,117 @@ def test_single_rtts(tmp_path: Path, format: str) -> None:
     assert history.notes == ["events of flows that open or close, which are not used: 1"]
 
 
+def rtt(at: float, rtt_ns: int = 10 * MS, **others: Any) -> str:
+    """Returns a line of `watch` with an RTT."""
+    found = {"timestamp": T0 + round(at * S), "src_ip": "192.0.2.9", "protocol": "TCP", "rtt": rtt_ns}
+    return json.dumps(found | others) + "\n"
+
+
+RTTS = "".join(rtt(each) for each in range(1000, 1005))
+
+
+@pytest.mark.parametrize(
+    "text", [RTTS + json.dumps(REPORT), json.dumps(REPORT) + RTTS, json.dumps(REPORT)[:-1] + "," + RTTS]
+)
+def test_reports_and_single_rtts_in_a_file(tmp_path: Path, text: str) -> None:
+    history = read(tmp_path / "file", text)
+    assert rtts(history, V4)[0] == 12 + 5
+    assert history.total().seconds == 20 + 5
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [json.dumps(METADATA)[:50], json.dumps(METADATA)[:-1], json.dumps(METADATA | {"bin_width_ns": 2**61}) + ","],
+)
+def test_rtts_after_damaged_metadata_are_not_used(tmp_path: Path, damaged: str) -> None:
+    again = json.dumps([METADATA | {"timestamp": T0 + 400 * S}, subnet(410, "192.0.2.0/24", [1])])
+    later = json.dumps(subnet(300, "192.0.2.0/24", [7]))
+    history = read(tmp_path / "file", json.dumps(REPORT) + f"\n[{damaged}\n{later}]\n{again}")
+    assert rtts(history, V4)[0] == 12 + 1
+    assert history.total().seconds == 40
+    assert history.notes[1:] == [
+        "histograms of RTTs that are not used, because the width of the bins is damaged: 1",
+        "objects that are not used, because they are damaged or not of ePPing: 1",
+    ]
+
+
+def test_repeated_reports_are_counted_once(tmp_path: Path) -> None:
+    whole = json.dumps(REPORT)
+    (tmp_path / "copy").write_text(whole)
+    (tmp_path / "file").write_text(whole + whole)
+    history = read_pping([InputFile(str(tmp_path / name)) for name in ("file", "copy")])
+    assert rtts(history, V4)[0] == 12
+    assert history.total().seconds == 20
+    assert history.notes[-1] == "reports of ePPing that are not used, because they are repeated: 4"
+
+
+@pytest.mark.parametrize("address", ["x", "fe80:::1", "192.0.2.1%eth0"])
+def test_an_invalid_address_is_not_measured_time(tmp_path: Path, address: str) -> None:
+    bad = rtt(1, src_ip=address), json.dumps(subnet(500, address)), rtt(900, src_ip=address)
+    history = read(tmp_path / "file", bad[0] + rtt(100) + "".join(bad[1:]) + rtt(300))
+    assert rtts(history, V4)[0] == history.total().seconds == 2
+    assert history.notes == ["objects that are not used, because they are damaged or not of ePPing: 3"]
+
+
+MIDDLE = [
+    rtt(2)[:40] + "\n",
+    rtt(2)[:-2] + ",",
+    rtt(2)[:-2],
+    "\0" * 5000 + "\n",
+    "\0" * (5 << 19) + "\n",
+    '{"a":' * 9999 + "\n",
+    "{" + "x{},}" * (3 << 18),
+    rtt(2)[:-2] + ',"x":' + "[" * 5000 + "]" * 5000 + "}\n",
+]
+
+
+@pytest.mark.parametrize("middle", MIDDLE, ids=range(len(MIDDLE)))
+@pytest.mark.parametrize("array", [False, True])
+def test_a_damaged_object_does_not_damage_the_next_object(tmp_path: Path, middle: str, array: bool) -> None:
+    before, after = "".join(rtt(each) for each in range(10)), "".join(rtt(each) for each in range(20, 30))
+    text = before + middle + after
+    history = read(tmp_path / "file", "[" + text.replace("}\n{", "},{") if array else text)
+    assert rtts(history, V4) == (20, 200 * MS, 10 * MS, 10 * MS)
+    assert history.notes == ["objects that are not used, because they are damaged or not of ePPing: 1"]
+
+
+@pytest.mark.parametrize("cut", [3, 30, 250])
+def test_metadata_after_a_cut_object(tmp_path: Path, cut: int) -> None:
+    second = json.dumps([METADATA | {"bin_width_ns": MS}, subnet(10, "2001:db8::/48", [0, 9], max_rtt=2 * MS)])
+    history = read(tmp_path / "file", json.dumps(REPORT)[:-cut] + "\n" + second)
+    assert "bins of 1 ms" in history.notes[0]
+    assert rtts(history, V6)[0] == 9
+    assert history.notes[-1].endswith("not of ePPing: 1")
+
+
+def test_rtts_of_more_than_64_seconds(tmp_path: Path) -> None:
+    history = read(tmp_path / "file", "".join(rtt(each, 200 * S) for each in range(30)))
+    assert history.total().rtts().quantiles(0.5) == pytest.approx(200, rel=0.05)
+    assert rtts(history, V4)[3] == 200 * S
+
+
+HUGE: list[str] = [
+    rtt(10, 2**62) * 2,
+    *(
+        json.dumps(subnet(500, "192.0.2.0/24", **each)) * 2
+        for each in (
+            {"rx_stats": {"TCP_TS": {"packets": 1, "bytes": 2**62}}},
+            {"histogram": [2**62] * 4},
+            {"histogram": [2**31] * 200, "mean_rtt": S * S},
+            {"histogram": [2**32 - 1] * 200, "mean_rtt": 3_600 * S},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("text", HUGE, ids=range(len(HUGE)))
+def test_huge_numbers_are_damage(tmp_path: Path, text: str) -> None:
+    history = read(tmp_path / "file", rtt(1) + text + rtt(2))
+    assert rtts(history, V4) == (2, 20 * MS, 10 * MS, 10 * MS)
+    assert history.total().seconds == 2
+    assert history.notes == ["objects that are not used, because they are damaged or not of ePPing: 2"]
+
+
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     wrong = [{"a": 1}, {"timestamp": "x"}, subnet(10, "hello"), {"timestamp": 5}]
     text = json.dumps([*wrong, subnet(10, "192.0.2.0/24", [1])])

@@ -46,6 +46,15 @@ def _is_url(source: str) -> bool:
     return source.lower().startswith(_URLS)
 
 
+def _identity(source: str) -> tuple[int, int] | str:
+    """Returns the device and the inode of a file, so that a file with two names is read once; or a URL or `-`."""
+    with suppress(OSError):
+        if source != "-" and not _is_url(source):
+            found = Path(source).stat()
+            return found.st_dev, found.st_ino
+    return source
+
+
 def _kind_of(file: InputFile) -> Kind:
     head = file.head.lstrip()
     if file.head.startswith((*pcap.MAGICS, pcapng.MAGIC)):
@@ -101,7 +110,10 @@ def read_sources(
 
     Raises EppingError if no source has usable data. The notes of the history describe unused data.
     """
-    kinds = {source: Kind.PROMETHEUS if _is_url(source) else None for source in sources}
+    first: dict[tuple[int, int] | str, str] = {}  # the first name of each file
+    for source in sources:
+        first.setdefault(_identity(source), source)
+    kinds = {source: Kind.PROMETHEUS if _is_url(source) else None for source in first.values()}
     files: dict[str, InputFile] = {}
     for source, kind in kinds.items():
         if kind is None:
@@ -118,7 +130,8 @@ def read_sources(
             if error.name != "msgspec":
                 raise
             raise EppingError(f"recordings need the package msgspec: {_INSTALL}") from None
-        repeated = [source for source, times in Counter(sources).items() if times > 1]
+        times = Counter(map(_identity, sources))
+        repeated = [source for file, source in first.items() if times[file] > 1]
         history.notes += [f"{_shown(source)} is named several times, and was read once" for source in repeated]
         return history
     for file in files.values():

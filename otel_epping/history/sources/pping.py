@@ -16,16 +16,17 @@ from otel_epping.errors import EppingError
 from otel_epping.history.columns import ColumnKey
 from otel_epping.history.history import History
 from otel_epping.history.line import OVERFLOW, Line
-from otel_epping.history.sources.pping_json import Amounts, PpingObject, objects
+from otel_epping.history.sources.pping_json import DAMAGED_METADATA, Amounts, PpingObject, objects
 from otel_epping.history.sources.reading import InputFile
 from otel_epping.history.sources.slice_builder import SliceBuilder
-from otel_epping.kernel.buckets import RTT_MAX_NS, RTT_MIN_NS, index_of
+from otel_epping.kernel.buckets import RTT_MIN_NS, index_of
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.metric import Metric
 
 _S = 10**9
 _SCALE = 4
-_MAX_SUM_NS = 2**62
+# If the sum of the RTTs of a subnet in an interval is greater, the object is damaged.
+_MAX_SUM_NS = 2**58
 # ePPing's defaults (pping.h, pping.c).
 _BIN_WIDTH_NS, _INTERVAL_NS = 4_000_000, 10 * _S
 _PREFIX_LENGTHS = {4: 24, 6: 48}
@@ -60,25 +61,31 @@ class _Reader:
     def __init__(self, history: History) -> None:
         self._history = history
         self._numbering = history.numbering
+        # The width of the bins is 0 if the width is unknown, because the metadata are damaged.
         self._bin_width_ns, self._interval_ns = _BIN_WIDTH_NS, _INTERVAL_NS
         self._lengths = dict(_PREFIX_LENGTHS)
         self._builder = SliceBuilder()
-        self._time_ns = 0  # time of the current report, or begin of the current slice
+        self._time_ns = 0  # time of the current report
         self._reported_ns = 0  # time of the previous report or of the metadata
+        self._reports: set[tuple[int, int]] = set()  # the time and the digest of each report
         self._step = 0
+        self._begin_ns = 0  # begin of the current slice of single RTTs
         self._rtts: dict[tuple[int, int], _Buckets] = {}
         self.widths_ns: set[int] = set()
-        self.unknown = self.flow_events = 0
+        self.unknown = self.flow_events = self.repeated = self.no_width = 0
 
     def read(self, file: InputFile) -> None:
         """Reads a file, and closes it."""
         for found in objects(file):
+            if found is DAMAGED_METADATA:
+                self._end_report()
+                self._bin_width_ns = 0
             if found is None or found.timestamp is None or found.timestamp <= 0:
                 self.unknown += 1
                 continue
             try:
                 self._add(found, found.timestamp)
-            except ValueError:  # the address or the prefix is invalid
+            except ValueError:  # the address, the prefix or the sum of RTTs is invalid
                 self.unknown += 1
         file.close()
         self._end_report()
@@ -94,6 +101,10 @@ class _Reader:
             )
         if self.flow_events:
             yield f"events of flows that open or close, which are not used: {self.flow_events:,}"
+        if self.repeated:
+            yield f"reports of ePPing that are not used, because they are repeated: {self.repeated:,}"
+        if self.no_width:
+            yield f"histograms of RTTs that are not used, because the width of the bins is damaged: {self.no_width:,}"
         if self.unknown:
             yield f"objects that are not used, because they are damaged or not of ePPing: {self.unknown:,}"
 
@@ -103,8 +114,11 @@ class _Reader:
         elif found.flow_event is not None:
             self.flow_events += 1
         elif found.ip_prefix is not None:
+            line = _line(found.ip_prefix, self._lengths[4], self._lengths[6])
+            if found.mean_rtt * sum(found.histogram) > _MAX_SUM_NS:
+                raise ValueError
             self._begin_report(time_ns)
-            self._add_subnet(found, found.ip_prefix)
+            self._add_subnet(found, self._numbering.lines.find(line))
         elif found.protocol_counters is not None:
             self._begin_report(time_ns)
             self._add_interface(found, found.protocol_counters)
@@ -131,24 +145,30 @@ class _Reader:
         self._time_ns = self._time_ns or time_ns
 
     def _end_report(self) -> None:
-        if not self._time_ns or self._rtts:
+        if not self._time_ns:
             return
         begin_ns = self._time_ns - self._interval_ns
         # The first report, and each report after a gap, begins one interval before the end of the report.
         if 0 < self._time_ns - self._reported_ns < 2 * self._interval_ns:
             begin_ns = self._reported_ns
-        self._history.add(self._builder.build(begin_ns, self._time_ns))
+        if (report := (self._time_ns, self._builder.digest())) in self._reports:
+            self.repeated += 1
+        else:
+            self._reports.add(report)
+            self._history.add(self._builder.build(begin_ns, self._time_ns))
         self._builder = SliceBuilder()
         self._reported_ns, self._time_ns = self._time_ns, 0
 
-    def _add_subnet(self, found: PpingObject, prefix: str) -> None:
-        line = self._numbering.lines.find(_line(prefix, self._lengths[4], self._lengths[6]))
+    def _add_subnet(self, found: PpingObject, line: int) -> None:
         for name, direction in _DIRECTIONS.items():
             for traffic, amounts in getattr(found, name).items():
                 self._add_amounts(line, amounts, direction, traffic_class=_CLASSES.get(traffic, "other"))
         self._add_amounts(line, {"packets": found.rx_packets, "bytes": found.rx_bytes}, "to")
         self._add_amounts(line, {"packets": found.tx_packets, "bytes": found.tx_bytes}, "from")
         if not any(found.histogram):
+            return
+        if not self._bin_width_ns:
+            self.no_width += 1
             return
         self.widths_ns.add(self._bin_width_ns)
         counts: Counter[int] = Counter()
@@ -163,7 +183,7 @@ class _Reader:
             _SCALE,
             first,
             row,
-            sum_ns=min(round(found.mean_rtt * sum(row)), _MAX_SUM_NS),
+            sum_ns=round(found.mean_rtt * sum(row)),
             min_ns=found.min_rtt,
             max_ns=found.max_rtt,
         )
@@ -201,12 +221,10 @@ class _Reader:
     # ---- single RTTs
 
     def _add_rtt(self, found: PpingObject, time_ns: int, rtt_ns: int) -> None:
-        begin_ns = time_ns // _STEPS_NS[self._step] * _STEPS_NS[self._step]
-        if begin_ns != self._time_ns:
-            self._end_report()
-            self._end_rtts()
-            self._time_ns = begin_ns
         line = self._numbering.lines.find(_line(found.src_ip, self._lengths[4], self._lengths[6]))
+        if not 0 <= time_ns - self._begin_ns < _STEPS_NS[self._step]:
+            self._end_rtts()  # can increase the length of slices
+            self._begin_ns = time_ns // _STEPS_NS[self._step] * _STEPS_NS[self._step]
         method = self._numbering.methods.find(found.method or _METHODS.get(found.protocol, ""))
         buckets = self._rtts.setdefault((line, method), _Buckets())
         buckets.counts[_index(rtt_ns)] += 1
@@ -217,22 +235,22 @@ class _Reader:
     def _end_rtts(self) -> None:
         if not self._rtts:
             return
+        builder = SliceBuilder()
         for (line, method), each in self._rtts.items():
             first = min(each.counts)
             row = [each.counts[index] for index in range(first, max(each.counts) + 1)]
             times = {"sum_ns": each.sum_ns, "min_ns": each.min_ns, "max_ns": each.max_ns}
-            self._builder.add_rtts(line, method, _SCALE, first, row, **times)
-        self._history.add(self._builder.build(self._time_ns, self._time_ns + _STEPS_NS[self._step]))
-        self._builder = SliceBuilder()
+            builder.add_rtts(line, method, _SCALE, first, row, **times)
+        self._history.add(builder.build(self._begin_ns, self._begin_ns + _STEPS_NS[self._step]))
         self._rtts.clear()
-        self._time_ns = 0
+        self._begin_ns = 0
         while len(self._history) > _MAX_SLICES and self._step < len(_STEPS_NS) - 1:
             self._step += 1
             self._history.coarsen(_STEPS_NS[self._step])
 
 
 def _index(time_ns: int) -> int:
-    return index_of(min(max(time_ns, RTT_MIN_NS), RTT_MAX_NS), _SCALE)
+    return index_of(max(time_ns, RTT_MIN_NS), _SCALE)
 
 
 def _column(metric: Metric, **attributes: str) -> ColumnKey:

@@ -47,6 +47,10 @@ class SliceBuilder:
         self._rtts.append((line, method, scale, first, len(counts), sum_ns, min_ns, max_ns))
         self._counts.extend(counts)
 
+    def digest(self) -> int:
+        """Returns a hash of the counts. Counts that were added in another order have another hash."""
+        return hash((tuple(self._counters), tuple(self._rtts), tuple(self._counts), frozenset(self.agent.items())))
+
     def build(self, begin_ns: int, end_ns: int) -> Slice:
         """Returns the slice."""
         lines, columns, values = _arrays(self._counters, 3)
