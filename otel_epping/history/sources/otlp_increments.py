@@ -28,6 +28,7 @@ class Unusable:
     without_temporality: int = 0
     invalid_attributes: int = 0
     odd_buckets: int = 0
+    impossible_counts: int = 0
     late: int = 0
     decreased: int = 0
     baselines: int = 0

@@ -23,6 +23,12 @@ _NONE = Raw(b"[]")
 _EMPTY = Raw(b"")
 
 
+MAX_COUNT = 2**56
+"""The greatest count. A greater count is damaged: bytes at 100 Gbit/s reach this count in two months.
+
+The sum of 255 counts fits into 64 bits.
+"""
+
 # A line with a number outside of these ranges is damaged.
 _Unsigned = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Signed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -44,11 +50,12 @@ class NumberPoint(Struct, gc=False):
     flags: int = 0
 
     @property
-    def value(self) -> float | None:
-        """The value of the point, or None if the writer had no value. A writer may omit the value 0."""
-        if self.flags & NO_RECORDED_VALUE:
-            return None
-        return self.asInt if self.asInt is not None else self.asDouble or 0
+    def value(self) -> int:
+        """The value of the point, rounded. -1 if the value is not a possible count. A writer may omit the value 0."""
+        if self.asInt is not None:
+            return self.asInt
+        value = self.asDouble or 0
+        return round(value) if 0 <= value <= MAX_COUNT else -1  # a NaN gives -1
 
 
 class ExponentialBuckets(Struct, gc=False):

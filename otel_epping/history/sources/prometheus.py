@@ -168,6 +168,7 @@ def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator
     for time_s, text in series.values:
         if is_rtts or not math.isfinite(value := float(text)):
             unusable.odd_buckets += is_rtts
+            unusable.impossible_counts += not is_rtts
             continue
         yield round(time_s * _S), value, None
     for time_s, histogram in series.histograms:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests that damaged data points of OTLP files are dropped, and that a note counts these points."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.history.otlp_lines import CUMULATIVE, DELTA, buckets, durations, io, line, number, octets, read, rtts, write
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+A, B = "192.0.2.0/24", "198.51.100.0/24"
+IMPOSSIBLE = "data points that are not used, because they have an impossible count"
+
+
+def double(end: int, value: Any, start: int = 0) -> dict[str, Any]:
+    point = number(A, start, end, 0) | {"asDouble": value}
+    del point["asInt"]
+    return point
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", -5.0, 1e30, -1, 2**56 + 1, 2**62])
+@pytest.mark.parametrize("temporality", [DELTA, CUMULATIVE])
+def test_impossible_counts_are_dropped(tmp_path: Path, value: Any, temporality: str) -> None:
+    """The next point of a cumulative series continues from the point before the dropped point."""
+    wrong = number(A, 0, 120, value) if isinstance(value, int) else double(120, value)
+    points = [double(60, 100.0), wrong, number(A, 0, 180, 300)]
+    history = read(write(tmp_path, *(line(io(each, temporality=temporality)) for each in points)))
+    assert octets(history) == {A: 300 if temporality == CUMULATIVE else 400}
+    assert history.notes == [f"{IMPOSSIBLE}: 1"]
+
+
+def test_too_many_rtts_are_dropped(tmp_path: Path) -> None:
+    lines = [line(durations(rtts(A, 0, 60, counts))) for counts in ([2, 1], [2**56, 1], [2**61] * 2)]
+    history = read(write(tmp_path, *lines))
+    assert buckets(history, A) == (4, {-100: 2, -99: 1})
+    assert history.notes == [f"{IMPOSSIBLE}: 2"]
+
+
+def test_doubles_do_not_round_other_counts(tmp_path: Path) -> None:
+    exact = 2**53 + 1
+    path = write(tmp_path, line(io(number(B, 0, 60, exact), double(60, 1.6), double(60, "2.0"))))
+    assert octets(read(path)) == {A: 4, B: exact}
