@@ -160,6 +160,9 @@ def test_native_histograms(server: Server) -> None:
         {"buckets": [[1, "1", "2", "1"]]},
         {"buckets": [[0, "1", "+Inf", "1"]]},
         {"count": "5"},
+        {"buckets": [[0, "1", "2", "-1"]], "count": "-1"},
+        {"buckets": [[0, "1", "2", "1e19"]], "count": "1e19"},
+        {"buckets": [[0, "1", "2", "1e30"]], "count": "1e30"},
     ],
 )
 def test_other_histograms_are_not_used(server: Server, wrong: dict[str, Any]) -> None:
@@ -167,6 +170,13 @@ def test_other_histograms_are_not_used(server: Server, wrong: dict[str, Any]) ->
     server.series = {RTT: [{"metric": LABELS, "histograms": points}], IO: [values(1, 2)]}
     history = read(server, 2)
     assert "data points that are not used, because they have buckets that cannot be converted: 3" in history.notes
+
+
+def test_impossible_values_are_not_used(server: Server) -> None:
+    server.series = {IO: [values(100, 200, *map(float, ("nan", "inf", "-1", "1e18")), 300)]}
+    history = read(server, 6)
+    assert octets(history) == {"192.0.2.0/24": 200}
+    assert "data points that are not used, because they have an impossible count: 4" in history.notes
 
 
 def test_numbers_that_are_no_numbers(server: Server) -> None:

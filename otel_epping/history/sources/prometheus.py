@@ -15,6 +15,7 @@ from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.sources.agent_slices import AgentSlices, label_of, notes_of, with_names
 from otel_epping.history.sources.otlp_increments import Stored, Unusable
+from otel_epping.history.sources.otlp_json import MAX_COUNT
 from otel_epping.history.sources.otlp_points import CURRENT_KINDS, PointColumn, TimePoints
 from otel_epping.history.sources.prometheus_api import FoundSeries, NativeHistogram, PrometheusApi
 from otel_epping.history.sources.prometheus_names import METRIC_OF, split_labels
@@ -166,7 +167,7 @@ def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator
     """Yields time, value and histogram of each step. The value of a histogram is the number of RTTs."""
     is_rtts = metric.kind == _RTTS
     for time_s, text in series.values:
-        if is_rtts or not math.isfinite(value := float(text)):
+        if is_rtts or not 0 <= (value := float(text)) <= MAX_COUNT:
             unusable.odd_buckets += is_rtts
             unusable.impossible_counts += not is_rtts
             continue
@@ -192,7 +193,7 @@ def _stored(histogram: NativeHistogram) -> Stored | None:
         return None if float(histogram.count) else (_MAX_SCALE, 0, [], 0.0, 0.0, 0.0)
     first = min(counts)
     row = [counts.get(index, 0) for index in range(first, max(counts) + 1)]
-    if sum(row) != round(float(histogram.count)):
+    if not 0 <= min(row) <= sum(row) == round(float(histogram.count)) <= MAX_COUNT:
         return None
     return scale, first, row, float(histogram.sum), 0.0, 0.0
 
