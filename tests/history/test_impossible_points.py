@@ -42,3 +42,13 @@ def test_doubles_do_not_round_other_counts(tmp_path: Path) -> None:
     exact = 2**53 + 1
     path = write(tmp_path, line(io(number(B, 0, 60, exact), double(60, 1.6), double(60, "2.0"))))
     assert octets(read(path)) == {A: 4, B: exact}
+
+
+@pytest.mark.parametrize("bounds", [[1, 2, -3], [1, 2, "NaN"], [1, "Infinity"], [2, 1], [1, 1, 1], ["NaN", 1]])
+def test_bounds_that_do_not_increase_are_not_used(tmp_path: Path, bounds: list[Any]) -> None:
+    point = rtts(A, 0, 60, [1, 1]) | {"bucketCounts": [1, 1, *[0] * (len(bounds) - 1)], "explicitBounds": bounds}
+    explicit = durations(point)
+    explicit["histogram"] = explicit.pop("exponentialHistogram")
+    history = read(write(tmp_path, line(explicit), line(durations(rtts(A, 60, 120, [3])))))
+    assert buckets(history, A) == (4, {-100: 3})
+    assert history.notes == ["data points that are not used, because they have buckets that cannot be converted: 1"]

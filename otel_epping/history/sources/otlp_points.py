@@ -5,6 +5,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -291,7 +292,7 @@ def _exponential_bounds(bounds: tuple[float, ...]) -> tuple[int, int] | None:
 
     The bounds of otel-epping's histograms with explicit buckets are of this kind (otel/explicit_buckets.py).
     """
-    if len(bounds) < 2 or bounds[0] <= 0:
+    if len(bounds) < 2 or not all(0 < low < high < math.inf for low, high in pairwise(bounds)):
         return None
     powers = np.log2(np.array(bounds))
     scale = round(-math.log2(float(powers[1] - powers[0]))) if powers[1] > powers[0] else _MAX_SCALE + 1
