@@ -6,7 +6,22 @@ from typing import Any
 
 import pytest
 
-from tests.history.otlp_lines import CUMULATIVE, DELTA, buckets, durations, io, line, number, octets, read, rtts, write
+from otel_epping.history.line import OVERFLOW, Line
+from otel_epping.otel import semconv
+from tests.history.otlp_lines import (
+    CUMULATIVE,
+    DELTA,
+    attributes,
+    buckets,
+    durations,
+    io,
+    line,
+    number,
+    octets,
+    read,
+    rtts,
+    write,
+)
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
@@ -52,3 +67,36 @@ def test_bounds_that_do_not_increase_are_not_used(tmp_path: Path, bounds: list[A
     history = read(write(tmp_path, line(explicit), line(durations(rtts(A, 60, 120, [3])))))
     assert buckets(history, A) == (4, {-100: 3})
     assert history.notes == ["data points that are not used, because they have buckets that cannot be converted: 1"]
+
+
+@pytest.mark.parametrize("value", [1e400, "1e400", "9" * 5000])
+def test_integers_that_are_none_make_attributes_invalid(tmp_path: Path, value: Any) -> None:
+    wrong = number(A, 0, 60, 1)
+    wrong["attributes"][1]["value"] = {"intValue": value}
+    text = line(io(wrong, number(A, 0, 60, 2))).replace("Infinity", "1e400")
+    history = read(write(tmp_path, text))
+    assert octets(history) == {A: 2}
+    assert history.notes == ["data points that are not used, because they have invalid attributes: 1"]
+
+
+@pytest.mark.parametrize("kind", ["stringValue", "intValue"])
+def test_a_number_with_too_many_digits_is_no_as_number(tmp_path: Path, kind: str) -> None:
+    point = number(A, 0, 60, 1)
+    point["attributes"].append({"key": semconv.AS_NUMBER, "value": {kind: "9" * (5000 if kind[0] == "s" else 4200)}})
+    history = read(write(tmp_path, line(io(point))))
+    assert [each.as_number for each in history.lines] == [None]
+
+
+@pytest.mark.parametrize("temporality", ["\u00b2", "\u0661", "9" * 5000, "", 3, -1])
+def test_other_temporalities_are_not_used(tmp_path: Path, temporality: Any) -> None:
+    path = write(tmp_path, line(io(number(A, 0, 60, 1), temporality=temporality), io(number(A, 0, 60, 2))))
+    history = read(path)
+    assert octets(history) == {A: 2}
+    assert history.notes == ["data points that are not used, because they are neither deltas nor cumulative: 1"]
+
+
+@pytest.mark.parametrize("value", [True, "true", "True"])
+def test_the_mark_of_all_others_may_be_a_string(tmp_path: Path, value: Any) -> None:
+    point = number(A, 0, 60, 1)
+    point["attributes"] = attributes(**{semconv.OVERFLOW: value})
+    assert octets(read(write(tmp_path, line(io(point))))) == {Line(kind=OVERFLOW).label: 1}

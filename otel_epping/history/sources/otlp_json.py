@@ -18,7 +18,10 @@ from msgspec.json import Decoder
 DELTA, CUMULATIVE = 1, 2
 # A bit of the flags of a data point: the writer had no value at this time (OTLP, DataPointFlags).
 NO_RECORDED_VALUE = 1
-_TEMPORALITIES = {"AGGREGATION_TEMPORALITY_DELTA": DELTA, "AGGREGATION_TEMPORALITY_CUMULATIVE": CUMULATIVE}
+_TEMPORALITIES: dict[int | str, int] = {
+    **dict.fromkeys((DELTA, str(DELTA), "AGGREGATION_TEMPORALITY_DELTA"), DELTA),
+    **dict.fromkeys((CUMULATIVE, str(CUMULATIVE), "AGGREGATION_TEMPORALITY_CUMULATIVE"), CUMULATIVE),
+}
 _NONE = Raw(b"[]")
 _EMPTY = Raw(b"")
 
@@ -101,10 +104,7 @@ class _Data(Struct, gc=False):
     @property
     def temporality(self) -> int:
         """DELTA, CUMULATIVE, or 0 if the temporality is not known."""
-        value = self.aggregationTemporality
-        if isinstance(value, str):
-            value = _TEMPORALITIES.get(value) or (int(value) if value.isdigit() else 0)
-        return value if value in (DELTA, CUMULATIVE) else 0
+        return _TEMPORALITIES.get(self.aggregationTemporality, 0)
 
 
 class NumberData(_Data, gc=False):
@@ -199,5 +199,5 @@ def attributes_of(raw: bytes) -> dict[str, Any]:
     """Decodes attributes. Raises NotOtlpError if the attributes are invalid."""
     try:
         return {str(pair["key"]): _value(pair.get("value")) for pair in json.loads(raw) or ()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, OverflowError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise NotOtlpError(f"it has invalid attributes ({error!r})") from None

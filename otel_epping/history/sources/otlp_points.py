@@ -38,6 +38,7 @@ _METRICS = {metric.name: metric for metric in METRICS}
 _MAX_SCALE = 20
 # Histograms of higher scales are converted to this scale, which is the highest scale of otel-epping's own histograms.
 _MAX_KEPT_SCALE = max(SCALES)
+_AS_NUMBER_DIGITS = 10
 # An RTT is between 2^-_MAX_POWER and 2^_MAX_POWER seconds.
 _MAX_POWER = 64
 
@@ -125,9 +126,10 @@ def _column() -> PointColumn:
 def _typed(name: str, value: Any) -> Any:
     """Returns the value of an attribute, converted to the type of otel-epping's attribute."""
     if name in semconv.AGGREGATES:
-        return value is True
+        return str(value).lower() == "true"
     if name == semconv.AS_NUMBER:
-        return int(value) if str(value).isdecimal() else None
+        text = str(value)
+        return int(text) if text.isdecimal() and len(text) <= _AS_NUMBER_DIGITS else None
     return str(value)
 
 
