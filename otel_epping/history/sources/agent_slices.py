@@ -11,7 +11,7 @@ from otel_epping.history.columns import Numbering
 from otel_epping.history.history import History
 from otel_epping.history.slice import AgentValues, Rtts, Slice
 from otel_epping.history.sources.otlp_increments import CumulativeSeries, HistogramRows, Unusable, histogram_rows
-from otel_epping.history.sources.otlp_points import AGENT_LINE, PointColumn, Series, TimePoints, Times, as_array
+from otel_epping.history.sources.otlp_points import AGENT_LINE, PointColumn, Series, TimePoints, Times, count_arrays
 from otel_epping.history.sources.slice_builder import counter_matrix
 from otel_epping.kernel.arrays import Flags, Indexes, grow
 
@@ -45,7 +45,7 @@ class AgentSlices:
     def slice(self, time_ns: int, points: TimePoints) -> Slice:
         """Returns the slice of all points of a time. Call this method in the order of time."""
         first_ns = self.first_ns or EARLIEST_NS
-        series, start_ns, values = _columns(points.deltas)
+        series, start_ns, values = count_arrays(points.deltas, self._unusable)
         single = self._without_totals(series, start_ns, time_ns)
         series, start_ns, values = series[single], start_ns[single], values[single]
         rtts = histogram_rows(*points.delta_rtts)
@@ -53,8 +53,9 @@ class AgentSlices:
         rtts = rtts.take(rtts.buckets.totals() != 0)
         self._has_deltas = grow(self._has_deltas, len(self.series.places))
         self._has_deltas[np.concatenate([series, rtts.series])] = True
-        totals = self.increments.counters(*_columns(self._without_deltas(points.totals)), time_ns, first_ns)
-        current, _, latest = _columns(points.current)
+        totals = count_arrays(self._without_deltas(points.totals), self._unusable)
+        totals = self.increments.counters(*totals, time_ns, first_ns)
+        current, _, latest = count_arrays(points.current, self._unusable)
         total_rtts = self._without_deltas(points.total_rtts)
         grown, grown_start_ns = self.increments.histograms(
             histogram_rows(*total_rtts), total_rtts.values, time_ns, first_ns
@@ -94,10 +95,6 @@ class AgentSlices:
             return points
         self._unusable.doubled += int(np.count_nonzero(~kept))
         return PointColumn(*(list(compress(each, kept.tolist())) for each in points))
-
-
-def _columns(points: PointColumn) -> tuple[Indexes, Indexes, Indexes]:
-    return np.array(points.series, np.int64), np.array(points.start_ns, np.int64), as_array(points.values)
 
 
 def _as_rtts(rows: HistogramRows, places: Indexes) -> Rtts:

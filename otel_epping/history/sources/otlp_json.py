@@ -18,10 +18,19 @@ from msgspec.json import Decoder
 DELTA, CUMULATIVE = 1, 2
 # A bit of the flags of a data point: the writer had no value at this time (OTLP, DataPointFlags).
 NO_RECORDED_VALUE = 1
-_TEMPORALITIES = {"AGGREGATION_TEMPORALITY_DELTA": DELTA, "AGGREGATION_TEMPORALITY_CUMULATIVE": CUMULATIVE}
+_TEMPORALITIES: dict[int | str, int] = {
+    **dict.fromkeys((DELTA, str(DELTA), "AGGREGATION_TEMPORALITY_DELTA"), DELTA),
+    **dict.fromkeys((CUMULATIVE, str(CUMULATIVE), "AGGREGATION_TEMPORALITY_CUMULATIVE"), CUMULATIVE),
+}
 _NONE = Raw(b"[]")
 _EMPTY = Raw(b"")
 
+
+MAX_COUNT = 2**56
+"""The greatest count. A greater count is damaged: bytes at 100 Gbit/s reach this count in two months.
+
+The sum of 255 counts fits into 64 bits.
+"""
 
 # A line with a number outside of these ranges is damaged.
 _Unsigned = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -44,11 +53,12 @@ class NumberPoint(Struct, gc=False):
     flags: int = 0
 
     @property
-    def value(self) -> float | None:
-        """The value of the point, or None if the writer had no value. A writer may omit the value 0."""
-        if self.flags & NO_RECORDED_VALUE:
-            return None
-        return self.asInt if self.asInt is not None else self.asDouble or 0
+    def value(self) -> int:
+        """The value of the point, rounded. -1 if the value is not a possible count. A writer may omit the value 0."""
+        if self.asInt is not None:
+            return self.asInt
+        value = self.asDouble or 0
+        return round(value) if 0 <= value <= MAX_COUNT else -1  # a NaN gives -1
 
 
 class ExponentialBuckets(Struct, gc=False):
@@ -94,10 +104,7 @@ class _Data(Struct, gc=False):
     @property
     def temporality(self) -> int:
         """DELTA, CUMULATIVE, or 0 if the temporality is not known."""
-        value = self.aggregationTemporality
-        if isinstance(value, str):
-            value = _TEMPORALITIES.get(value) or (int(value) if value.isdigit() else 0)
-        return value if value in (DELTA, CUMULATIVE) else 0
+        return _TEMPORALITIES.get(self.aggregationTemporality, 0)
 
 
 class NumberData(_Data, gc=False):
@@ -192,5 +199,5 @@ def attributes_of(raw: bytes) -> dict[str, Any]:
     """Decodes attributes. Raises NotOtlpError if the attributes are invalid."""
     try:
         return {str(pair["key"]): _value(pair.get("value")) for pair in json.loads(raw) or ()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, OverflowError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise NotOtlpError(f"it has invalid attributes ({error!r})") from None

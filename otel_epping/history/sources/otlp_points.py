@@ -5,6 +5,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from otel_epping.history.line import split_attributes
 from otel_epping.history.sources.otlp_increments import Stored, Unusable
 from otel_epping.history.sources.otlp_json import (
     CUMULATIVE,
+    MAX_COUNT,
     NO_RECORDED_VALUE,
     Explicit,
     ExplicitPoint,
@@ -36,6 +38,7 @@ _METRICS = {metric.name: metric for metric in METRICS}
 _MAX_SCALE = 20
 # Histograms of higher scales are converted to this scale, which is the highest scale of otel-epping's own histograms.
 _MAX_KEPT_SCALE = max(SCALES)
+_AS_NUMBER_DIGITS = 10
 # An RTT is between 2^-_MAX_POWER and 2^_MAX_POWER seconds.
 _MAX_POWER = 64
 
@@ -123,9 +126,10 @@ def _column() -> PointColumn:
 def _typed(name: str, value: Any) -> Any:
     """Returns the value of an attribute, converted to the type of otel-epping's attribute."""
     if name in semconv.AGGREGATES:
-        return value is True
+        return str(value).lower() == "true"
     if name == semconv.AS_NUMBER:
-        return int(value) if str(value).isdecimal() else None
+        text = str(value)
+        return int(text) if text.isdecimal() and len(text) <= _AS_NUMBER_DIGITS else None
     return str(value)
 
 
@@ -195,7 +199,7 @@ def sort_metric(metric: MetricData, series: Series, times: Times, unusable: Unus
 def _sort_numbers(
     points: Sequence[NumberPoint], metric: str, name: str, series: Series, times: Times, unusable: Unusable
 ) -> None:
-    values: list[Any] = [each.asInt for each in points]
+    values = [each.asInt for each in points]
     if None in values:
         points = _with_values(points, unusable)
         values = [each.value for each in points]
@@ -213,6 +217,9 @@ def _sort_histograms(
     stored = [_stored(point) for point in points]
     if None in stored:
         points = _with_values(points, unusable)
+        possible = [point for point in points if point.count <= MAX_COUNT]
+        unusable.impossible_counts += len(points) - len(possible)
+        points = possible
         stored = [_stored(point) for point in points]
         points = [point for point, each in zip(points, stored, strict=True) if each is not None]
         unusable.odd_buckets += len(stored) - len(points)
@@ -269,7 +276,7 @@ def _stored(point: ExponentialPoint | ExplicitPoint) -> Stored | None:
             return None
         (scale, first), counts = found, point.bucketCounts[:-1]
     # Values outside of the buckets are zeros and negative values (exponential). No RTT has such a value.
-    if sum(counts) != point.count:
+    if sum(counts) != point.count or point.count > MAX_COUNT:
         return None
     if not -_MAX_POWER <= first / 2**scale <= (first + len(counts)) / 2**scale <= _MAX_POWER:
         return None
@@ -292,7 +299,7 @@ def _exponential_bounds(bounds: tuple[float, ...]) -> tuple[int, int] | None:
 
     The bounds of otel-epping's histograms with explicit buckets are of this kind (otel/explicit_buckets.py).
     """
-    if len(bounds) < 2 or bounds[0] <= 0:
+    if len(bounds) < 2 or not all(0 < low < high < math.inf for low, high in pairwise(bounds)):
         return None
     powers = np.log2(np.array(bounds))
     scale = round(-math.log2(float(powers[1] - powers[0]))) if powers[1] > powers[0] else _MAX_SCALE + 1
@@ -303,9 +310,15 @@ def _exponential_bounds(bounds: tuple[float, ...]) -> tuple[int, int] | None:
     return scale, first - 1
 
 
-def as_array(values: list[Any]) -> Indexes:
-    """Returns rounded numbers as an array of integers. Negative numbers become 0."""
-    array = np.array(values)
-    if array.dtype != np.int64:
-        array = np.rint(np.nan_to_num(np.array(values, np.float64), posinf=0).clip(0, 2**62)).astype(np.int64)
-    return np.asarray(np.maximum(array, 0))
+def count_arrays(points: PointColumn, unusable: Unusable) -> tuple[Indexes, Indexes, Indexes]:
+    """Returns the series, the start times and the rounded values of points. Points with impossible counts are dropped.
+
+    The values of many points are compared at once, because a comparison of each value takes longer.
+    """
+    series, start_ns = np.array(points.series, np.int64), np.array(points.start_ns, np.int64)
+    values = np.array(points.values)
+    possible = (values >= 0) & (values <= MAX_COUNT)  # false for a NaN
+    if not possible.all():
+        unusable.impossible_counts += int(np.count_nonzero(~possible))
+        series, start_ns, values = series[possible], start_ns[possible], values[possible]
+    return series, start_ns, (values if values.dtype == np.int64 else np.rint(values)).astype(np.int64)

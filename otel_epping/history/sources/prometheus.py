@@ -15,6 +15,7 @@ from otel_epping.errors import EppingError
 from otel_epping.history.history import History
 from otel_epping.history.sources.agent_slices import AgentSlices, label_of, notes_of, with_names
 from otel_epping.history.sources.otlp_increments import Stored, Unusable
+from otel_epping.history.sources.otlp_json import MAX_COUNT
 from otel_epping.history.sources.otlp_points import CURRENT_KINDS, PointColumn, TimePoints
 from otel_epping.history.sources.prometheus_api import FoundSeries, NativeHistogram, PrometheusApi
 from otel_epping.history.sources.prometheus_names import METRIC_OF, LabelSet, label_set, split_labels
@@ -32,8 +33,8 @@ _STEPS_AT_ONCE, _HISTOGRAMS_AT_ONCE = 24, 10_000
 # The scales of Prometheus' native histograms. An RTT is between 2^-_MAX_POWER and 2^_MAX_POWER seconds.
 _MIN_SCALE, _MAX_SCALE = -4, 8
 _MAX_POWER = 64
-# A float has integers up to 2^53 without gaps. A greater count, or a greater sum of RTTs in seconds, is damaged.
-_MAX_COUNT, _MAX_SUM_S = 2**53, 1e10
+# A greater sum of RTTs in seconds is damaged.
+_MAX_SUM_S = 1e10
 # The rule of a bucket that excludes its lower bound and includes its upper bound.
 _LOWER_OPEN = 0
 # The start time of a series that existed before the range of time, and the first start time of other series.
@@ -211,13 +212,13 @@ def _points(series: FoundSeries, metric: Metric, unusable: Unusable) -> Iterator
     is_rtts = metric.kind == _RTTS
     for time_s, text in series.values or ():
         value = float(text)
-        if is_rtts or not 0 <= value <= _MAX_COUNT:  # a NaN is not greater than 0
+        if is_rtts or not 0 <= value <= MAX_COUNT:  # a NaN is not greater than 0
             unusable.odd_buckets += is_rtts
             unusable.impossible_counts += not is_rtts
             continue
         yield round(time_s * _S), value, None
     for time_s, histogram in series.histograms or ():
-        if not (0 <= float(histogram.count) <= _MAX_COUNT and 0 <= float(histogram.sum) <= _MAX_SUM_S):
+        if not (0 <= float(histogram.count) <= MAX_COUNT and 0 <= float(histogram.sum) <= _MAX_SUM_S):
             unusable.impossible_counts += 1
             continue
         stored = _stored(histogram) if is_rtts else None
@@ -233,7 +234,7 @@ def _stored(histogram: NativeHistogram) -> Stored | None:
     for rule, lower, upper, count in histogram.buckets or ():
         place = _place(lower, upper)
         value = float(count)
-        if rule != _LOWER_OPEN or place is None or (counts and place[0] != scale) or not 0 <= value <= _MAX_COUNT:
+        if rule != _LOWER_OPEN or place is None or (counts and place[0] != scale) or not 0 <= value <= MAX_COUNT:
             return None
         scale, index = place
         counts[index] = round(value)
