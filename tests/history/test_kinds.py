@@ -26,6 +26,10 @@ PCAP = bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000")
         (f'\n\n{{"resourceSpans":[]}}\n{OTLP}'.encode(), Kind.OTLP),
         (PPING.encode(), Kind.PPING),
         (b'{"timestamp":1,"src_ip":"192.0.2.1"}', Kind.PPING),
+        (b"garbage\n" + OTLP.encode(), Kind.OTLP),
+        (OTLP.encode()[OTLP.index("startTimeUnixNano") - 1 :], Kind.OTLP),
+        (b"garbage\n" + PPING.encode(), Kind.PPING),
+        (PPING.encode()[PPING.index("rx_stats") - 1 :], Kind.PPING),
         (PCAP, Kind.CAPTURE),
         (bytes.fromhex("0a0d0d0a1c0000004d3c2b1a01000000ffffffffffffffff1c000000"), Kind.CAPTURE),
     ],
@@ -52,6 +56,23 @@ def test_other_files_are_an_error(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(EppingError, match=f"{path}: (is neither a capture, nor lines of OTLP|the gzip file is trunc)"):
         kind_of(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0)])
+def test_empty_files_are_an_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(EppingError, match=f"{path}: is empty"):
+        kind_of(str(path))
+
+
+def test_a_damaged_first_line_is_skipped(tmp_path: Path) -> None:
+    long = line(*(io(number(A, 0, 60, 2)) for _ in range(100)))[500:]
+    for number_of_file, damaged in enumerate(("garbage", OTLP[200:], long)):
+        path = write(tmp_path, damaged, OTLP, name=str(number_of_file))
+        history = read_sources([str(path)])
+        assert octets(history) == {A: 1}
+        assert "1 line is not used, of 2; line 1: " in history.notes[0]
 
 
 def test_sources_of_one_kind_are_added_up(tmp_path: Path) -> None:

@@ -17,8 +17,15 @@ from otel_epping.series.grouping import Grouping
 
 _INSTALL = "pip install 'otel-epping[report]'"
 _URLS = ("http://", "https://", "prometheus+http://", "prometheus+https://")
-_OTLP_FIELDS = (b'"resourceMetrics"', b'"resourceSpans"', b'"resourceLogs"', b'"resourceProfiles"')
-_PPING_FIELDS = (b'"bin_width_ns"', b'"ip_prefix"', b'"src_ip"', b'"protocol_counters"', b'"flow_event"')
+# The first line can be damaged, and can be longer than the head. So the fields of data points are also searched.
+_OTLP_FIELDS = (
+    *(b'"resourceMetrics"', b'"resourceSpans"', b'"resourceLogs"', b'"resourceProfiles"', b'"scopeMetrics"'),
+    *(b'"dataPoints"', b'"startTimeUnixNano"', b'"timeUnixNano"', b'"bucketCounts"', b'"explicitBounds"'),
+)
+_PPING_FIELDS = (
+    *(b'"bin_width_ns"', b'"ip_prefix"', b'"src_ip"', b'"protocol_counters"', b'"flow_event"'),
+    *(b'"rx_stats"', b'"tx_stats"', b'"count_rtt"'),
+)
 
 
 class Kind(Enum):
@@ -47,16 +54,14 @@ def _is_url(source: str) -> bool:
 
 
 def _kind_of(file: InputFile) -> Kind:
-    head = file.head.lstrip()
     if file.head.startswith((*pcap.MAGICS, pcapng.MAGIC)):
         return Kind.CAPTURE
-    if head.startswith((b"{", b"[")):
-        if any(field in head for field in _OTLP_FIELDS):
-            return Kind.OTLP
-        if any(field in head for field in _PPING_FIELDS):
-            return Kind.PPING
-    if file.damage and not head:
-        raise EppingError(f"{file.name}: {file.damage}")
+    if any(field in file.head for field in _OTLP_FIELDS):
+        return Kind.OTLP
+    if any(field in file.head for field in _PPING_FIELDS):
+        return Kind.PPING
+    if not file.head:
+        raise EppingError(f"{file.name}: {file.damage or 'is empty'}")
     raise EppingError(
         f"{file.name}: is neither a capture, nor lines of OTLP/JSON, nor JSON output of ePPing. "
         f"It begins with {file.head[:16]!r}"
