@@ -69,7 +69,7 @@ def _kind_of(file: InputFile) -> Kind:
         return Kind.OTLP
     if any(field in file.head for field in _PPING_FIELDS):
         return Kind.PPING
-    if not file.head.strip():
+    if not file.head:
         raise EppingError(f"{file.name}: {file.damage or 'is empty'}")
     raise EppingError(
         f"{file.name}: is neither a capture, nor lines of OTLP/JSON, nor JSON output of ePPing. "
