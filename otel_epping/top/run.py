@@ -7,6 +7,7 @@ import signal
 import time
 from collections import deque
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -80,6 +81,8 @@ def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
     view = _view(settings, files, options)
     for number in SIGNALS:
         signal.signal(number, _end)
+    if not options.is_batch:
+        _load_screen()
     if options.files:
         _show_captures(settings, files, view, options)
         return
@@ -163,17 +166,26 @@ class _LogLines(logging.Handler):
         self.lines.append(f"{text.clock(round(record.created * 1e9))} {redaction.redact(record.getMessage())}")
 
 
-def _show(
-    session: Session, feed: WatchedInterfaces | None, name: str, view: View, options: Options, files: FilesFollower
-) -> None:
-    """Shows the screen until the user ends it. Raises EppingError if the screen cannot be shown."""
+def _load_screen() -> None:
+    """Imports the modules of the screen. Raises EppingError if a package is not installed."""
     try:
-        from otel_epping.top.app import TopApp
-        from otel_epping.top.widgets import Failed, Updated
+        import_module("otel_epping.top.app")
     except ImportError as error:
         if error.name and error.name.partition(".")[0] in ("textual", "rich"):
             raise EppingError("the screen needs textual: pip install 'otel-epping[top]', or use --batch") from error
         raise
+
+
+def _show(
+    session: Session, feed: WatchedInterfaces | None, name: str, view: View, options: Options, files: FilesFollower
+) -> None:
+    """Shows the screen until the user ends it.
+
+    Raises EppingError after an exception in a handler of the screen. Textual has already printed the traceback.
+    """
+    from otel_epping.top.app import TopApp
+    from otel_epping.top.widgets import Failed, Updated
+
     # With these variables, textual would ignore the size of the terminal, and each change of the size.
     for variable in ("COLUMNS", "LINES"):
         os.environ.pop(variable, None)
@@ -201,6 +213,8 @@ def _show(
             logging.getLogger().removeHandler(log)
     if app.error:
         raise app.error
+    if app.return_code:
+        raise EppingError("the screen has ended because of an error in otel-epping")
     if result:
         click.echo(result)
 

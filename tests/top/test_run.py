@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests how `otel-epping top` starts and ends its screen, without a terminal and without a kernel program."""
+
+import sys
+from functools import partialmethod
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from otel_epping.errors import EppingError
+from otel_epping.settings.model import Settings
+from otel_epping.top import run
+from otel_epping.top.app import TopApp
+from otel_epping.top.session import Session
+from otel_epping.top.view import View
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+NO_FILES: Any = SimpleNamespace(networks=None, databases=None)
+
+
+@pytest.mark.parametrize("handler", ["on_mount", "on_updated"])
+def test_an_exception_in_a_handler_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], handler: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(TopApp, handler, fail)
+    monkeypatch.setattr(TopApp, "run", partialmethod(TopApp.run, headless=True))
+    with pytest.raises(EppingError, match="the screen has ended because of an error"):
+        run._show(Session(), None, "wan0", View(), run.Options(), NO_FILES)
+    assert "a defect" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_reported_before_the_capture_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SIGNALS", ())
+    monkeypatch.delitem(sys.modules, "otel_epping.top.app")
+    monkeypatch.setitem(sys.modules, "textual.binding", None)
+    with pytest.raises(EppingError, match=r"the screen needs textual: pip install 'otel-epping\[top\]'"):
+        run._run(Settings(), NO_FILES, run.Options(files=("missing.pcap",)))
