@@ -111,7 +111,7 @@ def _show_captures(settings: Settings, files: FilesFollower, view: View, options
         raise last_error(history.failures)
     if options.is_batch:
         frame = session.frame(None, view.group_by, view.filter.methods)
-        why = reasons(frame, name, is_live=False)
+        why = reasons(frame, name, causes=history.causes, is_live=False)
         notes = [note for note in history.notes if note not in history.failures]
         click.echo(Printer(options.format, name).output(frame, view, why, notes))
     else:
