@@ -33,18 +33,28 @@ def title(update: Update, view: View, *, is_frozen: bool) -> str:
     return "  ".join(parts)
 
 
-def numbers(frame: Frame, view: View) -> str:
-    """Returns the numbers that show how complete the measurement is."""
+def numbers(frame: Frame, view: View, width: int | None = None) -> str:
+    """Returns the numbers that show how complete the measurement is.
+
+    If the text is longer than `width`, the text is shortened, and the least important numbers are left out.
+    """
     found = summary(frame)
     parts = [f"{found.networks:,} {'networks' if view.group_by == SUBNET else 'groups'}"]
     if not math.isnan(found.samples_s):
         parts.append(f"{text.scaled(found.samples_s)} RTTs/s")
     if found.coverage is not None:
         parts.append(f"coverage {found.coverage:.0%} of TCP")
-    if found.aggregated is not None:
-        parts.append(f"aggregated {text.percent(found.aggregated)}%")
+    aggregated = None if found.aggregated is None else f"aggregated {text.percent(found.aggregated)}%"
+    if aggregated and found.aggregated:
+        parts.append(aggregated)
     if found.never_answered is not None:
         parts.append(f"never answered {found.never_answered:,} ({text.percent(found.unanswered or 0)}%)")
+    if aggregated and not found.aggregated:
+        parts.append(aggregated)
+    if width is not None and len("  ".join(parts)) > width:
+        parts = [part.removesuffix(" of TCP") for part in parts]
+        while len(parts) > 1 and len("  ".join(parts)) > width:
+            parts.pop()
     return "  ".join(parts)
 
 

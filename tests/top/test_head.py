@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests the lines above the table: they fit into the terminal, and no text is cut."""
+
+from dataclasses import replace
+
+import pytest
+
+from otel_epping.history.slice import Rtts
+from otel_epping.top import head
+from otel_epping.top.session import Session
+from otel_epping.top.view import View
+from tests.top.provider import Provider
+from tests.top.screen import Screen, run
+from tests.top.test_app import provider_of
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+def test_causes_and_remarks_are_wrapped() -> None:
+    session = Session()
+    slice = Provider(session.history.numbering, 12).slice()
+    session.add(replace(slice, rtts=Rtts.empty()))
+    session.history.causes = ["A sentence with a cause. " * 5 + "The last cause."]
+    session.history.notes = ["A remark. " * 10 + "The last remark."]
+
+    async def test(screen: Screen) -> None:
+        text = await screen.shows("The last cause.", "never answered", "1,000 packets were seen on wan0")
+        assert text.splitlines()[2].startswith("A sentence with a cause.")
+        await screen.press("4")
+        await screen.shows("Missing RTTs", "The last remark.")
+
+    run(test, session, size=(80, 60))
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+def test_the_second_line_fits_and_has_whole_numbers(width: int) -> None:
+    session, _ = provider_of(1234, slices=1)
+    whole = head.numbers(session.frame(None), View())
+    text = head.numbers(session.frame(None), View(), width)
+    assert len(text) <= width
+    assert {each.removesuffix(" of TCP") for each in text.split("  ")} <= {
+        each.removesuffix(" of TCP") for each in whole.split("  ")
+    }
+    assert ("never answered" in text) == (width == 200)
