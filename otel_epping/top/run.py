@@ -23,6 +23,7 @@ from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
 from otel_epping.otel import metric_table
 from otel_epping.process import redaction
+from otel_epping.process.escaping import escaped, printable
 from otel_epping.process.signals import Stop
 from otel_epping.replay.capture import STANDARD_INPUT
 from otel_epping.replay.progress import progress_bar
@@ -103,7 +104,7 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 def _show_captures(settings: Settings, files: FilesFollower, view: View, options: Options) -> None:
     """Shows the readable parts of captures. Prints all failures but the last, which is raised as EppingError."""
-    names = ["standard input" if file == STANDARD_INPUT else file for file in options.files]
+    names = ["standard input" if file == STANDARD_INPUT else escaped(file) for file in options.files]
     name = names[0] if len(names) == 1 else f"{len(names)} files"
     history = _read(settings, files, options)
     session = Session(history)
@@ -123,7 +124,7 @@ def _show_captures(settings: Settings, files: FilesFollower, view: View, options
 def _view(settings: Settings, files: FilesFollower, options: Options) -> View:
     """Returns the first view. Raises EppingError if the filter or the column is invalid."""
     tags = frozenset(files.networks.tags if files.networks else ())
-    parsed = filter.parse(options.words, tags)
+    parsed = filter.parse(escaped(options.words), tags)
     if parsed.problems:
         raise EppingError(f"--filter: {'; '.join(parsed.problems)}")
     if options.sort not in (*BY_KEY, SORT_BY_NAME):
@@ -163,7 +164,8 @@ class _LogLines(logging.Handler):
         self.lines: deque[str] = deque(maxlen=_LOG_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(f"{text.clock(round(record.created * 1e9))} {redaction.redact(record.getMessage())}")
+        message = printable(redaction.redact(record.getMessage()))
+        self.lines.append(f"{text.clock(round(record.created * 1e9))} {message}")
 
 
 def _load_screen() -> None:

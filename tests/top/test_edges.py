@@ -3,6 +3,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,27 @@ def test_what_could_be_read_of_a_damaged_capture_is_shown(ns: Namespace, tmp_pat
     found = packets_of(document)
     assert found >= packets if name == "cut gzip" else found == packets
     assert found == int(found)
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "json"])
+def test_names_of_files_are_escaped(ns: Namespace, tmp_path: Path, format: str) -> None:
+    path = tmp_path / os.fsdecode(b"\x1b]0;x\x07\n\xff[bold].pcap")
+    path.write_bytes(WHOLE[:CUT])
+    arguments = ("-b", "--format", format, "--filter", os.fsdecode(b"n>=0 \x1b\xff"))
+    result = epping(ns, "top", *SMALL, *arguments, str(path), str(path))
+    name = r"\x1b]0;x\x07\x0a\xff[bold].pcap"
+    assert f"{name}: is truncated" in result.stderr
+    for output in (result.stdout, result.stderr):
+        assert output.replace("\n", "").isprintable()
+    if format == "json":
+        document = json.loads(result.stdout)
+        assert document["source"] == "2 files"
+        assert document["filter"] == r"n>=0 \x1b\xff"
+        assert all(each.isprintable() for each in document["notes"])
+        assert f"{name} is the same file" in " ".join(document["notes"])
+        path.write_bytes(WHOLE)
+        document, _ = batch(ns, str(path))
+        assert document["source"].endswith(name)
 
 
 def test_readable_files_are_shown_if_other_files_are_not(ns: Namespace, tmp_path: Path) -> None:

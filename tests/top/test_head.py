@@ -42,3 +42,15 @@ def test_the_second_line_fits_and_has_whole_numbers(width: int) -> None:
         each.removesuffix(" of TCP") for each in whole.split("  ")
     }
     assert ("never answered" in text) == (width == 200)
+
+
+def test_control_characters_are_escaped() -> None:
+    session, _ = provider_of(slices=1)
+
+    async def test(screen: Screen) -> None:
+        await screen.shows("impact")
+        screen.app._set_filter("name:a\x1b]0;b\x07")
+        text = await screen.shows(r"No network matches the filter name:a\x1b]0;b\x07")
+        assert text.replace("\n", "").isprintable()
+
+    run(test, session)

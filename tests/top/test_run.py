@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests how `otel-epping top` starts and ends its screen, and the causes of missing RTTs, without a kernel program."""
 
+import logging
 import sys
 from dataclasses import replace
 from functools import partialmethod
@@ -57,3 +58,9 @@ def test_one_direction_is_the_cause_only_if_nearly_all_flows_have_one_direction(
     found = reasons(session.frame(None), "wan0", is_live=True)
     assert found[0].startswith("Only one direction of the traffic passes the interface") == is_named
     assert "1,000 packets were seen on wan0, but no RTT was measured." in found
+
+
+def test_log_messages_are_escaped() -> None:
+    log = run._LogLines()
+    log.emit(logging.LogRecord("otel_epping", logging.INFO, "", 0, "name %s", ("a\x1b[31m\n\udcff",), None))
+    assert log.lines[0].endswith(r" name a\x1b[31m\x0a\xff")
