@@ -11,14 +11,17 @@ from otel_epping.series.grouping import NAME, SUBNET
 from otel_epping.top import text
 from otel_epping.top.frame import Frame, summary
 from otel_epping.top.measuring import Update
+from otel_epping.top.text import Glyphs
 from otel_epping.top.view import View
 
 # A network is slow only if its mean RTT exceeds its minimum RTT by this time in seconds.
 _WORST_EXCESS_S = 0.001
+# Minimum width of a shortened name of the source.
+_MIN_NAME = 8
 
 
-def title(update: Update, view: View, *, is_frozen: bool) -> str:
-    """Returns the source, the time, and the state of the screen."""
+def title(update: Update, view: View, width: int, glyphs: Glyphs, *, is_frozen: bool) -> str:
+    """Returns the source, the time, and the state of the screen. Shortens the source if the text exceeds `width`."""
     frame = update.frame
     begin_ns, end_ns = update.session
     window = "the whole session" if view.window_s is None else f"the last {text.duration(frame.total.seconds)}"
@@ -30,6 +33,9 @@ def title(update: Update, view: View, *, is_frozen: bool) -> str:
         parts = [update.name, when, "all packets" if view.window_s is None else window]
     if is_frozen:
         parts.append("FROZEN (Space continues)")
+    excess = text.cells("  ".join(parts)) - width
+    if excess > 0:
+        parts[0] = glyphs.fit(update.name, max(text.cells(update.name) - excess, _MIN_NAME)).rstrip()
     return "  ".join(parts)
 
 

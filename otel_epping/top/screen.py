@@ -172,8 +172,12 @@ class TopScreen(App[str]):
             width = self.size.width
             why = update.reasons or update.faults[:1]
             third = list(paragraphs(why or [head.verdict(update.frame, view)], width, HIGH if why else BOLD))
-            first = line_of(head.title(update, view, is_frozen=self._frozen_ns is not None), BOLD)
-            lines = [first, line_of(head.numbers(update.frame, view, width)), *third[: self.size.height // _HEAD_SHARE]]
+            title = head.title(update, view, width, self._glyphs, is_frozen=self._frozen_ns is not None)
+            lines = [
+                line_of(title, BOLD),
+                line_of(head.numbers(update.frame, view, width)),
+                *third[: self.size.height // _HEAD_SHARE],
+            ]
             self.query_one("#head", Text).set_lines(lines[:1] if is_low else lines)
             tabs.append(Segment("  ".join(head.states(update, view)), DIM))
             if not self._is_live:

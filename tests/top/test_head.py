@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the lines above the table: they fit into the terminal, and no text is cut."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from otel_epping.top import head
 from otel_epping.top.session import Session
 from otel_epping.top.view import View
 from tests.top.provider import Provider
-from tests.top.screen import Screen, run
+from tests.top.screen import FakeFeed, Screen, run
 from tests.top.test_app import provider_of
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
@@ -54,3 +55,15 @@ def test_control_characters_are_escaped() -> None:
         assert text.replace("\n", "").isprintable()
 
     run(test, session)
+
+
+def test_a_long_source_is_shortened() -> None:
+    session, provider = provider_of(slices=1)
+    feed = FakeFeed(provider)
+    feed.name = ", ".join(f"interface{number}" for number in range(12))
+
+    async def test(screen: Screen) -> None:
+        text = await screen.shows("impact")
+        assert re.fullmatch(r"interface0, interface1, .*…  [\d:]+  the last 2 s  running 2 s", text.splitlines()[0])
+
+    run(test, session, feed)
