@@ -46,6 +46,7 @@ class History:
     numbering  the numbers of lines, columns and methods. The sources of the history must use the same numbering
     notes      remarks about unused data and other remarks of the sources, one sentence each
     failures   the notes about captures that could not be read to the end
+    causes     sentences that explain why captures have no RTT; empty if there are RTTs
     bin_ns     width of the bins in which the source counted RTTs; 0 if the source has exponential histograms
 
     `ages` contains the ages at which slices are merged. By default, slices are not merged. The sums stay exact.
@@ -55,6 +56,7 @@ class History:
         self.numbering = numbering or Numbering()
         self.notes: list[str] = []
         self.failures: list[str] = []
+        self.causes: list[str] = []
         self.bin_ns = 0
         self._ages = ages
         self._slices: list[StoredSlice] = []
@@ -148,6 +150,7 @@ class History:
     def _without_slices(self, numbering: Numbering) -> "History":
         history = History(numbering, self._ages)
         history.notes, history.failures, history.bin_ns = self.notes, self.failures, self.bin_ns
+        history.causes = self.causes
         return history
 
     def _insert(self, stored: StoredSlice) -> None:

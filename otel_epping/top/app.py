@@ -72,8 +72,8 @@ class TopApp(TopScreen):
         if self._update:
             table = TableLines(self._update.frame, self._view, self.size.width, self._glyphs)
             lines = [
-                head.title(self._update, self._view, is_frozen=False),
-                head.numbers(self._update.frame, self._view),
+                head.title(self._update, self._view, self.size.width, self._glyphs, is_frozen=False),
+                head.numbers(self._update.frame, self._view, self.size.width),
             ]
             lines += [head.verdict(self._update.frame, self._view), *table.text_lines(self.size.height - 5)]
         self.exit("\n".join(lines))

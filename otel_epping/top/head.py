@@ -11,14 +11,17 @@ from otel_epping.series.grouping import NAME, SUBNET
 from otel_epping.top import text
 from otel_epping.top.frame import Frame, summary
 from otel_epping.top.measuring import Update
+from otel_epping.top.text import Glyphs
 from otel_epping.top.view import View
 
 # A network is slow only if its mean RTT exceeds its minimum RTT by this time in seconds.
 _WORST_EXCESS_S = 0.001
+# Minimum width of a shortened name of the source.
+_MIN_NAME = 8
 
 
-def title(update: Update, view: View, *, is_frozen: bool) -> str:
-    """Returns the source, the time, and the state of the screen."""
+def title(update: Update, view: View, width: int, glyphs: Glyphs, *, is_frozen: bool) -> str:
+    """Returns the source, the time, and the state of the screen. Shortens the source if the text exceeds `width`."""
     frame = update.frame
     begin_ns, end_ns = update.session
     window = "the whole session" if view.window_s is None else f"the last {text.duration(frame.total.seconds)}"
@@ -30,21 +33,34 @@ def title(update: Update, view: View, *, is_frozen: bool) -> str:
         parts = [update.name, when, "all packets" if view.window_s is None else window]
     if is_frozen:
         parts.append("FROZEN (Space continues)")
+    excess = text.cells("  ".join(parts)) - width
+    if excess > 0:
+        parts[0] = glyphs.fit(update.name, max(text.cells(update.name) - excess, _MIN_NAME)).rstrip()
     return "  ".join(parts)
 
 
-def numbers(frame: Frame, view: View) -> str:
-    """Returns the numbers that show how complete the measurement is."""
+def numbers(frame: Frame, view: View, width: int | None = None) -> str:
+    """Returns the numbers that show how complete the measurement is.
+
+    If the text is longer than `width`, the text is shortened, and the least important numbers are left out.
+    """
     found = summary(frame)
     parts = [f"{found.networks:,} {'networks' if view.group_by == SUBNET else 'groups'}"]
     if not math.isnan(found.samples_s):
         parts.append(f"{text.scaled(found.samples_s)} RTTs/s")
     if found.coverage is not None:
         parts.append(f"coverage {found.coverage:.0%} of TCP")
-    if found.aggregated is not None:
-        parts.append(f"aggregated {text.percent(found.aggregated)}%")
+    aggregated = None if found.aggregated is None else f"aggregated {text.percent(found.aggregated)}%"
+    if aggregated and found.aggregated:
+        parts.append(aggregated)
     if found.never_answered is not None:
         parts.append(f"never answered {found.never_answered:,} ({text.percent(found.unanswered or 0)}%)")
+    if aggregated and not found.aggregated:
+        parts.append(aggregated)
+    if width is not None and len("  ".join(parts)) > width:
+        parts = [part.removesuffix(" of TCP") for part in parts]
+        while len(parts) > 1 and len("  ".join(parts)) > width:
+            parts.pop()
     return "  ".join(parts)
 
 

@@ -161,7 +161,7 @@ class Measuring(threading.Thread):
                 timeline,
                 name,
                 self._feed is not None,
-                reasons(frame, name, faults, self._others, is_live=self._feed is not None),
+                reasons(frame, name, faults, self._others, session.history.causes, is_live=self._feed is not None),
                 faults,
                 session.history.notes,
                 session.baseline,

@@ -36,6 +36,12 @@ def line_of(words: str, style: Style = PLAIN) -> Line:
     return [Segment(words, style)]
 
 
+def paragraphs(texts: Sequence[str], width: int, style: Style = PLAIN, indent: str = "") -> Iterator[Line]:
+    """Yields each text in one line, or in several lines if the text is longer than `width` columns."""
+    for each in texts:
+        yield from (line_of(indent + line, style) for line in text.wrapped(each, max(width - len(indent), 1)))
+
+
 def heat_map(update: Update, view: View, width: int, glyphs: Glyphs) -> Iterator[Line]:
     """Yields a row for each network in the order of the table, and a column for each interval of time."""
     timeline, frame = update.timeline, update.frame
@@ -129,11 +135,16 @@ def traffic(update: Update, width: int, glyphs: Glyphs) -> Iterator[Line]:
         yield from shares(title, sums(metric.name, key, tuple(semconv.ATTRIBUTES[attribute].values)))
 
 
-def health(update: Update, messages: Sequence[str], glyphs: Glyphs) -> Iterator[Line]:
+def health(update: Update, messages: Sequence[str], width: int) -> Iterator[Line]:
     """Yields the faults, the limits and the losses of the measurement. `messages` are the latest log messages."""
     total = update.frame.total
     yield line_of("Faults", BOLD)
-    yield from (line_of(f"  {each}") for each in update.faults or ["none"])
+    yield from paragraphs(update.faults or ["none"], width, indent="  ")
+    causes = [each for each in update.reasons if each not in update.faults]
+    if causes:
+        yield []
+        yield line_of("Missing RTTs", BOLD)
+        yield from paragraphs(causes, width, indent="  ")
     yield []
     yield line_of("RTT samples in the window", BOLD)
     for outcome, meaning in _OUTCOMES.items():
@@ -166,7 +177,7 @@ def health(update: Update, messages: Sequence[str], glyphs: Glyphs) -> Iterator[
         if lines:
             yield []
             yield line_of(title, BOLD)
-            yield from (line_of(f"  {each}") for each in lines)
+            yield from paragraphs(lines, width, indent="  ")
 
 
 _OUTCOMES = {
@@ -235,12 +246,7 @@ def help_page(width: int) -> Iterator[Line]:
 def _described(word: str, meaning: str, width: int) -> Iterator[Line]:
     """Yields a word and its meaning. A long meaning is wrapped."""
     indent = 16
-    room = max(width - indent - 1, 20)
-    lines = [""]
-    for each in meaning.split():
-        if lines[-1] and len(lines[-1]) + len(each) + 1 > room:
-            lines.append("")
-        lines[-1] += f" {each}" if lines[-1] else each
+    lines = text.wrapped(meaning, max(width - indent - 1, 20))
     if len(word) >= indent - 2:
         yield line_of(f"  {word}")
         word = ""

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import deque
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,6 +23,7 @@ from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
 from otel_epping.otel import metric_table
 from otel_epping.process import redaction
+from otel_epping.process.escaping import escaped, printable
 from otel_epping.process.signals import Stop
 from otel_epping.replay.capture import STANDARD_INPUT
 from otel_epping.replay.progress import progress_bar
@@ -80,6 +82,8 @@ def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
     view = _view(settings, files, options)
     for number in SIGNALS:
         signal.signal(number, _end)
+    if not options.is_batch:
+        _load_screen()
     if options.files:
         _show_captures(settings, files, view, options)
         return
@@ -100,7 +104,7 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 def _show_captures(settings: Settings, files: FilesFollower, view: View, options: Options) -> None:
     """Shows the readable parts of captures. Prints all failures but the last, which is raised as EppingError."""
-    names = ["standard input" if file == STANDARD_INPUT else file for file in options.files]
+    names = ["standard input" if file == STANDARD_INPUT else escaped(file) for file in options.files]
     name = names[0] if len(names) == 1 else f"{len(names)} files"
     history = _read(settings, files, options)
     session = Session(history)
@@ -108,7 +112,7 @@ def _show_captures(settings: Settings, files: FilesFollower, view: View, options
         raise last_error(history.failures)
     if options.is_batch:
         frame = session.frame(None, view.group_by, view.filter.methods)
-        why = reasons(frame, name, is_live=False)
+        why = reasons(frame, name, causes=history.causes, is_live=False)
         notes = [note for note in history.notes if note not in history.failures]
         click.echo(Printer(options.format, name).output(frame, view, why, notes))
     else:
@@ -120,7 +124,7 @@ def _show_captures(settings: Settings, files: FilesFollower, view: View, options
 def _view(settings: Settings, files: FilesFollower, options: Options) -> View:
     """Returns the first view. Raises EppingError if the filter or the column is invalid."""
     tags = frozenset(files.networks.tags if files.networks else ())
-    parsed = filter.parse(options.words, tags)
+    parsed = filter.parse(escaped(options.words), tags)
     if parsed.problems:
         raise EppingError(f"--filter: {'; '.join(parsed.problems)}")
     if options.sort not in (*BY_KEY, SORT_BY_NAME):
@@ -160,20 +164,30 @@ class _LogLines(logging.Handler):
         self.lines: deque[str] = deque(maxlen=_LOG_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(f"{text.clock(round(record.created * 1e9))} {redaction.redact(record.getMessage())}")
+        message = printable(redaction.redact(record.getMessage()))
+        self.lines.append(f"{text.clock(round(record.created * 1e9))} {message}")
+
+
+def _load_screen() -> None:
+    """Imports the modules of the screen. Raises EppingError if a package is not installed."""
+    try:
+        import_module("otel_epping.top.app")
+    except ImportError as error:
+        if error.name and error.name.partition(".")[0] in ("textual", "rich"):
+            raise EppingError("the screen needs textual: pip install 'otel-epping[top]', or use --batch") from error
+        raise
 
 
 def _show(
     session: Session, feed: WatchedInterfaces | None, name: str, view: View, options: Options, files: FilesFollower
 ) -> None:
-    """Shows the screen until the user ends it. Raises EppingError if the screen cannot be shown."""
-    try:
-        from otel_epping.top.app import TopApp
-        from otel_epping.top.widgets import Failed, Updated
-    except ImportError as error:
-        if error.name and error.name.partition(".")[0] in ("textual", "rich"):
-            raise EppingError("the screen needs textual: pip install 'otel-epping[top]', or use --batch") from error
-        raise
+    """Shows the screen until the user ends it.
+
+    Raises EppingError after an exception in a handler of the screen. Textual has already printed the traceback.
+    """
+    from otel_epping.top.app import TopApp
+    from otel_epping.top.widgets import Failed, Updated
+
     # With these variables, textual would ignore the size of the terminal, and each change of the size.
     for variable in ("COLUMNS", "LINES"):
         os.environ.pop(variable, None)
@@ -201,6 +215,8 @@ def _show(
             logging.getLogger().removeHandler(log)
     if app.error:
         raise app.error
+    if app.return_code:
+        raise EppingError("the screen has ended because of an error in otel-epping")
     if result:
         click.echo(result)
 

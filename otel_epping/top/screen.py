@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The screen of `otel-epping top`: lines above the table, the table or a page, and the last line. Needs textual."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 
 from rich.segment import Segment
@@ -15,7 +14,7 @@ from otel_epping.series.grouping import SUBNET
 from otel_epping.top import head, pages, text
 from otel_epping.top.detail import detail
 from otel_epping.top.measuring import FrameRequest, Update
-from otel_epping.top.pages import BOLD, DIM, PLAIN, Line, line_of
+from otel_epping.top.pages import BOLD, DIM, PLAIN, Line, line_of, paragraphs
 from otel_epping.top.table import CURSOR, HIGH, TableLines
 from otel_epping.top.terminal import handle_signals
 from otel_epping.top.text import Glyphs
@@ -29,6 +28,8 @@ _BACK = "Esc back  ? help  q quit"
 _SLIDER_STATE = 16
 # A terminal with fewer rows shows no tabs, and only the first line above the table.
 _LOW = 12
+# The texts below the second line take at most this part of the rows. The tab `health` has the whole texts.
+_HEAD_SHARE = 3
 
 
 class TopScreen(App[str]):
@@ -149,15 +150,17 @@ class TopScreen(App[str]):
         if self._tab == _TRAFFIC:
             return list(pages.traffic(update, width, glyphs))
         if self._tab == _HEALTH:
-            return list(pages.health(update, list(self._messages), glyphs))
+            return list(pages.health(update, list(self._messages), width))
         return None
 
     def _why_empty(self) -> list[Line]:
         assert self._update
         if self._view.filter.text and self._update.frame.present.any():
             words = self._view.filter.text
-            return [[], line_of(f"No network matches the filter {words}"), line_of("/ changes it, r removes it", DIM)]
-        return [[], *(line_of(each) for each in self._update.reasons or ["No network has traffic in this window."])]
+            found = paragraphs([f"No network matches the filter {words}"], self.size.width)
+            return [[], *found, line_of("/ changes it, r removes it", DIM)]
+        reasons = self._update.reasons or ["No network has traffic in this window."]
+        return [[], *paragraphs(reasons, self.size.width)]
 
     def _draw_head(self) -> None:
         update, view, is_low = self._update, self._view, self.size.height < _LOW
@@ -166,10 +169,15 @@ class TopScreen(App[str]):
             is_open = number == self._tab and not self._is_help and self._opened is None
             tabs += [Segment(f" {number + 1} {name} ", CURSOR if is_open else PLAIN), Segment(" ")]
         if update:
-            why = " ".join(update.reasons) or (update.faults[0] if update.faults else "")
-            third = line_of(why, HIGH) if why else line_of(head.verdict(update.frame, view), BOLD)
-            first = line_of(head.title(update, view, is_frozen=self._frozen_ns is not None), BOLD)
-            lines = [first, line_of(head.numbers(update.frame, view)), third]
+            width = self.size.width
+            why = update.reasons or update.faults[:1]
+            third = list(paragraphs(why or [head.verdict(update.frame, view)], width, HIGH if why else BOLD))
+            title = head.title(update, view, width, self._glyphs, is_frozen=self._frozen_ns is not None)
+            lines = [
+                line_of(title, BOLD),
+                line_of(head.numbers(update.frame, view, width)),
+                *third[: self.size.height // _HEAD_SHARE],
+            ]
             self.query_one("#head", Text).set_lines(lines[:1] if is_low else lines)
             tabs.append(Segment("  ".join(head.states(update, view)), DIM))
             if not self._is_live:
@@ -187,7 +195,7 @@ class TopScreen(App[str]):
             hints = hints.rpartition("  ")[0]
         foot = [line_of(hints.ljust(room + 2) + position, DIM)]
         if self._problem:
-            foot = [line_of(each, HIGH) for each in textwrap.wrap(self._problem, self.size.width)]
+            foot = list(paragraphs([self._problem], self.size.width, HIGH))
         self.query_one("#foot", Text).set_lines(foot)
 
     def _slider(self, update: Update) -> Line:

@@ -75,6 +75,21 @@ def _cells_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
+def wrapped(words: str, width: int) -> list[str]:
+    """Splits a text into lines of at most `width` columns of the terminal. A longer word is cut into parts."""
+    lines = [""]
+    for word in words.split():
+        if lines[-1] and cells(lines[-1]) + 1 + cells(word) > width:
+            lines.append("")
+        elif lines[-1]:
+            lines[-1] += " "
+        for character in word:
+            if lines[-1] and cells(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return lines
+
+
 def has_unicode(environ: Mapping[str, str] = os.environ) -> bool:
     """Returns true if the locale of the terminal has the encoding UTF-8 (locale(7)).
 

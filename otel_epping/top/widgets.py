@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 
+from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.geometry import Size
@@ -11,6 +12,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
+from otel_epping.process.escaping import printable
 from otel_epping.top.measuring import Update
 from otel_epping.top.pages import Line
 from otel_epping.top.table import TableLines
@@ -175,4 +177,6 @@ class NetworkTable(Widget, can_focus=True):
 
 
 def _strip(line: Line, width: int) -> Strip:
+    """Returns a line with exactly `width` columns. Control characters, for example of a pasted filter, are escaped."""
+    line = [each if each.text.isprintable() else Segment(printable(each.text), each.style) for each in line]
     return Strip(line).adjust_cell_length(width, Style())

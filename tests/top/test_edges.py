@@ -3,6 +3,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from tests.support.captures import BEGIN_NS, SECOND, Packet, pcap
+from tests.support.captures import BEGIN_NS, SECOND, Packet, enhanced, interface, pcap, section
 from tests.support.command import COMMAND, environment, epping, said
 from tests.support.conversation import CLIENT, HANDSHAKE_MS, SERVER, Conversation
 from tests.support.link_types import LINKS
@@ -85,6 +86,27 @@ def test_what_could_be_read_of_a_damaged_capture_is_shown(ns: Namespace, tmp_pat
     assert found == int(found)
 
 
+@pytest.mark.parametrize("format", ["table", "csv", "json"])
+def test_names_of_files_are_escaped(ns: Namespace, tmp_path: Path, format: str) -> None:
+    path = tmp_path / os.fsdecode(b"\x1b]0;x\x07\n\xff[bold].pcap")
+    path.write_bytes(WHOLE[:CUT])
+    arguments = ("-b", "--format", format, "--filter", os.fsdecode(b"n>=0 \x1b\xff"))
+    result = epping(ns, "top", *SMALL, *arguments, str(path), str(path))
+    name = r"\x1b]0;x\x07\x0a\xff[bold].pcap"
+    assert f"{name}: is truncated" in result.stderr
+    for output in (result.stdout, result.stderr):
+        assert output.replace("\n", "").isprintable()
+    if format == "json":
+        document = json.loads(result.stdout)
+        assert document["source"] == "2 files"
+        assert document["filter"] == r"n>=0 \x1b\xff"
+        assert all(each.isprintable() for each in document["notes"])
+        assert f"{name} is the same file" in " ".join(document["notes"])
+        path.write_bytes(WHOLE)
+        document, _ = batch(ns, str(path))
+        assert document["source"].endswith(name)
+
+
 def test_readable_files_are_shown_if_other_files_are_not(ns: Namespace, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is not a capture, but a text")
     (tmp_path / "good").write_bytes(WHOLE)
@@ -102,7 +124,7 @@ def test_one_packet_and_one_sample(ns: Namespace, tmp_path: Path) -> None:
     document, error = batch(ns, str(path))
     assert not error
     assert [(row["kind"], row["n"], row["packets"]) for row in document["networks"]] == [("unanswered", 0, 2)]
-    assert document["reasons"][0] == f"1 packet was seen on {path}, but no round-trip time was measured yet."
+    assert document["reasons"][-1] == f"1 packet was seen on {path}, but no RTT was measured."
     path.write_bytes(pcap(PACKETS[:2]))
     document, error = batch(ns, str(path))
     assert not error
@@ -111,6 +133,40 @@ def test_one_packet_and_one_sample(ns: Namespace, tmp_path: Path) -> None:
     for column in ("min", "p50", "p95", "p99", "max"):
         assert row[column] == HANDSHAKE_MS
     assert (row["excess"], row["change"], row["load"]) == (0, None, None)
+
+
+WITHOUT_RTTS = {
+    "one direction": (
+        pcap([each for each in PACKETS if each.data[26:30] == PACKETS[0].data[26:30]]),
+        "The capture contains only one direction of the traffic, as with asymmetric routing",
+    ),
+    "backwards": (
+        pcap([each._replace(time_ns=2 * BEGIN_NS - each.time_ns) for each in PACKETS]),
+        "A reply that is earlier than its request gives no RTT",
+    ),
+    "no time": (
+        section() + interface() + b"".join(enhanced(each, ticks=2**63) for each in PACKETS),
+        "RTTs cannot be measured without timestamps",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_RTTS)
+def test_the_cause_of_missing_rtts_is_named(ns: Namespace, tmp_path: Path, name: str) -> None:
+    content, cause = WITHOUT_RTTS[name]
+    (tmp_path / "input").write_bytes(content)
+    document, _ = batch(ns, str(tmp_path / "input"))
+    first, last = document["reasons"]
+    assert first.startswith(cause)
+    assert last.endswith("but no RTT was measured.")
+
+
+def test_a_method_without_rtts_is_named(ns: Namespace, tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(WHOLE)
+    document, _ = batch(ns, "--filter", "method:quic", str(tmp_path / "input"))
+    (reason,) = document["reasons"]
+    assert reason.startswith("No RTT has a method of the filter. RTTs by method: ")
+    assert "icmp_echo 1" in reason
 
 
 def test_everything_in_the_line_of_all_others(ns: Namespace, tmp_path: Path) -> None:

@@ -100,3 +100,17 @@ def test_the_axis_has_round_ends_and_contains_the_rtts() -> None:
     assert strip[:6].sum() == 2
     assert strip_values(rtts, 1, axis, 12)[6:].sum() == 1
     assert strip_values(rtts, 2, axis, 12).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        ("", [""]),
+        ("one two", ["one two"]),
+        ("one two three", ["one two", "three"]),
+        ("a longer-than-ten b", ["a", "longer-tha", "n-ten b"]),
+        ("日本語日本語 x", ["日本語日本", "語 x"]),
+    ],
+)
+def test_long_texts_are_wrapped(words: str, lines: list[str]) -> None:
+    assert text.wrapped(words, 10) == lines

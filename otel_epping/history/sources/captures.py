@@ -2,7 +2,7 @@
 """Makes a history from captures. The time of the history is the time of the packets."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,8 @@ from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import Reading, has_owner
 from otel_epping.networks.network import Networks
+from otel_epping.otel import metric_table
+from otel_epping.replay import counts
 from otel_epping.replay.capture import PacketBatch
 from otel_epping.replay.capture.packet_batch import UNTIMED_NS, Int64Array
 from otel_epping.replay.input_files import InputFiles
@@ -37,6 +39,8 @@ _STEPS_NS = (
 _MAX_SLICES = 200
 # A longer time without packets is a gap in the measurement, for example between two files.
 _MAX_GAP_NS = 3_600 * _S
+# The shares of packets from which _causes() names a cause.
+_NEARLY_ALL, _MANY = 0.9, 0.1
 
 
 def read_captures(
@@ -71,8 +75,27 @@ def read_captures(
             raise EppingError("; ".join(files.failures))
         lines = report(replayer, replayer.reader().read(), files, time.monotonic() - began, 0)
         history.failures = files.failures
+        if not history.total().rtts().counts.any():
+            history.causes = list(_causes(replayer, slicer.share_one_way))
         history.notes += [*files.failures, *lines, *slicer.notes]
     return history
+
+
+def _causes(replayer: Replayer, share_one_way: float) -> Iterator[str]:
+    """Yields sentences that explain why no RTT was measured."""
+    packets = sum(counts.packets(replayer.reader().read()).values()) or 1
+    if replayer.untimed > _NEARLY_ALL * packets:
+        yield f"RTTs cannot be measured without timestamps. Packets without a valid timestamp: {replayer.untimed:,}."
+    elif replayer.steps_back > _MANY * packets:
+        yield (
+            "A reply that is earlier than its request gives no RTT. Packets with an earlier timestamp than the "
+            f"previous packet: {replayer.steps_back:,}."
+        )
+    if share_one_way > _NEARLY_ALL:
+        yield (
+            "The capture contains only one direction of the traffic, as with asymmetric routing. An RTT needs both "
+            "directions."
+        )
 
 
 class _ReaderOfAll:
@@ -109,11 +132,14 @@ class CaptureSlicer:
     A packet belongs to the slice in which the packet arrives, even if the packet has an earlier time. If the first
     packet of a batch is earlier than the begin of the slice by more than the length of a slice, a new slice begins.
 
-    notes  a sentence with the number of gaps, if there are gaps
+    notes          a sentence with the number of gaps, if there are gaps
+    share_one_way  0 if each subnet receives as many packets as it sends, and 1 if each subnet only sends or only
+                   receives packets. Known after finish()
     """
 
     def __init__(self, replayer: Replayer, grouping: Grouping | None = None, step_ns: int | None = None) -> None:
         self.notes: list[str] = []
+        self.share_one_way = 0.0
         grouping = grouping or Grouping()
         self._group_by = grouping.group_by
         tags = grouping.tags if self._group_by in (SUBNET, NAME) else (self._group_by,)
@@ -166,6 +192,9 @@ class CaptureSlicer:
                 f"gaps of more than one hour without packets, which do not count as measured time: {self._gaps:,}"
             )
         answered = self._answered()
+        sums = [self._history.total().sum(metric_table.SUBNET_PACKETS.name, direction=way) for way in ("from", "to")]
+        sent, received = (np.zeros(1) if each is None else each.astype(np.float64) for each in sums)
+        self.share_one_way = float(np.abs(sent - received).sum() / max((sent + received).sum(), 1))
 
         def group_of(line: Line) -> Line:
             return line.grouped(self._group_by) if line in answered or not line.is_network else Line(UNANSWERED)
