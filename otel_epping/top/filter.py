@@ -26,6 +26,9 @@ _COMPARE: dict[str, Callable[[Floats, float], Flags]] = {
     "<=": np.less_equal,
     "=": np.isclose,
 }
+# AS numbers have 32 bits (RFC 6793).
+_MAX_AS_NUMBER = 2**32 - 1
+_AS_NUMBER = re.compile(r"(?:AS)?(\d{1,10})", re.ASCII | re.IGNORECASE)
 _SIDES = ("external", "internal", "unknown")
 _METHODS = tuple(method.name for method in METHODS)
 
@@ -48,10 +51,11 @@ def _name(value: str) -> LineTest:
 
 
 def _as(value: str) -> LineTest:
-    number = value.upper().removeprefix("AS")
-    if not number.isdecimal():
-        raise ValueError("an AS is a number: as:3320")
-    return lambda line: line.as_number == int(number)
+    found = _AS_NUMBER.fullmatch(value)
+    number = int(found[1]) if found else _MAX_AS_NUMBER + 1
+    if number > _MAX_AS_NUMBER:
+        raise ValueError(f"an AS is a number up to {_MAX_AS_NUMBER}: as:3320")
+    return lambda line: line.as_number == number
 
 
 def _side(value: str) -> LineTest:
