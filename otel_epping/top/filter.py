@@ -140,8 +140,9 @@ def parse(text: str, tags: frozenset[str] = frozenset()) -> NetworkFilter:
         try:
             if found := _COMPARISON.fullmatch(word):
                 comparisons.append(_comparison(*found.groups()))
-            elif ":" in word and not _is_address(word):
-                name, _, value = word.partition(":")
+                continue
+            name, colon, value = word.partition(":")
+            if colon and (name in tags or not _is_address(word)):
                 if name == METHOD_WORD:
                     methods += _methods(value)
                 else:
@@ -155,9 +156,7 @@ def parse(text: str, tags: frozenset[str] = frozenset()) -> NetworkFilter:
 
 def _is_address(word: str) -> bool:
     """Returns true for a part of an IPv6 address, such as 2001:db8:."""
-    return re.fullmatch(r"[0-9a-f]{1,4}(:[0-9a-f]{0,4})+(/\d*)?", word, re.IGNORECASE) is not None and (
-        word.partition(":")[0] not in TEXT_WORDS
-    )
+    return re.fullmatch(r"[0-9a-f]{1,4}(:[0-9a-f]{0,4})+(/\d*)?", word, re.IGNORECASE) is not None
 
 
 def _comparison(key: str, operator: str, value: str) -> tuple[str, ValueTest]:

@@ -59,6 +59,14 @@ def test_a_network_must_match_all_words(frame: Frame, words: str, expected: list
     assert names(frame, words) == expected
 
 
+@pytest.mark.parametrize(("word", "expected"), [("dc:dc1", "tagged"), ("dc:dead", "20.0.9.0/24"), ("db8:", "db8::/48")])
+def test_a_tag_that_looks_like_an_address_is_a_tag(frame: Frame, word: str, expected: str) -> None:
+    lines = [Line(name="tagged", tags=(("dc", "DC1"),)), Line(subnet="20.0.9.0/24", tags=(("dc", "dead"),))]
+    lines.append(Line(subnet="db8::/48"))
+    (test,) = filter.parse(word, frozenset({"dc"})).tests
+    assert [line.label for line in lines if test(line)] == [expected]
+
+
 def test_values_are_compared_with_the_digits_that_the_user_wrote(frame: Frame) -> None:
     p95_ms = frame.statistics.p95[list(frame.lines).index(Provider.line(3))] * 1e3
     for digits in (0, 1, 3, 6):
