@@ -101,7 +101,7 @@ class NetworkFilter:
 
     text      the words as the user wrote them
     methods   the methods whose RTTs are used; None stands for all methods
-    problems  a message about each invalid word, with the allowed words or values. Invalid words are ignored
+    problems  a message about each invalid word, with the allowed words or values
     """
 
     text: str = ""
