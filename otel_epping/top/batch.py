@@ -16,7 +16,7 @@ from otel_epping.top.columns import COLUMNS
 from otel_epping.top.frame import Frame, summary
 from otel_epping.top.view import View, shown_lines
 
-_LABELS = ("kind", "subnet", "name", "as", "organization", "country", "interface", "side")
+_LABELS = ("kind", "group", "subnet", "name", "as", "organization", "country", "interface", "side")
 
 
 class Printer:
@@ -50,6 +50,7 @@ class Printer:
 def _labels(line: Line, view: View) -> dict[str, Any]:
     """Returns the labels that identify a line."""
     shown = {
+        "group": view.group(line),
         "subnet": view.show("subnet", line.subnet) if line.subnet else "",
         "name": view.show("network", line.name) if line.name else "",
         "as": None if view.is_redacted else line.as_number,

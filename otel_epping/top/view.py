@@ -54,6 +54,12 @@ class View:
         kind = "network" if line.name else "subnet" if line.subnet else "group"
         return self.show(kind, line.label)
 
+    def group(self, line: Line) -> str:
+        """Returns the text that names the group of a line, or "" if the line is not a group with a name."""
+        if self.group_by == SUBNET or not line.is_network or self._is_without_group(line):
+            return ""
+        return self.label(line)
+
     def _is_without_group(self, line: Line) -> bool:
         """Returns true for the sum of all networks without the attribute by which networks are grouped."""
         return self.group_by != SUBNET and line == Line(interface=line.interface, side=line.side, agent=line.agent)
