@@ -30,7 +30,7 @@ class Printer:
         self._is_first = True
 
     def output(self, frame: Frame, view: View, reasons: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
-        """Returns the text of a frame, without a newline at the end.
+        """Returns the text of a frame, without a newline at the end. A CSV table without rows and heading is "".
 
         `reasons` explain why there are no RTTs. `notes` are remarks about captures. CSV contains neither
         reasons nor notes.

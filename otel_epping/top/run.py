@@ -216,5 +216,6 @@ def _print_live(feed: WatchedInterfaces, session: Session, view: View, options: 
         slice = session.take(feed)
         frame = session.frame((slice.end_ns - slice.begin_ns) / 1e9 * 0.99, view.group_by, view.filter.methods)
         why = reasons(frame, feed.name, feed.faults, feed.other_traffic(), is_live=True)
-        click.echo(printer.output(frame, view, why))
+        if output := printer.output(frame, view, why):
+            click.echo(output)
         printed += 1
