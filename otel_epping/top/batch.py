@@ -71,7 +71,7 @@ def _document(
         "end_unix_nano": total.end_ns,
         "seconds": total.seconds,
         "group_by": view.group_by,
-        "filter": view.filter.text,
+        "filter": view.filter_text,
         "sort": view.sort,
         "summary": {key: _finite(value) for key, value in dataclasses.asdict(summary(frame)).items()},
         "reasons": list(reasons),

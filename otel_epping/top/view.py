@@ -45,6 +45,11 @@ class View:
         """True if pseudonyms are shown."""
         return self.show is not unchanged
 
+    @property
+    def filter_text(self) -> str:
+        """The text to show for the filter; "" without a filter. The words of a filter can be names and addresses."""
+        return "(hidden)" if self.filter.text and self.is_redacted else self.filter.text
+
     def label(self, line: Line) -> str:
         """Returns the text that names a line."""
         if not line.is_network:
