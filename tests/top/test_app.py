@@ -116,45 +116,6 @@ def test_a_click_on_a_heading_sorts_and_a_click_on_a_row_opens_it() -> None:
     run(test, provider_of(slices=1)[0], FakeFeed(provider_of()[1]))
 
 
-def test_the_filter_is_applied_while_it_is_written_and_a_bad_word_is_explained() -> None:
-    async def test(screen: Screen) -> None:
-        await screen.shows("20.0.1.0/24")
-        await screen.press("slash", *"customer")
-        text = await screen.hides("20.0.1.0/24")
-        assert WORST in text
-        await screen.press("space", *"p96>1")
-        text = await screen.shows("p96>1: unknown column")
-        assert "p95" in text[text.index("unknown column") :]
-        await screen.press("escape")
-        await screen.shows("20.0.1.0/24")
-        await screen.press("slash", *"nothing", "enter")
-        await screen.shows("No network matches the filter nothing")
-        await screen.press("r")
-        await screen.shows("20.0.1.0/24")
-
-    run(test, provider_of(slices=1)[0], FakeFeed(provider_of()[1]))
-
-
-def test_an_invalid_filter_keeps_the_previous_filter() -> None:
-    async def test(screen: Screen) -> None:
-        await screen.shows("20.0.1.0/24")
-        await screen.press("slash", *"name:customer n>0")
-        await screen.hides("20.0.1.0/24")
-        await screen.press("backspace")
-        text = await screen.shows("n>: write a number")
-        assert "filter name:customer n>0" in text
-        await screen.press("enter")
-        text = await screen.shows("n>: write a number", "filter name:customer n>0", WORST)
-        assert "20.0.1.0/24" not in text
-        await screen.press("0", "enter")
-        text = await screen.hides("n>: write a number")
-        assert "filter name:customer n>0" in text
-        await screen.press("slash", "backspace", "escape")
-        assert "filter" not in (await screen.shows("20.0.1.0/24")).partition("network ")[0]
-
-    run(test, provider_of(slices=1)[0], FakeFeed(provider_of()[1]), size=(160, 24))
-
-
 def test_networks_are_grouped_by_each_attribute() -> None:
     async def test(screen: Screen) -> None:
         await screen.shows(*TABLE)
