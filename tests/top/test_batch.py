@@ -140,6 +140,13 @@ def test_wrong_arguments_are_explained(ns: Namespace, capture: str, arguments: l
     assert message in said(epping(ns, "top", "-b", *arguments, capture))
 
 
+def test_tags_that_are_not_exported_can_be_filtered_and_grouped(ns: Namespace, capture: str, tmp_path: Path) -> None:
+    (tmp_path / "nets.csv").write_text("cidr,name,dc,site\n0.0.0.0/0,all,dc1,tower\n")
+    names = ("--networks", str(tmp_path / "nets.csv"), "--network-tags", "site")
+    found = document(ns, *names, "--group-by", "dc", "--filter", "dc:dc1", capture)["networks"]
+    assert "dc1" in [row["group"] for row in found]
+
+
 def test_what_is_missing_is_explained(ns: Namespace, capture: str, tmp_path: Path) -> None:
     assert "Missing option '-i'" in said(epping(ns, "top", "-b"))
     assert "is not a terminal: use --batch" in said(epping(ns, "top", capture))
