@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping report: writes one page about the latency of networks."""
 
+import math
 import signal
 import sys
 from importlib.util import find_spec
@@ -56,6 +57,8 @@ def report(
     """
     context = click.get_current_context()
     check_choice(context, settings, sources, "sources")
+    if math.isnan(loss):
+        raise click.UsageError("Option '--loss' must be a percentage from 0 to 100.")
     if fair > slow:
         raise click.UsageError("Option '--fair' must not be greater than '--slow'.")
     if find_spec("plotly") is None:

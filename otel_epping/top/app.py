@@ -104,19 +104,23 @@ class TopApp(TopScreen):
         words.focus()
 
     def on_input_changed(self, message: Input.Changed) -> None:
-        """Applies the valid words of the filter at once. Shows the problem of the first invalid word."""
+        """Applies a valid filter at once. Shows the problem of the first invalid word, and keeps the filter."""
         if self.query_one("#words").display:
             self._set_filter(message.value)
 
-    def on_input_submitted(self, _: Input.Submitted) -> None:
-        """Closes the input line of the filter."""
-        self.query_one("#words").display = False
-        self._draw()
+    def on_input_submitted(self, message: Input.Submitted) -> None:
+        """Closes the input line of a valid filter."""
+        if not filter.parse(message.value, self._tags).problems:
+            self.query_one("#words").display = False
+            self._draw()
 
     def _set_filter(self, words: str) -> None:
         found = filter.parse(words, self._tags)
-        methods = self._view.filter.methods
         self._problem = found.problems[0] if found.problems else ""
+        if found.problems:
+            self._draw()
+            return
+        methods = self._view.filter.methods
         self._view = replace(self._view, filter=found)
         self._draw() if found.methods == methods else self._request()
 

@@ -16,7 +16,7 @@ from otel_epping.top.columns import COLUMNS
 from otel_epping.top.frame import Frame, summary
 from otel_epping.top.view import View, shown_lines
 
-_LABELS = ("kind", "subnet", "name", "as", "organization", "country", "interface", "side")
+_LABELS = ("kind", "group", "subnet", "name", "as", "organization", "country", "interface", "side")
 
 
 class Printer:
@@ -30,7 +30,7 @@ class Printer:
         self._is_first = True
 
     def output(self, frame: Frame, view: View, reasons: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
-        """Returns the text of a frame, without a newline at the end.
+        """Returns the text of a frame, without a newline at the end. A CSV table without rows and heading is "".
 
         `reasons` explain why there are no RTTs. `notes` are remarks about captures. CSV contains neither
         reasons nor notes.
@@ -50,6 +50,7 @@ class Printer:
 def _labels(line: Line, view: View) -> dict[str, Any]:
     """Returns the labels that identify a line."""
     shown = {
+        "group": view.group(line),
         "subnet": view.show("subnet", line.subnet) if line.subnet else "",
         "name": view.show("network", line.name) if line.name else "",
         "as": None if view.is_redacted else line.as_number,
@@ -70,7 +71,7 @@ def _document(
         "end_unix_nano": total.end_ns,
         "seconds": total.seconds,
         "group_by": view.group_by,
-        "filter": view.filter.text,
+        "filter": view.filter_text,
         "sort": view.sort,
         "summary": {key: _finite(value) for key, value in dataclasses.asdict(summary(frame)).items()},
         "reasons": list(reasons),

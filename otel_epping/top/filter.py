@@ -5,9 +5,10 @@ A network is shown if it matches all words.
 """
 
 import ipaddress
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,17 +20,21 @@ from otel_epping.top.columns import BY_KEY
 from otel_epping.top.frame import Frame
 
 _COMPARISON = re.compile(r"([a-z0-9]+)(>=|<=|>|<|=)(.*)", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?=\.?\d)\d*\.?(\d*)(?:e([+-]?\d{1,3}))?", re.ASCII | re.IGNORECASE)
 _COMPARE: dict[str, Callable[[Floats, float], Flags]] = {
     ">": np.greater,
     "<": np.less,
     ">=": np.greater_equal,
     "<=": np.less_equal,
-    "=": np.isclose,
 }
+# AS numbers have 32 bits (RFC 6793).
+_MAX_AS_NUMBER = 2**32 - 1
+_AS_NUMBER = re.compile(r"(?:AS)?(\d{1,10})", re.ASCII | re.IGNORECASE)
 _SIDES = ("external", "internal", "unknown")
 _METHODS = tuple(method.name for method in METHODS)
 
 LineTest = Callable[[Line], bool]
+ValueTest = Callable[[Floats], Flags]
 
 
 def _has(name: str) -> Callable[[str], LineTest]:
@@ -48,10 +53,11 @@ def _name(value: str) -> LineTest:
 
 
 def _as(value: str) -> LineTest:
-    number = value.upper().removeprefix("AS")
-    if not number.isdecimal():
-        raise ValueError("an AS is a number: as:3320")
-    return lambda line: line.as_number == int(number)
+    found = _AS_NUMBER.fullmatch(value)
+    number = int(found[1]) if found else _MAX_AS_NUMBER + 1
+    if number > _MAX_AS_NUMBER:
+        raise ValueError(f"an AS is a number up to {_MAX_AS_NUMBER}: as:3320")
+    return lambda line: line.as_number == number
 
 
 def _side(value: str) -> LineTest:
@@ -95,22 +101,22 @@ class NetworkFilter:
 
     text      the words as the user wrote them
     methods   the methods whose RTTs are used; None stands for all methods
-    problems  a message about each invalid word, with the allowed words or values. Invalid words are ignored
+    problems  a message about each invalid word, with the allowed words or values
     """
 
     text: str = ""
     methods: tuple[str, ...] | None = None
     problems: tuple[str, ...] = ()
     tests: tuple[LineTest, ...] = ()
-    comparisons: tuple[tuple[str, str, float], ...] = field(default=())
+    comparisons: tuple[tuple[str, ValueTest], ...] = ()
 
     def matching(self, frame: Frame) -> Flags:
         """Returns an array that is true for each line that matches all words: (lines,)."""
         matching: Flags = np.ones(len(frame.lines), np.bool_)
-        for key, operator, number in self.comparisons:
+        for key, test in self.comparisons:
             column = BY_KEY[key]
             with np.errstate(invalid="ignore"):
-                matching &= _COMPARE[operator](column.values(frame) * column.unit, number)
+                matching &= test(column.values(frame) * column.unit)
         if self.tests:
             for place in np.flatnonzero(matching).tolist():
                 line = frame.lines[place]
@@ -127,15 +133,16 @@ def allowed() -> str:
 def parse(text: str, tags: frozenset[str] = frozenset()) -> NetworkFilter:
     """Parses a filter. `tags` are the tags of named networks. A tag can be used like a word, as in site:Berlin."""
     tests: list[LineTest] = []
-    comparisons: list[tuple[str, str, float]] = []
+    comparisons: list[tuple[str, ValueTest]] = []
     methods: list[str] = []
     problems: list[str] = []
     for word in text.split():
         try:
             if found := _COMPARISON.fullmatch(word):
                 comparisons.append(_comparison(*found.groups()))
-            elif ":" in word and not _is_address(word):
-                name, _, value = word.partition(":")
+                continue
+            name, colon, value = word.partition(":")
+            if colon and (name in tags or not _is_address(word)):
                 if name == METHOD_WORD:
                     methods += _methods(value)
                 else:
@@ -149,19 +156,25 @@ def parse(text: str, tags: frozenset[str] = frozenset()) -> NetworkFilter:
 
 def _is_address(word: str) -> bool:
     """Returns true for a part of an IPv6 address, such as 2001:db8:."""
-    return re.fullmatch(r"[0-9a-f]{1,4}(:[0-9a-f]{0,4})+(/\d*)?", word, re.IGNORECASE) is not None and (
-        word.partition(":")[0] not in TEXT_WORDS
-    )
+    return re.fullmatch(r"[0-9a-f]{1,4}(:[0-9a-f]{0,4})+(/\d*)?", word, re.IGNORECASE) is not None
 
 
-def _comparison(key: str, operator: str, value: str) -> tuple[str, str, float]:
+def _comparison(key: str, operator: str, value: str) -> tuple[str, ValueTest]:
+    """Returns the key of a column and the test of its values.
+
+    `=` is true if a value, rounded to the digits that the user wrote, is equal: p95=12.3 is true from 12.25 to 12.35.
+    """
     key = key.lower()
     if key not in BY_KEY:
         raise ValueError(f"unknown column; columns are {' '.join(BY_KEY)}")
-    try:
-        return key, operator, float(value)
-    except ValueError:
-        raise ValueError(f"write a number after {operator}, for example {key}{operator}50") from None
+    found = _NUMBER.fullmatch(value)
+    number = float(value) if found else math.nan
+    if not found or not math.isfinite(number):
+        raise ValueError(f"write a number after {operator}, for example {key}{operator}50")
+    if operator == "=":
+        decimals = max(len(found[1]) - int(found[2] or 0), 0)
+        return key, lambda values: np.abs(values - number) <= 0.5 * 10.0**-decimals
+    return key, lambda values: _COMPARE[operator](values, number)
 
 
 def _methods(value: str) -> list[str]:

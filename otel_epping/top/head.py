@@ -91,7 +91,7 @@ def states(update: Update, view: View) -> Iterator[str]:
     if view.group_by != "subnet":
         yield f"group {view.group_by}"
     if view.filter.text:
-        yield f"filter {view.filter.text}"
+        yield f"filter {view.filter_text}"
     begin_ns, end_ns = update.baseline
     if not np.isnan(update.frame.change_s).all():
         yield f"change since {text.moment(begin_ns, update.session)}-{text.moment(end_ns, update.session)}"

@@ -88,7 +88,7 @@ def _run(settings: Settings, files: FilesFollower, options: Options) -> None:
         _show_captures(settings, files, view, options)
         return
     session = Session(max_lines=2 * settings.kernel.max_slots)
-    with WatchedInterfaces(settings, files, _grouping(settings, files), session.history.numbering) as feed:
+    with WatchedInterfaces(settings, files, _grouping(files), session.history.numbering) as feed:
         if feed.kept:
             click.echo(f"otel-epping: {capabilities.describe(feed.kept)}", err=True)
         if options.is_batch:
@@ -135,9 +135,12 @@ def _view(settings: Settings, files: FilesFollower, options: Options) -> View:
     )
 
 
-def _grouping(settings: Settings, files: FilesFollower) -> Grouping:
-    """Returns the grouping of the session. Lines have all tags, because the screen can group lines by each tag."""
-    tags = settings.network_tags or (files.networks.tags if files.networks else ())
+def _grouping(files: FilesFollower) -> Grouping:
+    """Returns the grouping of the session.
+
+    Lines have all tags, because filters and groups can use each tag. settings.network_tags selects exported tags only.
+    """
+    tags = files.networks.tags if files.networks else ()
     return Grouping(SUBNET, tags, files.databases)
 
 
@@ -146,7 +149,7 @@ def _read(settings: Settings, files: FilesFollower, options: Options) -> History
         return read_captures(
             options.files,
             settings.kernel,
-            grouping=_grouping(settings, files),
+            grouping=_grouping(files),
             networks=files.networks,
             progress=progress,
         )
@@ -232,5 +235,6 @@ def _print_live(feed: WatchedInterfaces, session: Session, view: View, options: 
         slice = session.take(feed)
         frame = session.frame((slice.end_ns - slice.begin_ns) / 1e9 * 0.99, view.group_by, view.filter.methods)
         why = reasons(frame, feed.name, feed.faults, feed.other_traffic(), is_live=True)
-        click.echo(printer.output(frame, view, why))
+        if output := printer.output(frame, view, why):
+            click.echo(output)
         printed += 1

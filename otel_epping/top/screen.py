@@ -156,7 +156,7 @@ class TopScreen(App[str]):
     def _why_empty(self) -> list[Line]:
         assert self._update
         if self._view.filter.text and self._update.frame.present.any():
-            words = self._view.filter.text
+            words = self._view.filter_text
             found = paragraphs([f"No network matches the filter {words}"], self.size.width)
             return [[], *found, line_of("/ changes it, r removes it", DIM)]
         reasons = self._update.reasons or ["No network has traffic in this window."]

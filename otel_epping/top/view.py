@@ -45,6 +45,11 @@ class View:
         """True if pseudonyms are shown."""
         return self.show is not unchanged
 
+    @property
+    def filter_text(self) -> str:
+        """The text to show for the filter; "" without a filter. The words of a filter can be names and addresses."""
+        return "(hidden)" if self.filter.text and self.is_redacted else self.filter.text
+
     def label(self, line: Line) -> str:
         """Returns the text that names a line."""
         if not line.is_network:
@@ -53,6 +58,12 @@ class View:
             return f"no {_GROUP_WORDS.get(self.group_by, self.group_by)}"
         kind = "network" if line.name else "subnet" if line.subnet else "group"
         return self.show(kind, line.label)
+
+    def group(self, line: Line) -> str:
+        """Returns the text that names the group of a line, or "" if the line is not a group with a name."""
+        if self.group_by == SUBNET or not line.is_network or self._is_without_group(line):
+            return ""
+        return self.label(line)
 
     def _is_without_group(self, line: Line) -> bool:
         """Returns true for the sum of all networks without the attribute by which networks are grouped."""

@@ -213,6 +213,7 @@ REFUSED = [
     ("interface: [[lo]]", ":1: interface: this setting takes a single value"),
     ("interval: 1:30", ":1: interval: '1:30' is not a time such as 100ms, 2.5s or 1m"),
     ("interval: 0", ":1: interval: 0 is not in the range from 0.001s to 86400s"),
+    (f"interval: {'9' * 5000}", f":1: interval: {'9' * 5000} is not in the range from 0.001s to 86400s"),
     ("interface: '/(/'", ":1: interface: /(/ is not a valid regular expression: missing )"),
     ("tunnels: maybe", ":1: tunnels: 'maybe' is not a valid boolean"),
     ("methods: [dns, smoke]", ":1: methods: there is no method 'smoke': choose among tcp_timestamp"),
@@ -231,7 +232,7 @@ REFUSED = [
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize(("text", "complaint"), REFUSED, ids=[text for text, _ in REFUSED])
+@pytest.mark.parametrize(("text", "complaint"), REFUSED, ids=[text[:80] for text, _ in REFUSED])
 def test_errors_in_a_file_have_the_line_the_key_and_the_valid_values(path: Path, text: str, complaint: str) -> None:
     path.write_text(text)
     with pytest.raises(EppingError) as caught:

@@ -16,13 +16,19 @@ import pytest
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from otel_epping.lab.traffic import finish
+from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
+from otel_epping.top.batch import Printer
 from otel_epping.top.columns import COLUMNS
+from otel_epping.top.filter import parse
+from otel_epping.top.session import Session
+from otel_epping.top.view import View
 from tests.support.captures import pcap
 from tests.support.command import epping, said
 from tests.support.conversation import Conversation
 from tests.support.link_types import LINKS
 from tests.support.patience import PATIENCE_S, becomes
 from tests.support.unprivileged import assert_holds_nothing, fields
+from tests.top.provider import Provider
 
 pytestmark = pytest.mark.parallel
 
@@ -90,6 +96,38 @@ def test_filter_order_and_pseudonyms(ns: Namespace, capture: str) -> None:
     }
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("is_redacted", [False, True])
+@pytest.mark.parametrize("group_by", ["subnet", "name", "asn", "country", "site"])
+def test_each_row_has_the_group(group_by: str, is_redacted: bool) -> None:
+    session = Session()
+    session.add(Provider(session.history.numbering, 12).slice())
+    frame = session.frame(None, group_by)
+    view = View(group_by=group_by, show=Pseudonyms() if is_redacted else unchanged)
+    rows = list(csv.DictReader(io.StringIO(Printer("csv", "wan0").output(frame, view))))
+    found = json.loads(Printer("json", "wan0").output(frame, view))["networks"]
+    groups = [row["group"] for row in rows]
+    assert groups == [row["group"] for row in found]
+    named = [group for group in groups if group]
+    assert len(named) == len({*named})
+    assert len(groups) - len(named) == {"subnet": 14, "name": 3, "asn": 2, "country": 2, "site": 3}[group_by]
+    if is_redacted:
+        assert {group.rpartition("-")[0] for group in named} <= {"group", "network"}
+    elif group_by == "site":
+        assert "Tower 3" in named
+
+
+@pytest.mark.unit
+def test_a_csv_table_without_rows_is_empty_and_pseudonyms_hide_the_filter() -> None:
+    session = Session()
+    session.add(Provider(session.history.numbering, 12).slice())
+    frame, view = session.frame(None), View(filter=parse("n>1e9 name:customer"), show=Pseudonyms())
+    printer = Printer("csv", "wan0")
+    assert printer.output(frame, view).startswith("end_unix_nano,seconds,kind,group,")
+    assert printer.output(frame, view) == ""
+    assert json.loads(Printer("json", "wan0").output(frame, view))["filter"] == "(hidden)"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,6 +138,13 @@ def test_filter_order_and_pseudonyms(ns: Namespace, capture: str) -> None:
 )
 def test_wrong_arguments_are_explained(ns: Namespace, capture: str, arguments: list[str], message: str) -> None:
     assert message in said(epping(ns, "top", "-b", *arguments, capture))
+
+
+def test_tags_that_are_not_exported_can_be_filtered_and_grouped(ns: Namespace, capture: str, tmp_path: Path) -> None:
+    (tmp_path / "nets.csv").write_text("cidr,name,dc,site\n0.0.0.0/0,all,dc1,tower\n")
+    names = ("--networks", str(tmp_path / "nets.csv"), "--network-tags", "site")
+    found = document(ns, *names, "--group-by", "dc", "--filter", "dc:dc1", capture)["networks"]
+    assert "dc1" in [row["group"] for row in found]
 
 
 def test_what_is_missing_is_explained(ns: Namespace, capture: str, tmp_path: Path) -> None:
@@ -128,6 +173,9 @@ def test_the_batch_mode_needs_no_package_for_terminals(ns: Namespace, capture: s
 def test_an_interface_without_traffic_is_explained(ns: Namespace) -> None:
     found = document(ns, "-i", "up0", "-n", "1", "-d", "300ms")
     assert found["summary"]["networks"] == len([row for row in found["networks"] if row["kind"] == "network"])
+    printed_rows = printed(epping(ns, "top", *SMALL, "-b", "-i", "up0", "-n", "3", "-d", "100ms", "--filter", "n>1e9",
+                                  "--format", "csv"))  # fmt: skip
+    assert printed_rows.count("\n") == 1
     if not found["networks"]:
         assert "No packet was seen on up0" in found["reasons"][0]
 

@@ -49,10 +49,29 @@ def names(frame: Frame, words: str, tags: frozenset[str] = frozenset({"site"})) 
         ("n<100", ["20.0.11.0/24"]),
         ("org:provider country:de if:wan0 name:20.0.1.0", ["20.0.1.0/24"]),
         ("p95>1e9", []),
+        ("n=60", ["20.0.11.0/24"]),
+        ("n=6.0e1", ["20.0.11.0/24"]),
+        ("n=60.0004", []),
+        ("n=0.6e2 n=60.", ["20.0.11.0/24"]),
     ],
 )
 def test_a_network_must_match_all_words(frame: Frame, words: str, expected: list[str]) -> None:
     assert names(frame, words) == expected
+
+
+@pytest.mark.parametrize(("word", "expected"), [("dc:dc1", "tagged"), ("dc:dead", "20.0.9.0/24"), ("db8:", "db8::/48")])
+def test_a_tag_that_looks_like_an_address_is_a_tag(frame: Frame, word: str, expected: str) -> None:
+    lines = [Line(name="tagged", tags=(("dc", "DC1"),)), Line(subnet="20.0.9.0/24", tags=(("dc", "dead"),))]
+    lines.append(Line(subnet="db8::/48"))
+    (test,) = filter.parse(word, frozenset({"dc"})).tests
+    assert [line.label for line in lines if test(line)] == [expected]
+
+
+def test_values_are_compared_with_the_digits_that_the_user_wrote(frame: Frame) -> None:
+    p95_ms = frame.statistics.p95[list(frame.lines).index(Provider.line(3))] * 1e3
+    for digits in (0, 1, 3, 6):
+        assert "Customer 3" in names(frame, f"p95={p95_ms:.{digits}f}")
+    assert "Customer 3" not in names(frame, f"p95={p95_ms + 0.06:.2f}")
 
 
 def test_all_columns_can_be_compared(frame: Frame) -> None:
@@ -65,11 +84,14 @@ def test_all_columns_can_be_compared(frame: Frame) -> None:
     ("word", "allowed"),
     [
         ("p96>100", "p95"),
-        ("p95>fast", "write a number"),
+        *((f"p95>{value}", "write a number") for value in ("fast", "", ".", "nan", "inf", "1e999", "9" * 5000)),
         ("colour:red", "as:"),
         ("side:left", "internal"),
         ("method:arp", "tcp_timestamp"),
         ("as:Telekom", "as:3320"),
+        ("as:4294967296", "up to 4294967295"),
+        (f"as:{'9' * 5000}", "up to 4294967295"),
+        (f"net:192.0.2.0/{'9' * 5000}", "192.0.2.0/24"),
         ("net:lan", "192.0.2.0/24"),
         ("name:", "write a value"),
         ("site:Berlin", "words are"),
