@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping report: writes one page about the latency of networks."""
 
+import math
 import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +22,17 @@ _THRESHOLDS_NS = (10**3, 60 * 10**9)
 _FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
 
 
+class _Percentage(click.FloatRange):
+    """A finite number in a range. FloatRange alone allows `nan`, because `nan` is neither too small nor too large."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Returns the number. Fails if the text is not a number, or if the number is out of range."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 @click.command(context_settings=COMMAND)
 @click.argument("sources", metavar="[SOURCE...]", nargs=-1)
 @option("-o", "--output", metavar="FILE", required=True, help="Output file; - is standard output.")
@@ -32,7 +45,7 @@ _FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
         help="Excess (mean RTT - minimum RTT) from which a network is not good.")  # fmt: skip
 @option("--slow", type=Duration(*_THRESHOLDS_NS), default="30ms",
         help="Excess (mean RTT - minimum RTT) from which a network is slow.")  # fmt: skip
-@option("--loss", type=click.FloatRange(0, 100), default=2.0,
+@option("--loss", type=_Percentage(0, 100), default=2.0,
         help="Percentage of retransmitted TCP segments from which the loss of a network is marked.")  # fmt: skip
 @option("--redact", is_flag=True, help="Show pseudonyms such as subnet-1 instead of addresses and names.")
 @view_options

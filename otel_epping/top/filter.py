@@ -5,8 +5,10 @@ A network is shown if it matches all words.
 """
 
 import ipaddress
+import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -158,10 +160,10 @@ def _comparison(key: str, operator: str, value: str) -> tuple[str, str, float]:
     key = key.lower()
     if key not in BY_KEY:
         raise ValueError(f"unknown column; columns are {' '.join(BY_KEY)}")
-    try:
-        return key, operator, float(value)
-    except ValueError:
-        raise ValueError(f"write a number after {operator}, for example {key}{operator}50") from None
+    with suppress(ValueError):
+        if math.isfinite(number := float(value)):
+            return key, operator, number
+    raise ValueError(f"write a number after {operator}, for example {key}{operator}50")
 
 
 def _methods(value: str) -> list[str]:

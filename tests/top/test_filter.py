@@ -66,6 +66,8 @@ def test_all_columns_can_be_compared(frame: Frame) -> None:
     [
         ("p96>100", "p95"),
         ("p95>fast", "write a number"),
+        ("p95>nan", "write a number"),
+        ("p95<inf", "write a number"),
         ("colour:red", "as:"),
         ("side:left", "internal"),
         ("method:arp", "tcp_timestamp"),
