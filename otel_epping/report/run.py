@@ -63,7 +63,7 @@ def run(settings: Settings, files: FilesFollower, grouping: Grouping, options: R
     show: Show = Pseudonyms() if options.is_redacted else unchanged
     if options.output == STANDARD_OUTPUT:
         _, content = _report(settings, files, grouping, options, show)
-        sys.stdout.write(content)
+        sys.stdout.buffer.write(content.encode())  # UTF-8, as the page declares, in each locale
         return
     path = Path(options.output)
     with OutputFile(path, in_place=not options.paths and _belongs_to_another(path)) as file:

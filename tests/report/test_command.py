@@ -58,6 +58,13 @@ def test_the_format_follows_the_name(ns: Namespace, good: str, tmp_path: Path, n
     assert [each.name for each in tmp_path.iterdir() if each.name != "good.pcap"] == [name]
 
 
+def test_a_page_is_utf_8_in_each_locale(good: str) -> None:
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
+    command = [*COMMAND, "report", *ALL, good, "-o", "-"]
+    page = subprocess.run(command, env=environment(settings), capture_output=True, check=True).stdout
+    assert not page.decode().isascii()
+
+
 def test_two_sources_are_compared_or_added_up(ns: Namespace, good: str, other: str) -> None:
     both = data_of(ns, good, other)
     assert both["sections"]["comparison"]
