@@ -16,6 +16,7 @@ from otel_epping.history.sources.kinds import source_size
 from otel_epping.history.verdict import Thresholds
 from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
+from otel_epping.process.escaping import escaped_path
 from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.replay.progress import progress_bar
 from otel_epping.report.as_json import as_json
@@ -72,7 +73,7 @@ def run(settings: Settings, files: FilesFollower, grouping: Grouping, options: R
     click.echo(f"otel-epping: {report.sections[0].sentences[0]}", err=True)
     if report.notes:
         click.echo(f"otel-epping: the report ends with {plural(len(report.notes), 'note')} about the source", err=True)
-    click.echo(f"otel-epping: wrote {path} ({len(content) / 1e6:.1f} MB)", err=True)
+    click.echo(f"otel-epping: wrote {escaped_path(str(path))} ({len(content) / 1e6:.1f} MB)", err=True)
 
 
 def _belongs_to_another(path: Path) -> bool:

@@ -11,6 +11,7 @@ from otel_epping.history.history import History
 from otel_epping.history.sources.kinds import read_sources
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.network import Networks
+from otel_epping.process.escaping import escaped, escaped_path
 from otel_epping.series.grouping import SUBNET, Grouping
 
 _MAX_NAMED = 3
@@ -24,10 +25,10 @@ def title_of(sources: Sequence[str]) -> str:
 
 def _name(source: str) -> str:
     if "://" not in source:
-        return "standard input" if source == "-" else Path(source).name
+        return "standard input" if source == "-" else escaped_path(Path(source).name)
     # The user name, the password and the query of a URL may be secret.
     with suppress(ValueError):  # read() raises an error about an invalid URL
-        return urlsplit(source).hostname or "a URL"
+        return escaped(urlsplit(source).hostname or "a URL")
     return "a URL"
 
 

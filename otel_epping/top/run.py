@@ -22,6 +22,7 @@ from otel_epping.networks.follower import FilesFollower
 from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
 from otel_epping.otel import metric_table
 from otel_epping.process import redaction
+from otel_epping.process.escaping import escaped_path
 from otel_epping.process.signals import Stop
 from otel_epping.replay.capture import STANDARD_INPUT
 from otel_epping.replay.progress import progress_bar
@@ -100,7 +101,7 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 def _show_captures(settings: Settings, files: FilesFollower, view: View, options: Options) -> None:
     """Shows the readable parts of captures. Prints all failures but the last, which is raised as EppingError."""
-    names = ["standard input" if file == STANDARD_INPUT else file for file in options.files]
+    names = ["standard input" if file == STANDARD_INPUT else escaped_path(file) for file in options.files]
     name = names[0] if len(names) == 1 else f"{len(names)} files"
     history = _read(settings, files, options)
     session = Session(history)

@@ -58,11 +58,24 @@ def test_the_format_follows_the_name(ns: Namespace, good: str, tmp_path: Path, n
     assert [each.name for each in tmp_path.iterdir() if each.name != "good.pcap"] == [name]
 
 
-def test_a_page_is_utf_8_in_each_locale(good: str) -> None:
+def test_a_page_is_utf_8_in_each_locale(good: str, tmp_path: Path) -> None:
+    good = str(Path(good).rename(tmp_path / "Müller.pcap"))
     settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
     command = [*COMMAND, "report", *ALL, good, "-o", "-"]
-    page = subprocess.run(command, env=environment(settings), capture_output=True, check=True).stdout
-    assert not page.decode().isascii()
+    page = subprocess.run(command, env=environment(settings), capture_output=True, check=True).stdout.decode()
+    assert not page.isascii()
+    assert "Müller.pcap" in page
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".json"])
+def test_names_that_are_not_utf_8_are_escaped(ns: Namespace, good: str, tmp_path: Path, suffix: str) -> None:
+    latin, page = tmp_path / os.fsdecode(b"M\xfcller.pcap"), tmp_path / os.fsdecode(b"M\xfcller" + suffix.encode())
+    latin.write_bytes(Path(good).read_bytes()[:-1])  # a note names the damaged file
+    result = epping(ns, "report", *ALL, str(latin), "-o", str(page))
+    assert result.stderr.splitlines()[-1].startswith(f"otel-epping: wrote {tmp_path}/M\\xfcller{suffix} (")
+    content = page.read_text().replace("\\\\", "\\")
+    assert content.count("M\\xfcller.pcap") >= 2
+    assert "\\udcfc" not in content
 
 
 def test_two_sources_are_compared_or_added_up(ns: Namespace, good: str, other: str) -> None:

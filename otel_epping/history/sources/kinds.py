@@ -12,6 +12,7 @@ from otel_epping.history.history import History
 from otel_epping.history.sources.reading import RANGE_SIZE, InputFile, Progress
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.network import Networks
+from otel_epping.process.escaping import escaped_path
 from otel_epping.replay.capture import pcap, pcapng
 from otel_epping.series.grouping import Grouping
 
@@ -100,7 +101,7 @@ def read_sources(
             files[source] = InputFile(source, progress)
             kinds[source] = _kind_of(files[source])
     if len(set(kinds.values())) > 1:
-        named = ", ".join(f"{source} is {kind.value}" for source, kind in kinds.items() if kind)
+        named = ", ".join(f"{escaped_path(source)} is {kind.value}" for source, kind in kinds.items() if kind)
         raise EppingError(f"sources of different kinds cannot be added up: {named}")
     (kind,) = set(kinds.values())
     if kind is not Kind.CAPTURE:
@@ -111,7 +112,7 @@ def read_sources(
                 raise
             raise EppingError(f"recordings need the package msgspec: {_INSTALL}") from None
         repeated = [source for source, times in Counter(sources).items() if times > 1]
-        history.notes += [f"{source} is named several times, and was read once" for source in repeated]
+        history.notes += [f"{escaped_path(source)} is named several times, and was read once" for source in repeated]
         return history
     for file in files.values():
         if file.is_pipe:

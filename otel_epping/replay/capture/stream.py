@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from otel_epping.process.escaping import escaped_path
 from otel_epping.replay.capture.decompress import (
     MAGIC_BYTES,
     DamagedError,
@@ -34,12 +35,12 @@ class Stream:
     """A window over a capture: `buffer[start:end]` contains the bytes that the caller has not processed yet.
 
     When the caller has processed bytes, the caller increases `start` by the number of processed bytes. `name` is the
-    path, or "standard input". `size` is the file size in bytes, or 0 if the file is a pipe or a device. `memory` is
-    `buffer` as a memoryview. Raises CaptureError if the file cannot be opened.
+    escaped path, or "standard input". `size` is the file size in bytes, or 0 if the file is a pipe or a device.
+    `memory` is `buffer` as a memoryview. Raises CaptureError if the file cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
-        self.name = "standard input" if path == STANDARD_INPUT else path
+        self.name = "standard input" if path == STANDARD_INPUT else escaped_path(path)
         self.buffer = np.empty(WINDOW + 2 * _MARGIN, np.uint8)
         self.memory = self.buffer.data
         self.start = self.end = _MARGIN
@@ -53,7 +54,7 @@ class Stream:
                 self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115
             head = self._read_head()
         except IsADirectoryError as error:
-            raise CaptureError(f"{self.name}: is a directory; name the files in it: {Path(path) / '*'}") from error
+            raise CaptureError(f"{self.name}: is a directory; name the files in it: {Path(self.name) / '*'}") from error
         except OSError as error:
             raise CaptureError(f"{self.name}: {error.strerror}") from error
         status = os.fstat(self._file.fileno())
