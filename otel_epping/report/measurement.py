@@ -62,7 +62,7 @@ class LineTexts:
 
     def agent(self, line: Line) -> str:
         """Returns the agent, or ""."""
-        return printable(line.agent)
+        return self._show("agent", line.agent) if line.agent else ""
 
     def interface(self, line: Line) -> str:
         """Returns the interface, or ""."""

@@ -15,7 +15,7 @@ from otel_epping.history.history import History
 from otel_epping.history.sources.kinds import source_size
 from otel_epping.history.verdict import Thresholds
 from otel_epping.networks.follower import FilesFollower
-from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
+from otel_epping.networks.pseudonyms import Pseudonyms, Show, redacted_notes, unchanged
 from otel_epping.process.escaping import escaped_path
 from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.replay.progress import progress_bar
@@ -110,6 +110,10 @@ def _read(
 
     def history(paths: Sequence[str]) -> History:
         with progress_bar("reading", source_size(paths)) as progress:
-            return read(paths, settings.kernel, grouping, files.networks, progress)
+            found = read(paths, settings.kernel, grouping, files.networks, progress)
+        if options.is_redacted:
+            found.notes = redacted_notes(found.notes, paths, show)
+        return found
 
-    return [Source(show("source", title_of(paths)), history(paths)) for paths in parts]
+    pseudonyms = show if options.is_redacted else None
+    return [Source(title_of(paths, pseudonyms), history(paths)) for paths in parts]

@@ -11,15 +11,16 @@ from otel_epping.history.history import History
 from otel_epping.history.sources.kinds import read_sources
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.network import Networks
+from otel_epping.networks.pseudonyms import SOURCE, Show
 from otel_epping.process.escaping import escaped, escaped_path
 from otel_epping.series.grouping import SUBNET, Grouping
 
 _MAX_NAMED = 3
 
 
-def title_of(sources: Sequence[str]) -> str:
-    """Returns the title of sources: the names of files, and the hosts of URLs."""
-    names = [_name(source) for source in sources]
+def title_of(sources: Sequence[str], show: Show | None = None) -> str:
+    """Returns the title of sources: the names of files, and the hosts of URLs. `show` returns pseudonyms instead."""
+    names = [show(SOURCE, source) if show else _name(source) for source in sources]
     return ", ".join(names) if len(names) <= _MAX_NAMED else f"{names[0]} and {len(names) - 1} more files"
 
 

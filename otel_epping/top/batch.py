@@ -11,6 +11,7 @@ from typing import Any
 
 from otel_epping.history.line import Line
 from otel_epping.kernel.arrays import Indexes
+from otel_epping.process.redaction import HIDDEN
 from otel_epping.top import head, text
 from otel_epping.top.columns import COLUMNS
 from otel_epping.top.frame import Frame, summary
@@ -53,6 +54,7 @@ def _labels(line: Line, view: View) -> dict[str, Any]:
         "subnet": view.show("subnet", line.subnet) if line.subnet else "",
         "name": view.show("network", line.name) if line.name else "",
         "as": None if view.is_redacted else line.as_number,
+        "interface": view.interface(line),
         "organization": view.show("organization", line.as_organization) if line.as_organization else "",
     }
     tags = {} if view.is_redacted else dict(line.tags)
@@ -70,7 +72,7 @@ def _document(
         "end_unix_nano": total.end_ns,
         "seconds": total.seconds,
         "group_by": view.group_by,
-        "filter": view.filter.text,
+        "filter": HIDDEN if view.is_redacted and view.filter.text else view.filter.text,
         "sort": view.sort,
         "summary": {key: _finite(value) for key, value in dataclasses.asdict(summary(frame)).items()},
         "reasons": list(reasons),

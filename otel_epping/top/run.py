@@ -19,7 +19,7 @@ from otel_epping.history.sources.captures import read_captures
 from otel_epping.history.sources.watching import WatchedInterfaces
 from otel_epping.kernel.load import capabilities
 from otel_epping.networks.follower import FilesFollower
-from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
+from otel_epping.networks.pseudonyms import SOURCE, Pseudonyms, redacted_notes, unchanged
 from otel_epping.otel import metric_table
 from otel_epping.process import redaction
 from otel_epping.process.escaping import escaped_path
@@ -102,6 +102,8 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 def _show_captures(settings: Settings, files: FilesFollower, view: View, options: Options) -> None:
     """Shows the readable parts of captures. Prints all failures but the last, which is raised as EppingError."""
     names = ["standard input" if file == STANDARD_INPUT else escaped_path(file) for file in options.files]
+    if view.is_redacted:
+        names = [view.show(SOURCE, file) for file in options.files]
     name = names[0] if len(names) == 1 else f"{len(names)} files"
     history = _read(settings, files, options)
     session = Session(history)
@@ -111,6 +113,8 @@ def _show_captures(settings: Settings, files: FilesFollower, view: View, options
         frame = session.frame(None, view.group_by, view.filter.methods)
         why = reasons(frame, name, is_live=False)
         notes = [note for note in history.notes if note not in history.failures]
+        if view.is_redacted:
+            notes = redacted_notes(notes, options.files, view.show)
         click.echo(Printer(options.format, name).output(frame, view, why, notes))
     else:
         _show(session, None, name, view, options, files)

@@ -71,12 +71,18 @@ class View:
         number, organization = self.show("AS", f"AS{line.as_number}"), line.as_organization
         return f"{number} {self.show('organization', organization) if organization else ''}".rstrip()
 
+    def interface(self, line: Line) -> str:
+        """Returns the interface, or ""."""
+        return self.show("interface", line.interface) if line.interface else ""
+
     def cell(self, line: Line, field: str) -> str:
         """Returns the text of a column of text (columns.Layout)."""
         if field == "label":
             return self.label(line)
         if field == "system":
             return self.system(line)
+        if field == "interface":
+            return self.interface(line)
         if field == "side":
             return line.side[:3]
         return str(getattr(line, field))
