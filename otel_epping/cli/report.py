@@ -4,6 +4,9 @@
 import math
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from otel_epping.series.grouping import Grouping
 from otel_epping.settings import names
 from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, check_choice, find_interfaces, naming_source, option, view_options
+from otel_epping.settings.spec import ContradictionError
 from otel_epping.settings.types import Duration
 
 _DURATIONS_NS = (10**9, 24 * 3600 * 10**9)
@@ -33,6 +37,21 @@ class _Percentage(click.FloatRange):
         return number
 
 
+def _grouped(settings: Settings, group_by: str, sources: Sequence[str]) -> Settings:
+    """Returns the settings with `group_by`, or the settings themselves if the sources may be recordings.
+
+    The lines of recordings have attributes. So recordings need neither a database nor a file of names.
+    """
+    from otel_epping.history.sources.kinds import Kind, kind_of
+
+    try:
+        return replace(settings, group_by=group_by)
+    except ContradictionError:
+        if not sources or any(Path(source).is_file() and kind_of(source) is Kind.CAPTURE for source in sources):
+            raise
+        return settings
+
+
 @click.command(context_settings=COMMAND)
 @click.argument("sources", metavar="[SOURCE...]", nargs=-1)
 @option("-o", "--output", metavar="FILE", required=True, help="Output file; - is standard output.")
@@ -48,9 +67,10 @@ class _Percentage(click.FloatRange):
 @option("--loss", type=_Percentage(0, 100), default=2.0,
         help="Percentage of retransmitted TCP segments from which the loss of a network is marked.")  # fmt: skip
 @option("--redact", is_flag=True, help="Show pseudonyms such as subnet-1 instead of addresses and names.")
-@view_options
+@partial(view_options, unchecked=["group_by"])
 def report(
     settings: Settings,
+    group_by: str,
     sources: tuple[str, ...],
     output: str,
     format: str | None,
@@ -78,13 +98,14 @@ def report(
     from otel_epping.report.run import ReportOptions, run
 
     with naming_source(context):
+        settings = _grouped(settings, group_by, sources)
         opened = names.open_files(settings)
     if not sources:
         find_interfaces(context, settings)
     grouping = Grouping(settings.group_by, settings.network_tags, opened.databases)
     thresholds = Thresholds(fair=fair / 1e9, slow=slow / 1e9, loss=loss / 100)
     format = format or _FORMATS.get(Path(output).suffix.lower(), "html")
-    options = ReportOptions(sources, output, format, duration / 1e9, thresholds, merge, redact)
+    options = ReportOptions(sources, output, format, duration / 1e9, thresholds, merge, redact, group_by)
     try:
         run(settings, opened, grouping, options)
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ from otel_epping.report.measurement import Source
 from otel_epping.report.output_file import OutputFile
 from otel_epping.report.sources import read, title_of
 from otel_epping.report.text import plural
-from otel_epping.series.grouping import Grouping
+from otel_epping.series.grouping import SUBNET, Grouping
 from otel_epping.settings.model import Settings
 
 FORMATS: dict[str, Callable[[Report], str]] = {"html": html, "markdown": markdown, "json": as_json}
@@ -47,6 +47,7 @@ class ReportOptions:
     thresholds  the thresholds of the verdict and of the marks in tables
     is_merged   true if the counts of two sources are added up, and false if two sources are compared
     is_redacted true if the report contains pseudonyms instead of names and addresses
+    group_by    the attribute by which the lines of sources are grouped (Line.grouped())
     """
 
     paths: Sequence[str]
@@ -56,6 +57,7 @@ class ReportOptions:
     thresholds: Thresholds
     is_merged: bool
     is_redacted: bool
+    group_by: str = SUBNET
 
 
 def run(settings: Settings, files: FilesFollower, grouping: Grouping, options: ReportOptions) -> None:
@@ -110,7 +112,7 @@ def _read(
 
     def history(paths: Sequence[str]) -> History:
         with progress_bar("reading", source_size(paths)) as progress:
-            found = read(paths, settings.kernel, grouping, files.networks, progress)
+            found = read(paths, settings.kernel, grouping, files.networks, options.group_by, progress)
         if options.is_redacted:
             found.notes = redacted_notes(found.notes, paths, show)
         return found

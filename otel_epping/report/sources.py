@@ -38,13 +38,24 @@ def read(
     config: EppingConfig,
     grouping: Grouping,
     networks: Networks | None,
+    group_by: str,
     progress: Callable[[int], object],
 ) -> History:
-    """Returns the sum of sources. Raises EppingError if a source cannot be read, or if no packet was counted."""
+    """Returns the sum of sources, grouped by the attribute `group_by` of lines.
+
+    Raises EppingError if a source cannot be read, if no packet was counted, or if only the sources can have the
+    attribute and no network has the attribute.
+    """
     history = read_sources(sources, config, grouping=grouping, networks=networks, progress=progress)
-    if grouping.group_by != SUBNET:  # captures are already grouped, but other sources are not
-        history = history.group(lambda line: line.grouped(grouping.group_by))
+    if group_by != SUBNET:  # captures are already grouped, but other sources are not
+        history = history.group(lambda line: line.grouped(group_by))
     if not history.total().present().any():
         notes = "; ".join(history.notes)
         raise EppingError(f"{title_of(sources)}: no packet of a network was counted" + (f": {notes}" if notes else ""))
+    found = [line for line in history.lines if line.is_network]
+    # Without a database and a file of networks, only the source can have the attribute.
+    if group_by != grouping.group_by and found and not any(line.has_group for line in found):
+        raise EppingError(
+            f"group_by is {group_by}, but no network of {title_of(sources)} has this attribute: group by {SUBNET}"
+        )
     return history

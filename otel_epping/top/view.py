@@ -56,7 +56,7 @@ class View:
 
     def _is_without_group(self, line: Line) -> bool:
         """Returns true for the sum of all networks without the attribute by which networks are grouped."""
-        return self.group_by != SUBNET and line == Line(interface=line.interface, side=line.side, agent=line.agent)
+        return self.group_by != SUBNET and not line.has_group
 
     def are_without_group(self, lines: Sequence[Line]) -> Flags:
         """Returns an array that is true for each sum of the networks without the attribute of groups: (lines,)."""

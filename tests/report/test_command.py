@@ -161,6 +161,26 @@ def test_a_redacted_table_of_top_has_no_names(ns: Namespace, good: str, tmp_path
     assert TALK.server not in result.stdout
 
 
+@pytest.mark.parametrize("group_by", ["name", "asn", "country", "site"])
+def test_a_recording_is_grouped_by_its_own_attributes(ns: Namespace, good: str, tmp_path: Path, group_by: str) -> None:
+    """Neither a database nor a file of networks is needed."""
+    key, value = {
+        "name": (semconv.NETWORK_NAME, "Miller"), "asn": (semconv.AS_NUMBER, 64999),
+        "country": (semconv.COUNTRY, "DE"), "site": (f"{semconv.NETWORK_TAG}.site", "Hill"),
+    }[group_by]  # fmt: skip
+    points = [rtts(f"10.0.{n}.0/24", 0, 60, ["30"]) for n in range(2)]
+    without = str(write(tmp_path, line(durations(*points)), name="without.jsonl"))
+    for point in points:
+        point["attributes"] += attributes(**{key: value})
+    given = str(write(tmp_path, line(durations(*points))))
+    (row,) = data_of(ns, given, "--group-by", group_by)["sections"]["worst_networks"]["tables"]["networks"]["rows"]
+    assert str(value) in row["network"]
+    command = ("report", "-o", "-", "--group-by", group_by)
+    missing = f"group_by is {group_by}, but no network of without.jsonl has this attribute: group by subnet"
+    assert said(epping(ns, *command, without)) == missing
+    assert "but there " in said(epping(ns, *command, good))
+
+
 def test_redacted_notes() -> None:
     notes = [
         "http://h:9/p warns: name x",
