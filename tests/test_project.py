@@ -273,6 +273,20 @@ def test_constraints_pin_every_direct_dependency(wheel: zipfile.ZipFile) -> None
         assert direct - pinned == set(), f"Python {version}"
 
 
+def test_files_of_text_have_an_encoding() -> None:
+    """Without an encoding, the locale decides whether a file can be read. Ruff's PLW1514 does not find all calls."""
+    found = []
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and "encoding" not in {keyword.arg for keyword in node.keywords}:
+                name = ast.unparse(node.func).rpartition(".")[2]
+                modes = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                is_opened = name in ("open", "fdopen", "TemporaryFile") and ast.unparse(node.func) != "os.open"
+                if name in ("read_text", "write_text") or (is_opened and not any("b" in str(mode) for mode in modes)):
+                    found.append(f"{module}:{node.lineno}")
+    assert found == ["otel_epping.__main__:53"]  # /dev/null
+
+
 def test_bcc_is_never_a_pip_dependency(wheel: zipfile.ZipFile) -> None:
     metadata = email.message_from_string(read_from_dist_info(wheel, "METADATA"))
     assert "bcc" not in {Requirement(text).name for text in metadata.get_all("Requires-Dist", [])}

@@ -71,6 +71,11 @@ class Line(NamedTuple):
         """False for lines that sum the counts of many networks: OVERFLOW and UNANSWERED."""
         return self.kind == NETWORK
 
+    @property
+    def has_group(self) -> bool:
+        """False for a group of all networks without the attribute by which networks are grouped (grouped())."""
+        return self != Line(interface=self.interface, side=self.side, agent=self.agent)
+
     def tag(self, name: str) -> str:
         """Returns the value of a tag, or "" if the line does not have the tag."""
         return dict(self.tags).get(name, "")

@@ -2,7 +2,7 @@
 """The verdict: sentences that name the slow networks, the number of their RTTs, and whether load is the cause."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -97,12 +97,12 @@ def verdict(
     *,
     statistics: LineStatistics | None = None,
     load: LoadLatency | None = None,
-    label: Callable[[Line], str] = lambda line: line.label,
+    names: Sequence[str] | None = None,
 ) -> Verdict:
     """Returns the verdict about all networks of a history.
 
     statistics, load  statistics and latency under load of the history, if these are computed already
-    label             returns the text for a network
+    names             the text for each line; by default, the label
     """
     thresholds = thresholds or Thresholds()
     found = statistics or line_statistics(history.total())
@@ -116,7 +116,7 @@ def verdict(
     slow = slow[np.lexsort((-found.excess[slow], -np.nan_to_num(found.impact[slow])))]
     worst = [_slow_network(number, found, under_load, thresholds) for number in slow.tolist()]
     samples = int(found.samples[networks].sum())
-    names = _names(history.lines, label)
+    names = names or _names(history.lines)
     if not len(judged):
         sentence = _no_verdict(found, networks, uncertain, thresholds, names)
     elif not worst:
@@ -139,9 +139,9 @@ def _slow_network(number: int, found: LineStatistics, under_load: LoadLatency, t
     )
 
 
-def _names(lines: Sequence[Line], label: Callable[[Line], str]) -> list[str]:
+def _names(lines: Sequence[Line]) -> list[str]:
     """Returns the text for each line. Lines with the same label are distinguished by agent, interface and side."""
-    labels = [label(line) for line in lines]
+    labels = [line.label for line in lines]
     often = Counter(labels)
     return [
         text if often[text] == 1 else f"{text} ({', '.join(filter(None, (line.agent, line.interface, line.side)))})"

@@ -51,7 +51,7 @@ def possible_cpus() -> int:
     be read.
     """
     try:
-        ranges = _POSSIBLE_CPUS.read_text().strip()
+        ranges = _POSSIBLE_CPUS.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise EppingError(
             f"cannot read {_POSSIBLE_CPUS} ({error.strerror}): mount /sys; read-only is enough"

@@ -49,7 +49,7 @@ def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
 def map_info(fd: int) -> dict[str, int]:
     """Returns the numbers that /proc/self/fdinfo shows for a map or program, such as value_size or memlock (bytes)."""
     info = {}
-    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if value.strip().isdigit():
             info[name] = int(value)

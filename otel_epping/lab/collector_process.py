@@ -68,7 +68,7 @@ class CollectorProcess(ABC):
 
     def __enter__(self) -> "CollectorProcess":
         with ExitStack() as undo:
-            log = undo.enter_context(tempfile.TemporaryFile("w+"))
+            log = undo.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
             process = (self._namespace.popen if self._namespace else start)(
                 self._command(), stdout=log, stderr=subprocess.STDOUT, env=self._environment()
             )

@@ -241,7 +241,9 @@ def _main() -> None:
     networks = [DelayedNetwork(ipaddress.ip_network(subnet), *numbers) for subnet, *numbers in json.loads(table)]
     forwarder = _DelayQueue(int(near), int(far), networks)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    Path("/proc/self/timerslack_ns").write_text("1")  # the default timer slack, 50 us, would lengthen each delay
+    Path("/proc/self/timerslack_ns").write_text(
+        "1", encoding="utf-8"
+    )  # the default timer slack, 50 us, would lengthen each delay
     gc.disable()  # garbage collection would pause the process, and there are no reference cycles to collect
     print("forwarding", flush=True)
     try:

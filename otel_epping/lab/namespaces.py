@@ -132,7 +132,7 @@ class Namespace:
         try:
             # /proc/sys/net has the settings of the calling thread's namespace.
             with self.entered():
-                Path("/proc/sys", key.replace(".", "/")).write_text(str(value))
+                Path("/proc/sys", key.replace(".", "/")).write_text(str(value), encoding="utf-8")
         except OSError as error:
             raise LabError(f"in namespace {self.name}: cannot set {key}={value}: {error.strerror}") from error
 

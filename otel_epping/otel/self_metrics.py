@@ -29,7 +29,7 @@ _DIRECTIONS = {"epping_ingress": "receive", "epping_egress": "transmit"}
 
 def resident_bytes() -> int:
     """Returns the resident memory of this process in bytes. Raises OSError if /proc cannot be read."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize()
 
 

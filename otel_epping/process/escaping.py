@@ -7,6 +7,7 @@ backslash that looks like the start of an \xNN escape becomes \x5c. So escaped t
 in different texts, and unescaped() restores the bytes. Most texts need no escape, and do not change.
 """
 
+import os
 import re
 
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
@@ -36,6 +37,11 @@ def escaped(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     return printable(_ESCAPE.sub(r"\\x5cx\1", text))
+
+
+def escaped_path(path: str) -> str:
+    """Returns the escaped form of a path, whatever the encoding of the locale is."""
+    return escaped(os.fsencode(path))
 
 
 def unescaped(text: str) -> bytes:

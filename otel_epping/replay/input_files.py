@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from otel_epping.process.escaping import escaped
+from otel_epping.process.escaping import escaped_path
 from otel_epping.replay.capture import STANDARD_INPUT, Capture, CaptureError, PacketBatch
 from otel_epping.replay.capture.packet_batch import UNTIMED_NS
 
@@ -82,7 +82,7 @@ class InputFiles:
             return False  # Capture() will fail for the same reason, and report the error
         file = status.st_dev, status.st_ino
         if file in self._seen:
-            self._repeated.append("standard input" if path == STANDARD_INPUT else escaped(path))
+            self._repeated.append("standard input" if path == STANDARD_INPUT else escaped_path(path))
             return True
         self._seen.add(file)
         return False

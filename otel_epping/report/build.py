@@ -9,6 +9,7 @@ import numpy as np
 
 from otel_epping.history.verdict import LOAD, NOT_LOAD, UNKNOWN, Thresholds, verdict
 from otel_epping.networks.pseudonyms import Show
+from otel_epping.process.escaping import printable
 from otel_epping.report.comparison import comparison
 from otel_epping.report.distributions import distributions, spread
 from otel_epping.report.document import Report, ReportColumn, ReportTable, Section, Value, shown_columns, value
@@ -57,7 +58,7 @@ def build(sources: Sequence[Source], thresholds: Thresholds, show: Show, progres
         coverage(first),
     ]
     notes = [
-        f"{each.title}: {note}" if len(measurements) > 1 else note
+        printable(f"{each.title}: {note}" if len(measurements) > 1 else note)
         for each in measurements
         for note in each.history.notes
     ]
@@ -107,7 +108,7 @@ def _verdict(measurement: Measured, timeline: PeriodTable, thresholds: Threshold
         thresholds,
         statistics=measurement.statistics,
         load=measurement.load,
-        label=measurement.texts.name,
+        names=measurement.names,
     )
     samples = measurement.statistics.samples[measurement.networks]
     judged = int(samples[samples >= thresholds.min_samples].sum())

@@ -92,7 +92,7 @@ def html(report: Report) -> str:
 
 
 def _asset(name: str) -> str:
-    return (_PAGE / name).read_text()
+    return (_PAGE / name).read_text(encoding="utf-8")
 
 
 def _packed(name: str, content: str) -> str:

@@ -17,6 +17,7 @@ from otel_epping.history.statistics import LineStatistics, line_statistics
 from otel_epping.history.total import Total
 from otel_epping.kernel.arrays import Indexes
 from otel_epping.networks.pseudonyms import Show
+from otel_epping.process.escaping import printable
 from otel_epping.report.timeline import PeriodTable, step_of
 
 # The quantiles of all networks, for the sections about distributions.
@@ -27,7 +28,11 @@ class LineTexts:
     """The texts of lines: of networks, AS, tags and interfaces. `show` returns a text itself, or its pseudonym."""
 
     def __init__(self, show: Show) -> None:
-        self._show = show
+        self._text = show
+
+    def _show(self, kind: str, text: str) -> str:
+        """Returns the text or its pseudonym. A source may contain texts that UTF-8 cannot encode."""
+        return printable(self._text(kind, text))
 
     def name(self, line: Line) -> str:
         """Returns the text that names the line."""
@@ -39,7 +44,7 @@ class LineTexts:
             return self._show("subnet", line.subnet)
         if line.as_number is not None:
             return self.autonomous_system(line)
-        return ", ".join(self._show(tag, text) for tag, text in line.tags) or line.label
+        return ", ".join(self._show(tag, text) for tag, text in line.tags) or printable(line.label)
 
     def autonomous_system(self, line: Line) -> str:
         """Returns the number and the organisation of the AS, or ""."""
@@ -50,6 +55,14 @@ class LineTexts:
     def tags(self, line: Line) -> str:
         """Returns the values of the tags, or ""."""
         return ", ".join(self._show(tag, text) for tag, text in line.tags)
+
+    def country(self, line: Line) -> str:
+        """Returns the country, or ""."""
+        return printable(line.country)
+
+    def agent(self, line: Line) -> str:
+        """Returns the agent, or ""."""
+        return self._show("agent", line.agent) if line.agent else ""
 
     def interface(self, line: Line) -> str:
         """Returns the interface, or ""."""
@@ -162,7 +175,7 @@ class Measured:
         seen: Counter[str] = Counter()
         for number, line in enumerate(self.lines):
             if (name := names[number]) in repeated:
-                place = ", ".join(filter(None, (line.side, self.texts.interface(line), line.agent)))
+                place = ", ".join(filter(None, (line.side, self.texts.interface(line), self.texts.agent(line))))
                 name = f"{name} ({place})" if place else name
             seen[name] += 1
             names[number] = name if seen[name] == 1 else f"{name} #{seen[name]}"

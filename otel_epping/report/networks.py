@@ -119,7 +119,7 @@ def _row(measurement: Measured, number: int) -> list[Value]:
     }
     return [
         measurement.names[number],
-        ", ".join(filter(None, (texts.autonomous_system(line), line.country))),
+        ", ".join(filter(None, (texts.autonomous_system(line), texts.country(line)))),
         texts.tags(line),
         line.side if measurement.sides != ["unknown"] else "",
         texts.interface(line) if len(measurement.interfaces) > 1 else "",

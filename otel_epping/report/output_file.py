@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from otel_epping.errors import EppingError
+from otel_epping.process.escaping import escaped_path
 
 _CURES = {
     "No such file or directory": "create the directory first",
@@ -97,4 +98,4 @@ class OutputFile:
 def _fault(path: Path, error: OSError) -> EppingError:
     cause = error.strerror or str(error)
     cure = _CURES.get(cause)
-    return EppingError(f"cannot write {path}: {cause}" + (f": {cure}" if cure else ""))
+    return EppingError(f"cannot write {escaped_path(str(path))}: {cause}" + (f": {cure}" if cure else ""))

@@ -15,7 +15,8 @@ from otel_epping.history.history import History
 from otel_epping.history.sources.kinds import source_size
 from otel_epping.history.verdict import Thresholds
 from otel_epping.networks.follower import FilesFollower
-from otel_epping.networks.pseudonyms import Pseudonyms, Show, unchanged
+from otel_epping.networks.pseudonyms import Pseudonyms, Show, redacted_notes, unchanged
+from otel_epping.process.escaping import escaped_path
 from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.replay.progress import progress_bar
 from otel_epping.report.as_json import as_json
@@ -28,7 +29,7 @@ from otel_epping.report.measurement import Source
 from otel_epping.report.output_file import OutputFile
 from otel_epping.report.sources import read, title_of
 from otel_epping.report.text import plural
-from otel_epping.series.grouping import Grouping
+from otel_epping.series.grouping import SUBNET, Grouping
 from otel_epping.settings.model import Settings
 
 FORMATS: dict[str, Callable[[Report], str]] = {"html": html, "markdown": markdown, "json": as_json}
@@ -46,6 +47,7 @@ class ReportOptions:
     thresholds  the thresholds of the verdict and of the marks in tables
     is_merged   true if the counts of two sources are added up, and false if two sources are compared
     is_redacted true if the report contains pseudonyms instead of names and addresses
+    group_by    the attribute by which the lines of sources are grouped (Line.grouped())
     """
 
     paths: Sequence[str]
@@ -55,6 +57,7 @@ class ReportOptions:
     thresholds: Thresholds
     is_merged: bool
     is_redacted: bool
+    group_by: str = SUBNET
 
 
 def run(settings: Settings, files: FilesFollower, grouping: Grouping, options: ReportOptions) -> None:
@@ -63,7 +66,7 @@ def run(settings: Settings, files: FilesFollower, grouping: Grouping, options: R
     show: Show = Pseudonyms() if options.is_redacted else unchanged
     if options.output == STANDARD_OUTPUT:
         _, content = _report(settings, files, grouping, options, show)
-        sys.stdout.write(content)
+        sys.stdout.buffer.write(content.encode())  # UTF-8, as the page declares, in each locale
         return
     path = Path(options.output)
     with OutputFile(path, in_place=not options.paths and _belongs_to_another(path)) as file:
@@ -72,7 +75,7 @@ def run(settings: Settings, files: FilesFollower, grouping: Grouping, options: R
     click.echo(f"otel-epping: {report.sections[0].sentences[0]}", err=True)
     if report.notes:
         click.echo(f"otel-epping: the report ends with {plural(len(report.notes), 'note')} about the source", err=True)
-    click.echo(f"otel-epping: wrote {path} ({len(content) / 1e6:.1f} MB)", err=True)
+    click.echo(f"otel-epping: wrote {escaped_path(str(path))} ({len(content) / 1e6:.1f} MB)", err=True)
 
 
 def _belongs_to_another(path: Path) -> bool:
@@ -109,6 +112,10 @@ def _read(
 
     def history(paths: Sequence[str]) -> History:
         with progress_bar("reading", source_size(paths)) as progress:
-            return read(paths, settings.kernel, grouping, files.networks, progress)
+            found = read(paths, settings.kernel, grouping, files.networks, options.group_by, progress)
+        if options.is_redacted:
+            found.notes = redacted_notes(found.notes, paths, show)
+        return found
 
-    return [Source(show("source", title_of(paths)), history(paths)) for paths in parts]
+    pseudonyms = show if options.is_redacted else None
+    return [Source(title_of(paths, pseudonyms), history(paths)) for paths in parts]

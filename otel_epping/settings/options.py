@@ -126,11 +126,15 @@ def _option_of(definition: Definition) -> Callable[..., Any]:
 
 
 def _with_options(
-    definitions: Sequence[Definition], command: Callable[..., Any], arguments: Callable[[Settings], dict[str, Any]]
+    definitions: Sequence[Definition],
+    command: Callable[..., Any],
+    arguments: Callable[[Settings], dict[str, Any]],
+    unchecked: Collection[str] = (),
 ) -> Callable[..., Any]:
     """Returns the command with an option for each setting in `definitions`.
 
-    `arguments` converts the settings to arguments of the command.
+    `arguments` converts the settings to arguments of the command. The command receives the values of the fields in
+    `unchecked` as further arguments, and these fields of the settings have their defaults.
     """
 
     @click.pass_context
@@ -138,7 +142,7 @@ def _with_options(
     def configured(ctx: click.Context, /, **given: Any) -> Any:
         _check_variables(ctx)
         del given["config"]
-        values = {definition.field: given.pop(definition.field) for definition in definitions}
+        values = {each.field: given.pop(each.field) for each in definitions if each.field not in unchecked}
         with naming_source(ctx):
             settings = Settings(**values)
         return command(**arguments(settings), **given)
@@ -183,14 +187,14 @@ def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with_options(definitions, command, lambda settings: {"settings": settings})
 
 
-def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def view_options(command: Callable[..., Any], unchecked: Collection[str] = ()) -> Callable[..., Any]:
     """Adds the options about interfaces, the kernel program and networks, for commands that show networks.
 
-    The command receives the option values as `settings`.
+    The command receives the option values as `settings`, and the values of the fields in `unchecked` separately.
     """
     left_out = {*AGENT_SETTINGS, *METRIC_SETTINGS, *SERIES_SETTINGS, "interval_ns"}
     definitions = [each for each in DEFINITIONS if each.field not in left_out]
-    return _with_options(definitions, command, lambda settings: {"settings": settings})
+    return _with_options(definitions, command, lambda settings: {"settings": settings}, unchecked)
 
 
 def all_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -40,8 +40,8 @@ class Duration(click.ParamType[int]):
         match = re.fullmatch(_DURATION, value.strip(), re.ASCII)
         if not match:
             self.fail(f"{value!r} is not a time such as 100ms, 2.5s or 1m", param, ctx)
-        # The limit is for numbers with more than 308 digits: these are infinite, and cannot be rounded.
-        time_ns = round(min(float(match[1]) * _UNITS_NS[match[2]], self.max_ns + 1))
+        # A text with more than 308 digits is infinity as a float, which has no integer.
+        time_ns = round(min(float(match[1]) * _UNITS_NS[match[2]], self.max_ns + 1.0))
         if not self.min_ns <= time_ns <= self.max_ns:
             self.fail(f"{value} is not in the range from {self.min_ns / 1e9:g}s to {self.max_ns / 1e9:g}s", param, ctx)
         return time_ns

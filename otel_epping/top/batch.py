@@ -54,6 +54,7 @@ def _labels(line: Line, view: View) -> dict[str, Any]:
         "subnet": view.show("subnet", line.subnet) if line.subnet else "",
         "name": view.show("network", line.name) if line.name else "",
         "as": None if view.is_redacted else line.as_number,
+        "interface": view.interface(line),
         "organization": view.show("organization", line.as_organization) if line.as_organization else "",
     }
     tags = {} if view.is_redacted else dict(line.tags)

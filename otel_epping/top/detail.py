@@ -56,7 +56,7 @@ def detail(update: Update, view: View, network: NetworkLine, width: int, height:
 
 
 def _title(network: NetworkLine, view: View) -> str:
-    place = [f"side {network.side}" if network.side else "", f"interface {network.interface}"]
+    place = [f"side {network.side}" if network.side else "", f"interface {view.interface(network)}"]
     return ", ".join(filter(None, [view.label(network), view.system(network), network.country, *place]))
 
 
@@ -169,7 +169,7 @@ def _other_sides(frame: Frame, network: NetworkLine, view: View) -> Iterator[Lin
         each = frame.lines[at]
         p50, p95 = (text.milliseconds(float(values[at])) for values in (found.p50, found.p95))
         yield line_of(
-            f"  {each.side:9} {each.interface:12} p50 {p50:>7} p95 {p95:>7} "
+            f"  {each.side:9} {view.interface(each):12} p50 {p50:>7} p95 {p95:>7} "
             f"n {text.count(float(found.samples[at])):>7} "
             f"Mbit/s {text.megabits(float(found.bits_from[at] + found.bits_to[at])):>7}"
         )

@@ -20,10 +20,10 @@ from otel_epping.history.sources.captures import read_captures
 from otel_epping.history.sources.watching import WatchedInterfaces
 from otel_epping.kernel.load import capabilities
 from otel_epping.networks.follower import FilesFollower
-from otel_epping.networks.pseudonyms import Pseudonyms, unchanged
+from otel_epping.networks.pseudonyms import SOURCE, Pseudonyms, redacted_notes, unchanged
 from otel_epping.otel import metric_table
 from otel_epping.process import redaction
-from otel_epping.process.escaping import escaped, printable
+from otel_epping.process.escaping import escaped, escaped_path, printable
 from otel_epping.process.signals import Stop
 from otel_epping.replay.capture import STANDARD_INPUT
 from otel_epping.replay.progress import progress_bar
@@ -104,7 +104,9 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 def _show_captures(settings: Settings, files: FilesFollower, view: View, options: Options) -> None:
     """Shows the readable parts of captures. Prints all failures but the last, which is raised as EppingError."""
-    names = ["standard input" if file == STANDARD_INPUT else escaped(file) for file in options.files]
+    names = ["standard input" if file == STANDARD_INPUT else escaped_path(file) for file in options.files]
+    if view.is_redacted:
+        names = [view.show(SOURCE, file) for file in options.files]
     name = names[0] if len(names) == 1 else f"{len(names)} files"
     history = _read(settings, files, options)
     session = Session(history)
@@ -114,6 +116,8 @@ def _show_captures(settings: Settings, files: FilesFollower, view: View, options
         frame = session.frame(None, view.group_by, view.filter.methods)
         why = reasons(frame, name, causes=history.causes, is_live=False)
         notes = [note for note in history.notes if note not in history.failures]
+        if view.is_redacted:
+            notes = redacted_notes(notes, options.files, view.show)
         click.echo(Printer(options.format, name).output(frame, view, why, notes))
     else:
         _show(session, None, name, view, options, files)

@@ -67,7 +67,7 @@ class View:
 
     def _is_without_group(self, line: Line) -> bool:
         """Returns true for the sum of all networks without the attribute by which networks are grouped."""
-        return self.group_by != SUBNET and line == Line(interface=line.interface, side=line.side, agent=line.agent)
+        return self.group_by != SUBNET and not line.has_group
 
     def are_without_group(self, lines: Sequence[Line]) -> Flags:
         """Returns an array that is true for each sum of the networks without the attribute of groups: (lines,)."""
@@ -82,12 +82,18 @@ class View:
         number, organization = self.show("AS", f"AS{line.as_number}"), line.as_organization
         return f"{number} {self.show('organization', organization) if organization else ''}".rstrip()
 
+    def interface(self, line: Line) -> str:
+        """Returns the interface, or ""."""
+        return self.show("interface", line.interface) if line.interface else ""
+
     def cell(self, line: Line, field: str) -> str:
         """Returns the text of a column of text (columns.Layout)."""
         if field == "label":
             return self.label(line)
         if field == "system":
             return self.system(line)
+        if field == "interface":
+            return self.interface(line)
         if field == "side":
             return line.side[:3]
         return str(getattr(line, field))

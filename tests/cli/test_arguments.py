@@ -52,6 +52,7 @@ TIME = "is not a time such as 100ms, 2.5s or 1m"
         (["run", "-i", "lo", "--interval", ""], TIME),
         (["run", "-i", "lo", "--interval", "0"], "from 0.001s to 86400s"),
         (["run", "-i", "lo", "--interval", "999999999m"], "from 0.001s to 86400s"),
+        (["run", "-i", "lo", "--interval", "9" * 400], "from 0.001s to 86400s"),
         (["check", "--sample-interval", "5 parsecs"], TIME),
         (["check", "--sample-interval", "65s"], "from 0s to 64s"),
         (["check", "--max-age", "0"], "from 0.001s to 600s"),
@@ -65,8 +66,10 @@ TIME = "is not a time such as 100ms, 2.5s or 1m"
         (["check", "--max-subnets", "4000001"], "1<=x<=4000000"),
         (["check", "--max-flows", "63"], "64<=x<=16000000"),
         (["demo", "--fast"], "No such option '--fast'"),
+        (["report", "-o", "-", "--loss", "nan"], "'nan' is not a number"),
+        (["report", "-o", "-", "--loss", "inf"], "0<=x<=100"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
 def test_errors_for_bad_arguments_list_the_valid_values(ns: Namespace, arguments: list[str], cure: str) -> None:
     result = epping(ns, *arguments)

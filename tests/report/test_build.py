@@ -258,6 +258,15 @@ def test_a_redacted_report_has_no_names() -> None:
     assert "network-1" in data
 
 
+def test_texts_that_utf_8_cannot_encode_are_escaped() -> None:
+    odd = [Line(subnet="10.0.0.0/24", agent=f"\ud800{n}", interface="a\n\udcff") for n in range(2)]
+    history = small({line: [10] * 50 for line in (*odd, Line(country="\ud800"), Line(tags=(("t", "\ud801"),)))})
+    history.notes.append("odd \udcfc")
+    for write in (html, markdown, as_json):
+        assert "\\ud8" not in write(report_of(history)).encode().decode().lower()
+    assert data_of(history)["notes"] == ["odd \\xfc"]
+
+
 def test_two_sources_are_compared() -> None:
     a, b = small({GOOD: [30] * 50, EVIL: [10] * 50}), small({GOOD: [10] * 50})
     comparison = data_of(a, b)["sections"]["comparison"]

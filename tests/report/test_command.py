@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests `otel-epping report` as a user runs it: sources, formats, live measurements, errors and interruptions."""
 
+import base64
+import gzip
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -14,6 +17,9 @@ from typing import Any
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
+from otel_epping.networks.pseudonyms import Pseudonyms, redacted_notes
+from otel_epping.otel import semconv
+from tests.history.otlp_lines import attributes, durations, line, rtts, write
 from tests.support.captures import pcap
 from tests.support.command import COMMAND, converse, environment, epping, said
 from tests.support.conversation import CLIENT, SERVER, Conversation
@@ -58,6 +64,26 @@ def test_the_format_follows_the_name(ns: Namespace, good: str, tmp_path: Path, n
     assert [each.name for each in tmp_path.iterdir() if each.name != "good.pcap"] == [name]
 
 
+def test_a_page_is_utf_8_in_each_locale(good: str, tmp_path: Path) -> None:
+    good = str(Path(good).rename(tmp_path / "Müller.pcap"))
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
+    command = [*COMMAND, "report", *ALL, good, "-o", "-"]
+    page = subprocess.run(command, env=environment(settings), capture_output=True, check=True).stdout.decode()
+    assert not page.isascii()
+    assert "Müller.pcap" in page
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".json"])
+def test_names_that_are_not_utf_8_are_escaped(ns: Namespace, good: str, tmp_path: Path, suffix: str) -> None:
+    latin, page = tmp_path / os.fsdecode(b"M\xfcller.pcap"), tmp_path / os.fsdecode(b"M\xfcller" + suffix.encode())
+    latin.write_bytes(Path(good).read_bytes()[:-1])  # a note names the damaged file
+    result = epping(ns, "report", *ALL, str(latin), "-o", str(page))
+    assert result.stderr.splitlines()[-1].startswith(f"otel-epping: wrote {tmp_path}/M\\xfcller{suffix} (")
+    content = page.read_text().replace("\\\\", "\\")
+    assert content.count("M\\xfcller.pcap") >= 2
+    assert "\\udcfc" not in content
+
+
 def test_two_sources_are_compared_or_added_up(ns: Namespace, good: str, other: str) -> None:
     both = data_of(ns, good, other)
     assert both["sections"]["comparison"]
@@ -87,14 +113,82 @@ def test_groups(ns: Namespace, good: str, tmp_path: Path) -> None:
     assert row["samples"] == len(SERVER) + len(CLIENT)
 
 
-def test_redact(ns: Namespace, good: str, tmp_path: Path) -> None:
-    for format in ("html", "markdown", "json"):
-        path = tmp_path / "redacted"
-        epping(ns, "report", *ALL, good, "--redact", "--format", format, "-o", str(path))
-        text = path.read_text()
-        assert "subnet-1" in text
-        for secret in (TALK.client, TALK.server, TALK.server.split("/")[0], "good.pcap"):
-            assert secret not in text
+SECRET = "geheim"
+SECRETS = re.compile("geheim|198[.]51[.]100|203[.]0[.]113|64999|good[.]pcap", re.IGNORECASE)
+
+
+def assert_hides(format: str, content: str) -> None:
+    """Fail if the output has a secret. The data of figures in a page are compressed."""
+    packed = re.findall('id="data">(.*?)</script>', content) if format == "html" else []
+    for text in (content, *(gzip.decompress(base64.b64decode(each)).decode() for each in packed)):
+        assert SECRETS.findall(text) == []
+        assert "-1" in text
+
+
+def secret_recording(folder: Path) -> str:
+    """Write a file in which all names of two agents have SECRET, with a line and a metric that are not used."""
+    place = {semconv.AS_NUMBER: 64999, semconv.AS_ORGANIZATION: f"{SECRET} AG", semconv.INTERFACE: f"{SECRET}0"}
+    tags = {f"{semconv.NETWORK_TAG}.site": f"{SECRET} value"}
+    names: list[dict[str, Any]] = [{semconv.SUBNET: "198.51.100.0/24"}, {semconv.SUBNET: "203.0.113.0/24"}]
+    names += [{semconv.NETWORK_NAME: f"{SECRET} Ltd"} | tags, {semconv.SIDE: "internal"}, tags]
+    points = [rtts("", 0, 60, ["30"]) | {"attributes": attributes(**{semconv.METHOD: "tcp_timestamp"} | place | each)}
+              for each in names]  # fmt: skip
+    other = durations(points[0]) | {"name": f"{SECRET}.metric"}
+    lines = [line(durations(*points), other, agent=f"{SECRET}{n}", **{"host.name": SECRET}) for n in range(2)]
+    (folder / SECRET).mkdir()
+    return str(write(folder / SECRET, *lines, f'{{"resourceMetrics": {SECRET}', name=f"{SECRET}.jsonl"))
+
+
+@pytest.mark.parametrize("format", ["html", "markdown", "json"])
+def test_a_redacted_report_has_no_names_at_all(ns: Namespace, tmp_path: Path, format: str) -> None:
+    path = secret_recording(tmp_path)
+    result = epping(ns, "report", path, "--redact", "--format", format, "-o", "-")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "source-1: 1 line is not used" in result.stdout.replace("\\", "")
+    assert "agent-1" in result.stdout.replace("\\", "")
+    assert_hides(format, result.stdout)
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "json"])
+def test_a_redacted_table_of_top_has_no_names(ns: Namespace, good: str, tmp_path: Path, format: str) -> None:
+    (tmp_path / "networks.csv").write_text(f"cidr,name,site\n{TALK.client},{SECRET} Ltd,{SECRET} value\n")
+    options = ("--networks", str(tmp_path / "networks.csv"), "--network-tags", "site", "--filter", f"name:{SECRET}")
+    (tmp_path / SECRET).mkdir()
+    path = Path(good).rename(tmp_path / SECRET / f"{SECRET}.pcap")
+    result = epping(ns, "top", "-b", *ALL, *options, str(path), str(path), "--redact", "--format", format)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert_hides(format, result.stdout)
+    assert TALK.server not in result.stdout
+
+
+@pytest.mark.parametrize("group_by", ["name", "asn", "country", "site"])
+def test_a_recording_is_grouped_by_its_own_attributes(ns: Namespace, good: str, tmp_path: Path, group_by: str) -> None:
+    """Neither a database nor a file of networks is needed."""
+    key, value = {
+        "name": (semconv.NETWORK_NAME, "Miller"), "asn": (semconv.AS_NUMBER, 64999),
+        "country": (semconv.COUNTRY, "DE"), "site": (f"{semconv.NETWORK_TAG}.site", "Hill"),
+    }[group_by]  # fmt: skip
+    points = [rtts(f"10.0.{n}.0/24", 0, 60, ["30"]) for n in range(2)]
+    without = str(write(tmp_path, line(durations(*points)), name="without.jsonl"))
+    for point in points:
+        point["attributes"] += attributes(**{key: value})
+    given = str(write(tmp_path, line(durations(*points))))
+    (row,) = data_of(ns, given, "--group-by", group_by)["sections"]["worst_networks"]["tables"]["networks"]["rows"]
+    assert str(value) in row["network"]
+    command = ("report", "-o", "-", "--group-by", group_by)
+    missing = f"group_by is {group_by}, but no network of without.jsonl has this attribute: group by subnet"
+    assert said(epping(ns, *command, without)) == missing
+    assert "but there " in said(epping(ns, *command, good))
+
+
+def test_redacted_notes() -> None:
+    notes = [
+        "http://h:9/p warns: name x",
+        "prometheus+http://h:9/p?a=b is named several times",
+        "the first is dir/a: cure",
+    ]
+    found = redacted_notes(notes, ["prometheus+http://h:9/p?a=b", "a", "dir/a"], Pseudonyms())
+    assert found == ["source-1 warns", "source-1 is named several times", "the first is source-2: cure"]
 
 
 def test_thresholds(ns: Namespace, good: str) -> None:

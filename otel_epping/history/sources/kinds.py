@@ -12,6 +12,7 @@ from otel_epping.history.history import History
 from otel_epping.history.sources.reading import RANGE_SIZE, InputFile, Progress
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.networks.network import Networks
+from otel_epping.process.escaping import escaped_path
 from otel_epping.replay.capture import pcap, pcapng
 from otel_epping.series.grouping import Grouping
 
@@ -80,7 +81,7 @@ def _kind_of(file: InputFile) -> Kind:
 def _shown(source: str) -> str:
     """Returns a source for messages. The user, the password and the query of a URL may be secret."""
     if not _is_url(source):
-        return source
+        return escaped_path(source)
     scheme, _, rest = source.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 

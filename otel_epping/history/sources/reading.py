@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from otel_epping.errors import EppingError
+from otel_epping.process.escaping import escaped_path
 from otel_epping.replay.capture.decompress import (
     MAGIC_BYTES,
     DamagedError,
@@ -34,7 +35,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class InputFile:
     """An open file, or standard input if the path is `-`. The file may be compressed.
 
-    name    the name of the file for messages
+    name    the name of the file for messages, escaped (process/escaping.py)
     head    the first HEAD_BYTES decompressed bytes, or all bytes if the file is shorter
     damage  the reason why the file could not be read to the end, or ""
 
@@ -42,7 +43,7 @@ class InputFile:
     """
 
     def __init__(self, path: str, progress: Progress = lambda _: None) -> None:
-        self.name = "standard input" if path == "-" else path
+        self.name = "standard input" if path == "-" else escaped_path(path)
         self.damage = ""
         self._progress = progress
         try:

@@ -52,7 +52,7 @@ _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
 
 def _sets(thread: str) -> dict[str, int]:
     """Returns the capability sets Inh, Prm, Eff, Bnd and Amb of a thread, by name (proc_pid_status(5))."""
-    lines = Path(f"/proc/{thread}/status").read_text().splitlines()
+    lines = Path(f"/proc/{thread}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return {line[3:6]: int(line.split()[1], 16) for line in lines if line.startswith("Cap")}
 
 
@@ -82,7 +82,7 @@ def threads_with_capabilities() -> list[str]:
     for task in Path("/proc/self/task").iterdir():
         try:
             sets = _sets(f"self/task/{task.name}")
-            name = (task / "comm").read_text().strip()
+            name = (task / "comm").read_text(encoding="utf-8", errors="replace").strip()
         except (FileNotFoundError, ProcessLookupError):  # the thread has ended
             continue
         if any(sets[kind] for kind in ("Inh", "Prm", "Eff", "Amb")):

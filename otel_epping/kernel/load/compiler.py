@@ -132,7 +132,7 @@ def find_bcc() -> tuple[Any, Any]:
 
 def llvm_version() -> str:
     """Returns the version of the LLVM library that BCC has loaded. Returns '' if BCC is statically linked to LLVM."""
-    library = re.search(r"/libLLVM\D*(\d[\d.]*)", Path("/proc/self/maps").read_text())
+    library = re.search(r"/libLLVM\D*(\d[\d.]*)", Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
     return library[1].strip(".") if library else ""
 
 

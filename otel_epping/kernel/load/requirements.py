@@ -132,7 +132,7 @@ def check_bpf() -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
             cure = SHORTAGES.get(error.errno or 0, "see dmesg")
-        elif _SECCOMP.search((_OWN / "status").read_text(errors="replace")):
+        elif _SECCOMP.search((_OWN / "status").read_text(encoding="utf-8", errors="replace")):
             cure = "allow it in the seccomp filter (SystemCallFilter=bpf, or the container's seccomp profile)"
         elif error.errno == errno.ENOSYS:
             cure = "use a kernel with CONFIG_BPF_SYSCALL=y"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from otel_epping.process.escaping import escaped
+from otel_epping.process.escaping import escaped_path
 from otel_epping.replay.capture.decompress import (
     MAGIC_BYTES,
     DamagedError,
@@ -40,7 +40,7 @@ class Stream:
     """
 
     def __init__(self, path: str) -> None:
-        self.name = "standard input" if path == STANDARD_INPUT else escaped(path)
+        self.name = "standard input" if path == STANDARD_INPUT else escaped_path(path)
         self.buffer = np.empty(WINDOW + 2 * _MARGIN, np.uint8)
         self.memory = self.buffer.data
         self.start = self.end = _MARGIN
@@ -54,8 +54,7 @@ class Stream:
                 self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115
             head = self._read_head()
         except IsADirectoryError as error:
-            files = escaped(str(Path(path) / "*"))
-            raise CaptureError(f"{self.name}: is a directory; name the files in it: {files}") from error
+            raise CaptureError(f"{self.name}: is a directory; name the files in it: {Path(self.name) / '*'}") from error
         except OSError as error:
             raise CaptureError(f"{self.name}: {error.strerror}") from error
         status = os.fstat(self._file.fileno())
