@@ -89,8 +89,6 @@ def report(
     """
     context = click.get_current_context()
     check_choice(context, settings, sources, "sources")
-    if math.isnan(loss):
-        raise click.UsageError("Option '--loss' must be a percentage from 0 to 100.")
     if fair > slow:
         raise click.UsageError("Option '--fair' must not be greater than '--slow'.")
     if find_spec("plotly") is None:

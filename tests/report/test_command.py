@@ -197,7 +197,7 @@ def test_thresholds(ns: Namespace, good: str) -> None:
     result = epping(ns, "report", good, "--slow", "1ms", "-o", "-")
     assert "Option '--fair' must not be greater than '--slow'" in result.stderr
     result = epping(ns, "report", good, "--loss", "nan", "-o", "-")
-    assert "Option '--loss' must be a percentage from 0 to 100" in result.stderr
+    assert "Invalid value for '--loss': 'nan' is not a number" in result.stderr
 
 
 def test_faults_of_the_output(ns: Namespace, good: str, tmp_path: Path) -> None:
