@@ -117,8 +117,9 @@ def read_sources(
     Raises EppingError if no source has usable data. The notes of the history describe unused data.
     """
     first: dict[tuple[int, int] | str, str] = {}  # the first name of each file
-    for source in sources:
-        first.setdefault(_identity(source), source)
+    identities = list(map(_identity, sources))
+    for identity, source in zip(identities, sources, strict=True):
+        first.setdefault(identity, source)
     kinds = {source: Kind.PROMETHEUS if _is_url(source) else None for source in first.values()}
     files: dict[str, InputFile] = {}
     for source, kind in kinds.items():
@@ -136,7 +137,7 @@ def read_sources(
             if error.name != "msgspec":
                 raise
             raise EppingError(f"recordings need the package msgspec: {_INSTALL}") from None
-        times = Counter(map(_identity, sources))
+        times = Counter(identities)
         repeated = [source for file, source in first.items() if times[file] > 1]
         history.notes += [f"{_shown(source)} is named several times, and was read once" for source in repeated]
         return history
